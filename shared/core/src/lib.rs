@@ -2,15 +2,19 @@
 //!
 //! Every decision that Krossing takes is a function here, so that each can be tested against a model in microseconds:
 //! which state may follow which ([`transition`]), what a record batch becomes on the way ([`records`]), where a group
-//! resumes ([`offset_map`], [`translate`]), who may write to a lane ([`lease`], [`fence`]), what blocks a migration
-//! ([`precheck`]). What has to be done in the world is named by the traits in [`ports`]; others implement them.
+//! resumes ([`offset_map`]), who may write to a lane ([`lease`]), what blocks a migration ([`precheck`]). What has to be
+//! done in the world is named by the traits in [`ports`]; others implement them.
 //!
 //! Does not: read time or randomness (both are arguments), log, or decide anything twice.
 
+pub mod canonical;
 pub mod error;
+pub mod journal;
 pub mod limits;
+pub mod offset_map;
 pub mod ports;
 pub mod progress;
+pub mod transition;
 pub mod types;
 
 pub use error::{ErrorClass, KafkaCode};
