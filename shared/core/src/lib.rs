@@ -8,6 +8,7 @@
 //! Does not: read time or randomness (both are arguments), log, or decide anything twice.
 
 pub mod error;
+pub mod fence;
 pub mod limits;
 pub mod ports;
 pub mod progress;
