@@ -9,6 +9,7 @@
 
 pub mod canonical;
 pub mod error;
+pub mod fence;
 pub mod journal;
 pub mod limits;
 pub mod offset_map;

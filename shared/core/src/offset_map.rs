@@ -17,7 +17,7 @@ use sha2::{Digest, Sha256};
 
 use crate::{
     limits::{MAP_CHUNK_RUNS_MAX, PROGRESS_RUNS_MAX},
-    progress::{Gap, MapChunk, Run, SourceRun},
+    progress::{Gap, MapChunk, Run},
     types::{MigrationId, SourceOffset, TargetOffset, TopicPartition},
 };
 
@@ -61,14 +61,6 @@ pub enum OffsetMapError {
         /// What is wrong with them.
         detail: &'static str,
     },
-    /// The target holds more records of ours than were announced.
-    #[error("{landed} records are on the target where only {announced} were announced")]
-    MoreThanAnnounced {
-        /// How many are there.
-        landed: i64,
-        /// How many were announced.
-        announced: i64,
-    },
 }
 
 /// Appends a run to a map, merging it with the last one while the difference is constant.
@@ -91,59 +83,6 @@ pub fn append(runs: &mut Vec<Run>, run: Run) -> Result<(), OffsetMapError> {
     }
     runs.push(run);
     Ok(())
-}
-
-// ── Write-ahead ────────────────────────────────────────────────────────────────────────────────────────────────────
-
-/// Records of ours with consecutive offsets, as found in the target's log.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Landed {
-    /// Offset of the first.
-    pub target_first: TargetOffset,
-    /// How many.
-    pub count: i64,
-}
-
-/// What a read-back means for the map.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Settled {
-    /// The runs to append.
-    pub runs: Vec<Run>,
-    /// What was announced and did not land.
-    pub rest: Vec<SourceRun>,
-}
-
-/// Maps the records found on the target, in order, to those announced before they were sent. The source is not asked:
-/// it may have been compacted or trimmed since.
-pub fn settle(ahead: &[SourceRun], landed: &[Landed]) -> Result<Settled, OffsetMapError> {
-    let mut runs = Vec::new();
-    let mut announced = ahead.iter().copied();
-    let mut open = announced.next();
-    for stretch in landed {
-        let (mut target, mut left) = (stretch.target_first, stretch.count);
-        while left > 0 {
-            let Some(source) = &mut open else {
-                let sum = |counts: &mut dyn Iterator<Item = i64>| counts.fold(0i64, i64::saturating_add);
-                return Err(OffsetMapError::MoreThanAnnounced {
-                    landed: sum(&mut landed.iter().map(|l| l.count)),
-                    announced: sum(&mut ahead.iter().map(|a| a.count)),
-                });
-            };
-            let count = left.min(source.count);
-            if count > 0 {
-                append(&mut runs, Run { source_first: source.source_first, target_first: target, count })?;
-            }
-            source.source_first = source.source_first.plus(count);
-            source.count -= count;
-            target = target.plus(count);
-            left -= count;
-            if source.count < 1 {
-                open = announced.next();
-            }
-        }
-    }
-    let rest = open.into_iter().chain(announced).filter(|run| run.count > 0).collect();
-    Ok(Settled { runs, rest })
 }
 
 // ── Rolling back ───────────────────────────────────────────────────────────────────────────────────────────────────
@@ -486,7 +425,6 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::types::LeaderEpoch;
 
     /// A log as it happens: what stands at each source offset, and where a fence of ours took a target offset.
     #[derive(Debug, Clone, Copy, PartialEq)]
@@ -619,39 +557,6 @@ mod tests {
             prop_assert_eq!(view.runs(), &shorter.runs[..]);
             let gone = (below < slots.len()).then_some(SourceOffset(head + below as i64));
             prop_assert_eq!(next, gone);
-        }
-
-        #[test]
-        fn what_landed_is_mapped_as_if_each_record_had_been_watched(
-            ahead in prop::collection::vec((0i64..5, 1i64..6), 0..8),
-            landed in prop::collection::vec((0i64..3, 1i64..6), 0..8),
-        ) {
-            let (mut sources, mut runs, mut at) = (Vec::new(), Vec::new(), 0);
-            for (skip, count) in ahead {
-                at += skip;
-                runs.push(SourceRun { source_first: SourceOffset(at), count, epoch: LeaderEpoch(1) });
-                sources.extend(at..at + count);
-                at += count;
-            }
-            let (mut targets, mut stretches, mut at) = (Vec::new(), Vec::new(), 100);
-            for (skip, count) in landed {
-                at += skip;
-                stretches.push(Landed { target_first: TargetOffset(at), count });
-                targets.extend(at..at + count);
-                at += count;
-            }
-            let settled = settle(&runs, &stretches);
-            if targets.len() > sources.len() {
-                let refused = matches!(settled, Err(OffsetMapError::MoreThanAnnounced { .. }));
-                prop_assert!(refused);
-            } else {
-                let settled = settled.unwrap();
-                let view = MapView::new([settled.runs], &[]).unwrap();
-                let expected: Vec<_> = sources.iter().zip(&targets).map(|(s, t)| (SourceOffset(*s), TargetOffset(*t))).collect();
-                prop_assert_eq!(view.records().collect::<Vec<_>>(), expected);
-                let rest: Vec<i64> = settled.rest.iter().flat_map(|r| r.source_first.0..r.source_end().0).collect();
-                prop_assert_eq!(rest, sources[targets.len()..].to_vec());
-            }
         }
     }
 

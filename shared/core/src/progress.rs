@@ -100,15 +100,6 @@ pub struct CopyCounts {
     pub fences: u64,
 }
 
-/// The write-ahead: every record that may have been appended to the target since the last checkpoint, in order.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Ahead {
-    /// The records. Empty while seeding, where the segments say it.
-    pub runs: Vec<SourceRun>,
-    /// Where the source is read next once all of them are in; none where there are none.
-    pub source_next: Option<SourceOffset>,
-}
-
 /// How far one partition has been copied.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PartitionProgress {
@@ -130,14 +121,21 @@ pub struct PartitionProgress {
     pub target_next: TargetOffset,
     /// Whose batches may stand at and after `target_next`, up to the next fence in the log.
     pub producer: Option<Producer>,
-    /// What may stand there.
-    pub ahead: Ahead,
+    /// The write-ahead: every record that may have been appended there, in order. Empty while seeding, where the
+    /// segments say it.
+    pub ahead: Vec<SourceRun>,
     /// The map's older part, in objects.
     pub map_chunks: Vec<MapChunk>,
     /// The map's newest runs; the last one may still grow.
     pub map_runs: Vec<Run>,
     /// Lost before they were read.
     pub gaps: Vec<Gap>,
+    /// Since when, in milliseconds since 1970, we have been reading without having reached the source's end; none while
+    /// we are at the end.
+    pub behind_since_unix_ms: Option<i64>,
+    /// The longest time from reading an offset to reaching the source's end. Where it exceeds `delete.retention.ms` of
+    /// a compacted topic, a tombstone may have been cleaned before it was read.
+    pub behind_longest_ms: i64,
     /// The figures.
     pub counts: CopyCounts,
 }
@@ -161,10 +159,12 @@ impl PartitionProgress {
             source_next: seed_first,
             target_next,
             producer: None,
-            ahead: Ahead::default(),
+            ahead: Vec::new(),
             map_chunks: Vec::new(),
             map_runs: Vec::new(),
             gaps: Vec::new(),
+            behind_since_unix_ms: None,
+            behind_longest_ms: 0,
             counts: CopyCounts::default(),
         }
     }
