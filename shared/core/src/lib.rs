@@ -12,6 +12,7 @@ pub mod fence;
 pub mod limits;
 pub mod ports;
 pub mod progress;
+pub mod segment;
 pub mod types;
 
 pub use error::{ErrorClass, KafkaCode};

@@ -73,6 +73,10 @@ pub const SESSION_PAUSE_MAX: Duration = Duration::from_secs(10);
 /// 3,000 partitions; brokers that restart take seconds.
 pub const MARK_VISIBLE_WAIT_MAX: Duration = Duration::from_secs(30);
 
+/// How long a source partition may give nothing although it has records for us, before the session starts over: longer
+/// than an election or a broker's restart.
+pub const SOURCE_SILENCE_MAX: Duration = Duration::from_secs(120);
+
 /// How often the source is asked for topics and partitions that appeared.
 pub const INVENTORY_REFRESH: Duration = Duration::from_secs(5);
 
