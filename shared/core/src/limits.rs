@@ -50,6 +50,10 @@ pub const MAP_CHUNK_RUNS_MAX: usize = 65_536;
 /// Source records announced in one write-ahead window of a lane, in bytes of records.
 pub const TAIL_WINDOW_BYTES_MAX: usize = 16 * 1024 * 1024;
 
+/// Runs announced in one write-ahead window of a lane: about 64 bytes of JSON each, so that a window stays below the
+/// 400 KB of a DynamoDB item. Heavily compacted or transactional sources reach this before the bytes.
+pub const TAIL_WINDOW_RUNS_MAX: usize = 4_096;
+
 /// How long a lane's lease runs from its last renewal. Longer: a lane waits longer for its next owner after a crash.
 /// Shorter: a long pause of a healthy worker costs it the lane.
 pub const LEASE: Duration = Duration::from_secs(10);
