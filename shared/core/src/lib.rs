@@ -17,6 +17,7 @@ pub mod offset_map;
 pub mod plan;
 pub mod ports;
 pub mod progress;
+pub mod segment;
 pub mod transition;
 pub mod types;
 

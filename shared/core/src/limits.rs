@@ -50,6 +50,10 @@ pub const MAP_CHUNK_RUNS_MAX: usize = 65_536;
 /// Source records announced in one write-ahead window of a lane, in bytes of records.
 pub const TAIL_WINDOW_BYTES_MAX: usize = 16 * 1024 * 1024;
 
+/// Runs announced in one write-ahead window of a lane: about 64 bytes of JSON each, so that a window stays below the
+/// 400 KB of a DynamoDB item. Heavily compacted or transactional sources reach this before the bytes.
+pub const TAIL_WINDOW_RUNS_MAX: usize = 4_096;
+
 /// How long a lane's lease runs from its last renewal. Longer: a lane waits longer for its next owner after a crash.
 /// Shorter: a long pause of a healthy worker costs it the lane.
 pub const LEASE: Duration = Duration::from_secs(10);
@@ -72,6 +76,10 @@ pub const SESSION_PAUSE_MAX: Duration = Duration::from_secs(10);
 /// How long a control batch may take from the commit of its transaction until it can be read. Measured: 60–90 ms for
 /// 3,000 partitions; brokers that restart take seconds.
 pub const MARK_VISIBLE_WAIT_MAX: Duration = Duration::from_secs(30);
+
+/// How long a source partition may give nothing although it has records for us, before the session starts over: longer
+/// than an election or a broker's restart.
+pub const SOURCE_SILENCE_MAX: Duration = Duration::from_secs(120);
 
 /// How often the source is asked for topics and partitions that appeared.
 pub const INVENTORY_REFRESH: Duration = Duration::from_secs(5);
