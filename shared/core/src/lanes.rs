@@ -170,7 +170,7 @@ mod tests {
         for lane in split(all, 3, LaneId(0)) {
             for leader in 0..3 {
                 let led = lane.partitions.iter().filter(|p| p.partition.0 % 3 == leader).count();
-                assert!((3..=4).contains(&led), "{led} partitions of one leader in {lane:?}");
+                assert!((2..=5).contains(&led), "{led} partitions of one leader in {lane:?}");
             }
         }
     }
