@@ -697,3 +697,25 @@ pub trait ProducerFreeze: Send + Sync {
     /// Lets producers go on, and reads back that they may.
     fn unfreeze(&self) -> impl Future<Output = Result<FreezeAnswer, FreezeError>> + Send;
 }
+
+// ── All of them ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+/// The ports of a whole migration, as one type parameter.
+pub trait Ports: Send + Sync + 'static {
+    /// The cluster that records are copied from.
+    type Source: Cluster + Clone;
+    /// The cluster that records are copied to.
+    type Target: Cluster + Clone;
+    /// The independent client of the source.
+    type SourceWitness: Witness + 'static;
+    /// The independent client of the target.
+    type TargetWitness: Witness + 'static;
+    /// Journal, documents, progress.
+    type Ledger: Ledger + Clone;
+    /// Segments and evidence.
+    type Objects: Objects + Clone;
+    /// Time.
+    type Clock: Clock;
+    /// Producers' standstill.
+    type Freeze: ProducerFreeze + 'static;
+}
