@@ -8,6 +8,7 @@
 //! Does not: read time or randomness (both are arguments), log, or decide anything twice.
 
 pub mod canonical;
+pub mod cutover;
 pub mod error;
 pub mod fence;
 pub mod journal;
