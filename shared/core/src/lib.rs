@@ -9,6 +9,7 @@
 
 pub mod canonical;
 pub mod config;
+pub mod cutover;
 pub mod error;
 pub mod fence;
 pub mod journal;

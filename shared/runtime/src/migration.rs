@@ -1,0 +1,171 @@
+//! A migration as every phase sees it: its ports, its configuration, and its journal.
+//!
+//! Generic over the ports, so that the phases' tests run on fakes what the command runs on clusters.
+
+use krossing_core::{
+    ErrorClass, MigrationId,
+    config::Config,
+    journal::{EntryKind, Journal, JournalEntry, JournalError},
+    ports::{Clock, ClusterError, Ledger, Ports, StoreError},
+    transition::State,
+};
+use serde::Serialize;
+
+/// The ports of one migration, and what the operator has set.
+#[derive(Debug)]
+pub struct Migration<P: Ports> {
+    /// Its id.
+    pub id: MigrationId,
+    /// What the operator has set.
+    pub config: Config,
+    /// The source cluster.
+    pub source: P::Source,
+    /// The target cluster.
+    pub target: P::Target,
+    /// The independent client of the source.
+    pub source_witness: P::SourceWitness,
+    /// The independent client of the target.
+    pub target_witness: P::TargetWitness,
+    /// Journal, leases, progress.
+    pub ledger: P::Ledger,
+    /// Segments.
+    pub segments: P::Objects,
+    /// Offset map, plan, reports.
+    pub evidence: P::Objects,
+    /// Time.
+    pub clock: P::Clock,
+    /// Producers' standstill.
+    pub freeze: P::Freeze,
+}
+
+/// Why a step of a migration could not be taken.
+#[derive(Debug, thiserror::Error)]
+pub enum MigrationError {
+    /// A cluster did not do what it was asked.
+    #[error("could not {attempt}")]
+    Cluster {
+        /// What the step was for.
+        attempt: &'static str,
+        /// What was asked and what came back.
+        #[source]
+        source: ClusterError,
+    },
+    /// Ledger or objects did not do what they were asked.
+    #[error("could not {attempt}")]
+    Store {
+        /// What the step was for.
+        attempt: &'static str,
+        /// What was asked and what came back.
+        #[source]
+        source: StoreError,
+    },
+    /// The journal is damaged, of another migration, or does not allow the step.
+    #[error("the journal does not allow this")]
+    Journal(#[source] JournalError),
+    /// A rule says no; the sentence says why and what to do.
+    #[error("{sentence}")]
+    Refused {
+        /// Why, and what to do.
+        sentence: String,
+    },
+    /// What was written reads back as something else.
+    #[error("{what} is not as it was written: {detail}")]
+    NotReadBack {
+        /// What was written.
+        what: String,
+        /// What was read.
+        detail: String,
+    },
+}
+
+impl MigrationError {
+    /// What an orchestrator may do about it.
+    pub fn class(&self) -> ErrorClass {
+        match self {
+            MigrationError::Cluster { source, .. } => source.class(),
+            MigrationError::Store { source, .. } => source.class(),
+            MigrationError::Journal(_) | MigrationError::Refused { .. } => ErrorClass::Refused,
+            MigrationError::NotReadBack { .. } => ErrorClass::DataAtRisk,
+        }
+    }
+}
+
+/// The answer of a step.
+pub type MigrationResult<T> = Result<T, MigrationError>;
+
+/// Says what a call on a cluster was for.
+pub trait ForStep<T> {
+    /// Names the step that failed.
+    fn during(self, attempt: &'static str) -> MigrationResult<T>;
+}
+
+impl<T> ForStep<T> for Result<T, ClusterError> {
+    fn during(self, attempt: &'static str) -> MigrationResult<T> {
+        self.map_err(|source| MigrationError::Cluster { attempt, source })
+    }
+}
+
+impl<T> ForStep<T> for Result<T, StoreError> {
+    fn during(self, attempt: &'static str) -> MigrationResult<T> {
+        self.map_err(|source| MigrationError::Store { attempt, source })
+    }
+}
+
+impl<P: Ports> Migration<P> {
+    /// The journal as it is stored, its chain checked.
+    pub async fn journal(&self) -> MigrationResult<Journal> {
+        let lines = self.ledger.journal().await.during("read the journal")?;
+        Journal::parse(&lines).map_err(MigrationError::Journal)
+    }
+
+    /// Journals the first entry.
+    pub async fn begin(
+        &self,
+        journal: &mut Journal,
+        fingerprint: String,
+        reason: impl Into<String>,
+        detail: impl Serialize,
+    ) -> MigrationResult<()> {
+        let sealed = journal.begin(fingerprint, self.clock.unix_ms(), reason, json(detail));
+        self.append(journal, sealed).await
+    }
+
+    /// Journals a change of state. Its effects may be relied on once this returns.
+    pub async fn enter(
+        &self,
+        journal: &mut Journal,
+        state: State,
+        reason: impl Into<String>,
+        detail: impl Serialize,
+    ) -> MigrationResult<()> {
+        let sealed = journal.transition(state, self.clock.unix_ms(), reason, json(detail));
+        self.append(journal, sealed).await
+    }
+
+    /// Journals a fact within a state.
+    pub async fn note(
+        &self,
+        journal: &mut Journal,
+        kind: EntryKind,
+        reason: impl Into<String>,
+        detail: impl Serialize,
+    ) -> MigrationResult<()> {
+        let sealed = journal.note(kind, self.clock.unix_ms(), reason, json(detail));
+        self.append(journal, sealed).await
+    }
+
+    async fn append(
+        &self,
+        journal: &mut Journal,
+        sealed: Result<(JournalEntry, String), JournalError>,
+    ) -> MigrationResult<()> {
+        let (entry, line) = sealed.map_err(MigrationError::Journal)?;
+        self.ledger.append_journal(journal.position(), &line).await.during("write the journal")?;
+        tracing::info!(state = %entry.to, kind = ?entry.kind, reason = entry.reason, "journaled");
+        journal.push(entry).map_err(MigrationError::Journal)
+    }
+}
+
+fn json(detail: impl Serialize) -> serde_json::Value {
+    serde_json::to_value(detail).expect("details are plain data")
+}

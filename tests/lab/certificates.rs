@@ -1,0 +1,71 @@
+//! Certificates for a cluster's TLS listeners, made with the openssl command.
+//!
+//! PEM throughout: brokers read it since 2.7, and a PKCS12 trust store for Java cannot be made with OpenSSL 3.0 (the
+//! attribute by which Java knows a trusted certificate came in 3.2). Elliptic keys, because they are made in no time.
+
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use anyhow::{Result, ensure};
+
+/// A certificate with its key, both PEM files.
+#[derive(Debug, Clone)]
+pub struct KeyPair {
+    /// The certificate.
+    pub cert_file: PathBuf,
+    /// Its key, PKCS8, without a password.
+    pub key_file: PathBuf,
+}
+
+/// An authority, and what it has signed.
+#[derive(Debug, Clone)]
+pub struct Certificates {
+    folder: PathBuf,
+    /// The authority's certificate: what clients and brokers trust.
+    pub ca_file: PathBuf,
+    /// Key and certificate of the brokers in one file, as `ssl.keystore.location` wants them.
+    pub(crate) broker_file: PathBuf,
+}
+
+impl Certificates {
+    /// Makes an authority, the brokers' certificate for 127.0.0.1 and localhost, and one for each client.
+    pub(crate) fn make(folder: &Path, clients: &[&str]) -> Result<Self> {
+        std::fs::create_dir_all(folder)?;
+        let it = Self {
+            folder: folder.to_owned(),
+            ca_file: folder.join("ca.pem"),
+            broker_file: folder.join("broker-keystore.pem"),
+        };
+        it.openssl("req -x509 -new -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout ca.key -out ca.pem -days 30 -subj /CN=lab-authority")?;
+        it.sign("broker", "subjectAltName=IP:127.0.0.1,DNS:localhost")?;
+        let broker = it.pair("broker");
+        let both = std::fs::read_to_string(broker.key_file)? + &std::fs::read_to_string(broker.cert_file)?;
+        std::fs::write(&it.broker_file, both)?;
+        for client in clients {
+            it.sign(client, "extendedKeyUsage=clientAuth")?;
+        }
+        Ok(it)
+    }
+
+    /// The files of a client.
+    pub fn pair(&self, name: &str) -> KeyPair {
+        KeyPair {
+            cert_file: self.folder.join(format!("{name}.pem")),
+            key_file: self.folder.join(format!("{name}.key")),
+        }
+    }
+
+    fn sign(&self, name: &str, extension: &str) -> Result<()> {
+        std::fs::write(self.folder.join("extension"), extension)?;
+        self.openssl(&format!("req -new -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout {name}.key -out {name}.csr -subj /CN={name}"))?;
+        self.openssl(&format!("x509 -req -in {name}.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 30 -extfile extension -out {name}.pem"))
+    }
+
+    fn openssl(&self, arguments: &str) -> Result<()> {
+        let output = Command::new("openssl").args(arguments.split(' ')).current_dir(&self.folder).output()?;
+        ensure!(output.status.success(), "openssl {arguments}: {}", String::from_utf8_lossy(&output.stderr));
+        Ok(())
+    }
+}

@@ -1,0 +1,62 @@
+#!/usr/bin/env bash
+# Makes this machine ready for `make demo` and `make test`: checks the tools, installs the system packages that
+# librdkafka is built with, and fetches the Kafka brokers that the lab starts. Safe to run again: it does nothing, in a
+# moment, when all is there. Packages are installed only as root or where sudo asks for no password; else the line to
+# run is printed and the exit code is 1.
+set -euo pipefail
+
+here=$(cd "$(dirname "$0")" && pwd)
+lab=$(cd "$here/../.." && pwd)/.lab
+
+complain() {
+  echo "setup: $*" >&2
+  exit 1
+}
+
+# --- What we cannot install for the user -----------------------------------------------------------------------------
+
+command -v cargo >/dev/null || complain "cargo is missing: install Rust 1.95 or later from https://rustup.rs"
+command -v java >/dev/null || complain "java is missing: install a JDK 17 or later"
+command -v mvn >/dev/null || complain "mvn is missing: install Apache Maven 3.6 or later"
+
+# --- System packages -------------------------------------------------------------------------------------------------
+
+packages=()
+command -v cc >/dev/null && command -v c++ >/dev/null && command -v make >/dev/null || packages+=(build-essential)
+command -v pkg-config >/dev/null || packages+=(pkg-config)
+[ -e /usr/include/openssl/ssl.h ] || pkg-config --exists openssl 2>/dev/null || packages+=(libssl-dev)
+[ -e /usr/include/zlib.h ] || pkg-config --exists zlib 2>/dev/null || packages+=(zlib1g-dev)
+command -v openssl >/dev/null || packages+=(openssl)
+
+if [ ${#packages[@]} -gt 0 ]; then
+  command -v apt-get >/dev/null || complain "these Debian packages, or what your system calls them, are missing: ${packages[*]}"
+  if [ "$(id -u)" = 0 ]; then
+    as_root=(env)
+  elif sudo -n true 2>/dev/null; then
+    as_root=(sudo -n env)
+  else
+    echo "setup: system packages are missing, and installing them needs a password. Please run:" >&2
+    echo "  sudo apt-get update && sudo apt-get install -y ${packages[*]}" >&2
+    exit 1
+  fi
+  echo "setup: installing system packages: ${packages[*]}"
+  "${as_root[@]}" DEBIAN_FRONTEND=noninteractive apt-get update -q
+  "${as_root[@]}" DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends "${packages[@]}"
+fi
+
+# --- Kafka -----------------------------------------------------------------------------------------------------------
+
+wanted=$(cksum <"$here/pom.xml")
+for version in 3.9.1 4.1.1; do
+  jars=$lab/kafka-$version
+  [ "$(cat "$jars/pom.cksum" 2>/dev/null)" = "$wanted" ] && continue
+  echo "setup: fetching Kafka $version with Maven into .lab/kafka-$version"
+  fresh=$lab/fetching-$version-$$
+  mkdir -p "$fresh"
+  mvn -q -B -ntp -Dstyle.color=never -f "$here/pom.xml" dependency:copy-dependencies -DincludeScope=runtime \
+    -Dkafka.version="$version" -DoutputDirectory="$fresh"
+  printf '%s\n' "$wanted" >"$fresh/pom.cksum"
+  # Whole or not at all, so that a run that is cut off is not taken for a complete one.
+  rm -rf "$jars"
+  mv "$fresh" "$jars"
+done
