@@ -68,6 +68,14 @@ pub enum ReadBackError {
         /// What the log shows.
         newer: Producer,
     },
+    /// A batch that cannot be read.
+    #[error("a batch of {partition} on the target cannot be read: {detail}")]
+    NotUnderstood {
+        /// Where.
+        partition: TopicPartition,
+        /// What is wrong with it.
+        detail: String,
+    },
     /// More of our records than were ever announced.
     #[error("{partition} on the target holds {found} records after the checkpoint where {announced} were announced")]
     NotAnnounced {

@@ -10,6 +10,7 @@
 pub mod canonical;
 pub mod config;
 pub mod cutover;
+pub mod drain;
 pub mod error;
 pub mod fence;
 pub mod journal;

@@ -87,8 +87,97 @@ pub const INVENTORY_REFRESH: Duration = Duration::from_secs(5);
 /// Groups asked for their positions at the same time.
 pub const GROUPS_IN_FLIGHT_MAX: usize = 32;
 
+/// Clients of the checking library that read at the same time; each holds up to [`WITNESS_QUEUE_BYTES_MAX`] and one
+/// answer. More gain nothing: two saturate a core.
+pub const WITNESS_READERS_MAX: usize = 4;
+
+/// Bytes that one reader of the checking library fetches ahead. Smaller: it waits for the network between answers.
+pub const WITNESS_QUEUE_BYTES_MAX: usize = 8 * 1024 * 1024;
+
+/// Bytes that it asks of a partition in one Fetch. Spot checks throw most of an answer away.
+pub const WITNESS_FETCH_BYTES: usize = 1024 * 1024;
+
+/// How long it waits for an event before it looks at its bounds.
+pub const WITNESS_POLL: Duration = Duration::from_millis(100);
+
+/// How long a range may bring nothing new before it is an error: longer than an election or a broker's restart, and
+/// than reading over a few gigabytes of aborted data, which shows no progress.
+pub const WITNESS_SILENCE_MAX: Duration = Duration::from_secs(120);
+
+/// How long a wrong password or certificate must be refused before it is believed: one broker of several may be behind.
+pub const WITNESS_REFUSAL_WAIT: Duration = Duration::from_secs(5);
+
 /// Bytes of one answer from a broker. Fetches ask for far less; a topic with larger records needs this much.
 pub const ANSWER_BYTES_MAX: usize = 128 * 1024 * 1024;
+
+/// How long reaching a broker may take: name, TCP, TLS and SASL together. A broker that accepts and then says nothing
+/// (a fault that load balancers like) costs this much and no more.
+pub const CONNECT_WAIT_MAX: Duration = Duration::from_secs(10);
+
+/// How long a broker may take to answer, beyond what the request itself lets it wait. Kafka's own clients say 30 s.
+pub const REQUEST_WAIT_MAX: Duration = Duration::from_secs(30);
+
+/// How long a call goes on trying while brokers answer with codes that pass with time, or not at all. Shorter: a broker
+/// restart becomes an error. Longer: an operator waits for a message about a cluster that is gone.
+pub const CALL_RETRY_MAX: Duration = Duration::from_secs(30);
+
+/// How long a call waits for a topic that a broker does not know: brokers learn of a new topic some time after the
+/// controller has made it.
+pub const UNKNOWN_TOPIC_WAIT_MAX: Duration = Duration::from_secs(3);
+
+/// Pause before a call is tried again; doubled each time up to [`RETRY_PAUSE_MAX`].
+pub const RETRY_PAUSE: Duration = Duration::from_millis(50);
+/// See [`RETRY_PAUSE`].
+pub const RETRY_PAUSE_MAX: Duration = Duration::from_secs(1);
+
+/// The longest pause that a broker can ask for (throttle). Kafka's quotas look at 11 windows of a second by default.
+pub const THROTTLE_PAUSE_MAX: Duration = Duration::from_secs(30);
+
+/// Least time between two questions for the same topics' leaders: a moving leader takes at least this long.
+pub const METADATA_PAUSE: Duration = Duration::from_millis(50);
+
+/// Requests that wait for one connection's writer. Callers wait for room beyond it.
+pub const CONNECTION_QUEUE_MAX: usize = 64;
+
+/// A connection unused for longer is not used again: brokers close theirs after `connections.max.idle.ms` (10 minutes),
+/// load balancers after 350 s, and a request sent at that moment would be lost.
+pub const CONNECTION_IDLE_MAX: Duration = Duration::from_secs(180);
+
+/// Bytes of memory that an answer gets before they have arrived: a size that is only claimed costs no more than this.
+pub const ANSWER_STEP_BYTES: usize = 8 * 1024 * 1024;
+
+/// Connections to one broker for Fetch. A broker works on one request of a connection at a time, and a Fetch may wait
+/// there for new records, so that each has a connection to itself; callers beyond wait for one.
+pub const FETCH_CONNECTIONS_PER_BROKER: usize = 8;
+
+/// Connections to one broker for Produce; a partition keeps to one. Measured with replication factor 3: 8 gave 242 MB/s,
+/// 4 nearly as much, 2 gave 98.
+pub const PRODUCE_CONNECTIONS_PER_BROKER: usize = 4;
+
+/// Bytes of record batches in one Produce request: below `socket.request.max.bytes` (100 MiB) by far, large enough that
+/// many partitions share one replication round trip. One larger batch travels alone.
+pub const PRODUCE_REQUEST_BYTES_MAX: usize = 8 * 1024 * 1024;
+
+/// Batches that wait for one connection's Produce requests; callers wait for room beyond it.
+pub const PRODUCE_QUEUE_MAX: usize = 1_024;
+
+/// How long a broker may wait for the replicas of a Produce before it answers 7.
+pub const PRODUCE_REPLICAS_WAIT_MAX: Duration = Duration::from_secs(30);
+
+/// Topics in one request for settings or for new topics: bounds answers to a few megabytes (about 40 settings of 100
+/// bytes each), and what a controller writes as one batch.
+pub const TOPICS_PER_REQUEST_MAX: usize = 200;
+
+/// How long topics and settings that were made may take until brokers show them: the controller answers before brokers
+/// have heard of it. Shorter: a busy controller becomes an error.
+pub const TOPICS_READ_BACK_WAIT_MAX: Duration = Duration::from_secs(30);
+
+/// How long a group's unfinished transactional commits are waited for.
+pub const UNSTABLE_OFFSETS_WAIT_MAX: Duration = Duration::from_secs(5);
+
+/// Timeout of a fencing or marking transaction, after which its coordinator aborts it: longer than a mark may take,
+/// shorter than `transaction.max.timeout.ms` (15 minutes by default).
+pub const MARK_TRANSACTION_TIMEOUT: Duration = Duration::from_secs(60);
 
 const _: () = assert!(LANE_PARTITIONS_MAX * 249 <= MARK_NAME_BYTES_MAX);
 const _: () = assert!(PACK_BELOW_PLAIN_BYTES < PACKED_BATCH_BYTES_MAX);
