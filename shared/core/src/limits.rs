@@ -175,6 +175,19 @@ pub const TOPICS_READ_BACK_WAIT_MAX: Duration = Duration::from_secs(30);
 /// How long a group's unfinished transactional commits are waited for.
 pub const UNSTABLE_OFFSETS_WAIT_MAX: Duration = Duration::from_secs(5);
 
+/// Failures and notes that a validation check shows; all are counted. More would bury the first.
+pub const FINDINGS_SHOWN_MAX: usize = 100;
+
+/// Partitions validated at the same time.
+pub const VALIDATION_PARTITIONS_IN_FLIGHT: usize = 4;
+
+/// Keys of a compacted partition compared in one pass, at about 100 bytes each. More keys are compared in slices, each
+/// of which reads the partition again on both sides. Larger: memory, times [`VALIDATION_PARTITIONS_IN_FLIGHT`].
+pub const COMPARE_KEYS_MAX: usize = 500_000;
+
+/// Slices of a partition's keys before a comparison is given up: half a billion keys in one partition.
+pub const COMPARE_KEY_SLICES_MAX: u64 = 1_024;
+
 /// Timeout of a fencing or marking transaction, after which its coordinator aborts it: longer than a mark may take,
 /// shorter than `transaction.max.timeout.ms` (15 minutes by default).
 pub const MARK_TRANSACTION_TIMEOUT: Duration = Duration::from_secs(60);
@@ -184,3 +197,4 @@ const _: () = assert!(PACK_BELOW_PLAIN_BYTES < PACKED_BATCH_BYTES_MAX);
 const _: () = assert!(LEASE.as_millis() > 2 * LEASE_RENEWAL.as_millis());
 const _: () = assert!(LEASE.as_millis() > LEASE_MARGIN.as_millis() + LEASE_RENEWAL.as_millis());
 const _: () = assert!(TAIL_WINDOW_BYTES_MAX * 4 <= WORKER_DATA_BYTES_MAX);
+const _: () = assert!(COMPARE_KEYS_MAX * VALIDATION_PARTITIONS_IN_FLIGHT * 100 <= 256 * 1024 * 1024);

@@ -1,0 +1,99 @@
+//! Both clusters, read whole, and the plan that follows from them.
+
+use std::collections::BTreeSet;
+
+use krossing_core::{
+    config::ConfigDrift,
+    plan::{MigrationPlan, PlanInput, SourceInventory, TargetInventory, plan},
+    ports::{ClusterResult, ConfigOrigin, Configs, GroupDescription, Groups, Inventory, Ports},
+};
+use krossing_runtime::migration::{ForStep, Migration, MigrationResult};
+
+/// Reads what both clusters are made of. Nothing is written.
+pub async fn collect<P: Ports>(migration: &Migration<P>) -> MigrationResult<(SourceInventory, TargetInventory)> {
+    let source = async { read_source(&migration.source).await.during("read what the source is made of") };
+    let target = async { read_target(&migration.target).await.during("read what the target is made of") };
+    tokio::try_join!(source, target)
+}
+
+/// The plan for what was read.
+pub fn make<P: Ports>(
+    migration: &Migration<P>,
+    source: &SourceInventory,
+    target: &TargetInventory,
+) -> MigrationPlan {
+    let mut plan = plan(&input(migration, source, target));
+    match migration.config.topology.on_config_drift {
+        ConfigDrift::OverwriteWithSource | ConfigDrift::Refuse => {}
+        ConfigDrift::Keep => end_with_own_settings(&mut plan, target),
+    }
+    plan
+}
+
+/// Topics that are on the target already end with the settings they have there now.
+fn end_with_own_settings(plan: &mut MigrationPlan, target: &TargetInventory) {
+    let there: BTreeSet<_> = target.topics.iter().map(|topic| &topic.name).collect();
+    for topic in plan.topics.iter_mut().filter(|topic| there.contains(&topic.name)) {
+        let own = target.configs.get(&topic.name).into_iter().flatten();
+        let own = own.filter(|(_, entry)| entry.origin == ConfigOrigin::Topic);
+        topic.final_configs = own.filter_map(|(name, entry)| Some((name.clone(), entry.value.clone()?))).collect();
+    }
+}
+
+pub(crate) fn input<'a, P: Ports>(
+    migration: &'a Migration<P>,
+    source: &'a SourceInventory,
+    target: &'a TargetInventory,
+) -> PlanInput<'a> {
+    PlanInput {
+        migration_id: &migration.id,
+        selection: &migration.config.topics,
+        lanes: migration.config.seed.lanes,
+        source,
+        target,
+    }
+}
+
+async fn read_source<C: Inventory + Groups>(cluster: &C) -> ClusterResult<SourceInventory> {
+    // The first call says whether the cluster can be reached at all; the rest travels together.
+    let description = cluster.describe_cluster().await?;
+    let topics = async {
+        let topics = cluster.describe_topics(None).await?;
+        let names: Vec<_> = topics.iter().map(|topic| topic.name.clone()).collect();
+        let configs = cluster.topic_configs(&names).await?;
+        Ok((topics, configs))
+    };
+    let ((topics, configs), sizes, groups, acls, quotas, scram_users) = tokio::try_join!(
+        topics,
+        cluster.partition_sizes(),
+        groups(cluster),
+        cluster.acls(),
+        cluster.client_quotas(),
+        cluster.scram_users(),
+    )?;
+    Ok(SourceInventory { cluster: description, topics, configs, sizes, groups, acls, quotas, scram_users })
+}
+
+async fn read_target<C: Inventory + Groups>(cluster: &C) -> ClusterResult<TargetInventory> {
+    let description = cluster.describe_cluster().await?;
+    let topics = async {
+        let topics = cluster.describe_topics(None).await?;
+        let names: Vec<_> = topics.iter().map(|topic| topic.name.clone()).collect();
+        let configs = cluster.topic_configs(&names).await?;
+        Ok((topics, configs))
+    };
+    let broker_configs = async {
+        match description.brokers.first() {
+            Some(broker) => cluster.broker_configs(broker.id).await,
+            None => Ok(Configs::new()),
+        }
+    };
+    let ((topics, configs), broker_configs, groups, acls) =
+        tokio::try_join!(topics, broker_configs, groups(cluster), cluster.acls())?;
+    Ok(TargetInventory { cluster: description, topics, broker_configs, configs, groups, acls })
+}
+
+async fn groups<C: Groups>(cluster: &C) -> ClusterResult<Vec<GroupDescription>> {
+    let ids = cluster.list_groups().await?;
+    cluster.describe_groups(&ids).await
+}
