@@ -8,6 +8,7 @@
 //! Does not: read time or randomness (both are arguments), log, or decide anything twice.
 
 pub mod canonical;
+pub mod client_switch;
 pub mod config;
 pub mod cutover;
 pub mod drain;
@@ -15,6 +16,7 @@ pub mod error;
 pub mod fence;
 pub mod journal;
 pub mod lanes;
+pub mod lease;
 pub mod limits;
 pub mod offset_map;
 pub mod plan;
