@@ -19,6 +19,7 @@ pub mod limits;
 pub mod offset_map;
 pub mod plan;
 pub mod ports;
+pub mod precheck;
 pub mod progress;
 pub mod segment;
 pub mod transition;

@@ -1,0 +1,843 @@
+//! What stands in the way of a migration, and what its owner should know: all of it at once.
+//!
+//! A blocker is whatever could lose or double data, or would stop the migration half way; a warning is something that
+//! may surprise; an info needs nothing. Each names its subject, what is wrong and how to put it right. Codes are those
+//! of the runbook where it has one, from 20 on where it has none; a code is never given another meaning.
+//!
+//! Invariants: the same facts give the same findings in the same order; one finding a subject and cause, however many
+//! partitions it has; nothing is asked or changed here.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    limits::ANSWER_BYTES_MAX,
+    plan::{MigrationPlan, PlannedTopic, Selection, SourceInventory, TargetInventory},
+    ports::{GroupOffsets, MetadataMode, TopicDescription},
+    types::{GroupId, Offset, Side, TopicName, TopicPartition},
+};
+
+/// How much a finding matters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Severity {
+    /// The migration must not begin.
+    Blocker,
+    /// It may begin; somebody should know.
+    Warning,
+    /// For the record.
+    Info,
+}
+
+/// Something that was found.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Finding {
+    /// How much it matters.
+    pub severity: Severity,
+    /// Its code: stable, for runbooks and scripts.
+    pub code: String,
+    /// The cluster, topic or group it is about.
+    pub subject: String,
+    /// What is wrong.
+    pub problem: String,
+    /// How to put it right.
+    pub remedy: String,
+}
+
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let severity = match self.severity {
+            Severity::Blocker => "blocker",
+            Severity::Warning => "warning",
+            Severity::Info => "info",
+        };
+        write!(f, "{} {severity}: {}: {}. {}.", self.code, self.subject, self.problem, self.remedy)
+    }
+}
+
+/// A right that our own user lacks.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct MissingPermission {
+    /// On which cluster.
+    pub side: Side,
+    /// Which right on what: `Describe on cluster`.
+    pub right: String,
+    /// What it is needed for.
+    pub needed_for: String,
+}
+
+/// Where a target partition's log begins and ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LogSpan {
+    /// The first offset still there.
+    pub start: Offset,
+    /// The offset the next record gets.
+    pub end: Offset,
+}
+
+/// Everything that precheck looks at.
+#[derive(Debug, Clone)]
+pub struct PrecheckFacts<'a> {
+    /// Which topics are wanted.
+    pub selection: &'a Selection,
+    /// The source, or why it could not be read.
+    pub source: Result<&'a SourceInventory, String>,
+    /// The target, or why it could not be read.
+    pub target: Result<&'a TargetInventory, String>,
+    /// The plan; none where a cluster could not be read.
+    pub plan: Option<&'a MigrationPlan>,
+    /// Why segments cannot be stored and read back.
+    pub segments_problem: Option<String>,
+    /// Why evidence cannot be stored and read back.
+    pub evidence_problem: Option<String>,
+    /// Batches in message format 0 or 1 that were seen, one a partition.
+    pub old_format: BTreeMap<TopicPartition, Offset>,
+    /// The logs of target topics that are in the plan and exist.
+    pub target_logs: BTreeMap<TopicPartition, LogSpan>,
+    /// Positions on the target of the groups in the plan.
+    pub target_positions: BTreeMap<GroupId, GroupOffsets>,
+    /// Those of them that this migration's ledger wrote.
+    pub written_positions: BTreeMap<GroupId, GroupOffsets>,
+    /// Topics that this migration has made on the target.
+    pub made_topics: BTreeSet<TopicName>,
+    /// Rights that our own user lacks.
+    pub missing_permissions: Vec<MissingPermission>,
+}
+
+/// Whether the migration must not begin.
+pub fn blocks(findings: &[Finding]) -> bool {
+    findings.iter().any(|finding| finding.severity == Severity::Blocker)
+}
+
+/// Everything there is to say about these facts, blockers first.
+pub fn decide(facts: &PrecheckFacts<'_>) -> Vec<Finding> {
+    let mut found = Findings::default();
+    reach(facts, &mut found);
+    if let Ok(source) = facts.source {
+        source_cluster(source, &mut found);
+        named_topics(facts.selection, source, &mut found);
+    }
+    if let Ok(target) = facts.target {
+        target_cluster(target, &mut found);
+    }
+    if let (Ok(source), Ok(target)) = (&facts.source, &facts.target)
+        && source.cluster.cluster_id == target.cluster.cluster_id
+    {
+        found.blocker(
+            "B20",
+            "clusters",
+            format!("source and target are the same cluster ({})", source.cluster.cluster_id),
+            "give the target's own bootstrap servers",
+        );
+    }
+    if let (Some(plan), Ok(source), Ok(target)) = (facts.plan, &facts.source, &facts.target) {
+        source_topics(plan, source, &mut found);
+        target_topics(plan, target, facts, &mut found);
+        message_sizes(plan, target, &mut found);
+        groups(plan, target, facts, &mut found);
+        for_the_record(plan, &mut found);
+    }
+    old_formats(&facts.old_format, &mut found);
+    found.0.sort();
+    found.0.dedup();
+    found.0
+}
+
+#[derive(Default)]
+struct Findings(Vec<Finding>);
+
+impl Findings {
+    fn add(
+        &mut self,
+        severity: Severity,
+        code: &str,
+        subject: impl fmt::Display,
+        problem: impl Into<String>,
+        remedy: impl Into<String>,
+    ) {
+        let (code, subject) = (code.to_owned(), subject.to_string());
+        self.0.push(Finding { severity, code, subject, problem: problem.into(), remedy: remedy.into() });
+    }
+
+    fn blocker(&mut self, code: &str, subject: impl fmt::Display, problem: impl Into<String>, remedy: impl Into<String>) {
+        self.add(Severity::Blocker, code, subject, problem, remedy);
+    }
+
+    fn warning(&mut self, code: &str, subject: impl fmt::Display, problem: impl Into<String>, remedy: impl Into<String>) {
+        self.add(Severity::Warning, code, subject, problem, remedy);
+    }
+
+    fn info(&mut self, code: &str, subject: impl fmt::Display, problem: impl Into<String>, remedy: impl Into<String>) {
+        self.add(Severity::Info, code, subject, problem, remedy);
+    }
+}
+
+fn reach(facts: &PrecheckFacts<'_>, found: &mut Findings) {
+    const BROKERS: &str = "check bootstrap_servers, security groups, auth and tls of this cluster";
+    if let Err(why) = &facts.source {
+        found.blocker("B09", Side::Source, format!("its brokers cannot be read: {why}"), BROKERS);
+    }
+    if let Err(why) = &facts.target {
+        found.blocker("B10", Side::Target, format!("its brokers cannot be read: {why}"), BROKERS);
+    }
+    const STORE: &str = "check that it exists, has room, and may be written to by this user";
+    if let Some(why) = &facts.segments_problem {
+        found.blocker("B07", "backup", format!("segments cannot be stored and read back: {why}"), STORE);
+    }
+    if let Some(why) = &facts.evidence_problem {
+        found.blocker("B08", "evidence", format!("evidence cannot be stored and read back: {why}"), STORE);
+    }
+    for missing in &facts.missing_permissions {
+        found.blocker(
+            "B31",
+            missing.side,
+            format!("our user lacks {}, needed for {}", missing.right, missing.needed_for),
+            "grant it, or use another user",
+        );
+    }
+}
+
+/// Fetch 12 came with Kafka 2.7 and is what every 2.8 offers: the epochs in it tell when records were replaced.
+const SOURCE_FETCH_MIN: i16 = 12;
+/// Fetch 16 came with Kafka 3.7, the first with KRaft on MSK.
+const TARGET_FETCH_MIN: i16 = 16;
+
+fn source_cluster(source: &SourceInventory, found: &mut Findings) {
+    match source.cluster.metadata_mode {
+        MetadataMode::ZooKeeper => {}
+        MetadataMode::Kraft => found.blocker(
+            "B03",
+            Side::Source,
+            "it is not in ZooKeeper mode but in KRaft mode",
+            "check that source and target are not exchanged in the configuration",
+        ),
+        MetadataMode::Unknown => found.blocker(
+            "B03",
+            Side::Source,
+            "its brokers do not tell whether it is in ZooKeeper mode",
+            "grant our user Describe on the cluster, and check that no conversion is under way",
+        ),
+    }
+    if source.cluster.fetch_version_max < SOURCE_FETCH_MIN {
+        found.blocker(
+            "B21",
+            Side::Source,
+            format!("it is older than Kafka 2.8 (Fetch version {})", source.cluster.fetch_version_max),
+            "upgrade it to 2.8 or later",
+        );
+    }
+}
+
+fn target_cluster(target: &TargetInventory, found: &mut Findings) {
+    match target.cluster.metadata_mode {
+        MetadataMode::Kraft => {}
+        MetadataMode::ZooKeeper => found.blocker(
+            "B04",
+            Side::Target,
+            "it is not in KRaft mode but in ZooKeeper mode",
+            "make a target in KRaft mode, or check that source and target are not exchanged",
+        ),
+        MetadataMode::Unknown => found.blocker(
+            "B04",
+            Side::Target,
+            "its brokers do not tell whether it is in KRaft mode",
+            "grant our user Describe on the cluster",
+        ),
+    }
+    if target.cluster.fetch_version_max < TARGET_FETCH_MIN {
+        found.blocker(
+            "B22",
+            Side::Target,
+            format!("it is older than Kafka 3.7 (Fetch version {})", target.cluster.fetch_version_max),
+            "make the target with 3.7 or later",
+        );
+    }
+}
+
+fn named_topics(selection: &Selection, source: &SourceInventory, found: &mut Findings) {
+    let names: BTreeSet<&str> = source.topics.iter().map(|topic| topic.name.as_str()).collect();
+    for pattern in &selection.include {
+        if !pattern.contains('*') && !names.contains(pattern.as_str()) {
+            found.blocker(
+                "B30",
+                pattern,
+                "topics.include names it and the source does not have it",
+                "correct the name, or leave it out",
+            );
+        }
+    }
+}
+
+fn source_topics(plan: &MigrationPlan, source: &SourceInventory, found: &mut Findings) {
+    if plan.topics.is_empty() {
+        found.blocker("B32", Side::Source, "no topic is left to migrate", "check topics.include and topics.exclude");
+    }
+    let described: BTreeMap<&TopicName, &TopicDescription> = source.topics.iter().map(|t| (&t.name, t)).collect();
+    for topic in plan.topics.iter().filter_map(|topic| described.get(&topic.name)) {
+        let leaderless: Vec<i32> = topic.partitions.iter().filter(|p| p.leader.is_none()).map(|p| p.id.0).collect();
+        if !leaderless.is_empty() {
+            found.blocker(
+                "B29",
+                &topic.name,
+                format!("{} on the source without a leader: they cannot be read", partitions(&leaderless)),
+                "bring the brokers that hold them back",
+            );
+        }
+        let behind: Vec<i32> =
+            topic.partitions.iter().filter(|p| p.in_sync.len() < p.replicas.len()).map(|p| p.id.0).collect();
+        if !behind.is_empty() {
+            found.warning(
+                "W22",
+                &topic.name,
+                format!("{} on the source with replicas that are not in sync", partitions(&behind)),
+                "let the source recover first: a leader that fails now may lose records",
+            );
+        }
+    }
+    for topic in &plan.topics {
+        for (setting, reason) in &topic.settings_left_out {
+            found.warning(
+                "W20",
+                &topic.name,
+                format!("its setting {setting} is not carried over as it is: {reason}"),
+                "nothing, if that is as you want it",
+            );
+        }
+        if topic.max_message_bytes > ANSWER_BYTES_MAX as i64 / 2 {
+            found.blocker(
+                "B33",
+                &topic.name,
+                format!(
+                    "it takes batches of up to {}, more than the {} that Krossing handles",
+                    bytes(topic.max_message_bytes.unsigned_abs()),
+                    bytes(ANSWER_BYTES_MAX as u64 / 2)
+                ),
+                "lower max.message.bytes on the source if no batch is as large, or leave the topic out",
+            );
+        }
+    }
+}
+
+fn target_topics(plan: &MigrationPlan, target: &TargetInventory, facts: &PrecheckFacts<'_>, found: &mut Findings) {
+    let brokers = target.cluster.brokers.len();
+    for topic in &plan.topics {
+        let replicas = usize::try_from(topic.replication_factor).unwrap_or(0);
+        if replicas > brokers {
+            found.blocker(
+                "B26",
+                &topic.name,
+                format!("it has {replicas} replicas and the target only {brokers} brokers"),
+                "add brokers to the target, or leave the topic out",
+            );
+        }
+    }
+    let existing: BTreeMap<&TopicName, &TopicDescription> = target.topics.iter().map(|t| (&t.name, t)).collect();
+    for (topic, there) in plan.topics.iter().filter_map(|t| existing.get(&t.name).map(|there| (t, there))) {
+        if !facts.made_topics.contains(&topic.name) {
+            target_topic(topic, there, &facts.target_logs, found);
+        }
+    }
+}
+
+fn target_topic(
+    topic: &PlannedTopic,
+    there: &TopicDescription,
+    logs: &BTreeMap<TopicPartition, LogSpan>,
+    found: &mut Findings,
+) {
+    if there.partitions.len() != usize::try_from(topic.partitions).unwrap_or(0) {
+        found.blocker(
+            "B25",
+            &topic.name,
+            format!(
+                "it exists on the target with {} partitions where the source has {}",
+                there.partitions.len(),
+                topic.partitions
+            ),
+            "delete it on the target, or leave it out",
+        );
+    }
+    let of_topic = || logs.iter().filter(|(partition, _)| partition.topic == topic.name);
+    // A log that was emptied is not empty: offsets would not begin at 0, and somebody has used it.
+    let used: Vec<i32> = of_topic().filter(|(_, log)| log.end > 0).map(|(p, _)| p.partition.0).collect();
+    let unknown = there.partitions.len().saturating_sub(of_topic().count());
+    if !used.is_empty() {
+        found.blocker(
+            "B24",
+            &topic.name,
+            format!("it exists on the target and has been written to: {}", partitions(&used)),
+            "delete it on the target if its records are not needed, or leave it out",
+        );
+    } else if unknown > 0 {
+        found.blocker(
+            "B24",
+            &topic.name,
+            format!("it exists on the target and {unknown} of its partitions do not tell whether they are empty"),
+            "bring the target's brokers back, or delete the topic there",
+        );
+    } else {
+        found.info(
+            "I22",
+            &topic.name,
+            "it exists on the target and is empty",
+            "nothing: it is used, with the settings that topology.on_config_drift says",
+        );
+    }
+}
+
+/// What a request adds to the batch it carries: names of a topic and a client, and headers.
+const REQUEST_OVERHEAD_BYTES: i64 = 64 * 1024;
+/// `socket.request.max.bytes` where nobody has set it.
+const SOCKET_REQUEST_DEFAULT_BYTES: i64 = 100 * 1024 * 1024;
+
+/// A topic's own limit is raised on the target; what limits a batch beyond that is how large a request may be.
+fn message_sizes(plan: &MigrationPlan, target: &TargetInventory, found: &mut Findings) {
+    let told = target.broker_configs.get("socket.request.max.bytes").and_then(|entry| entry.value.as_ref());
+    let told: Option<i64> = told.and_then(|value| value.parse().ok());
+    let limit = told.unwrap_or(SOCKET_REQUEST_DEFAULT_BYTES) - REQUEST_OVERHEAD_BYTES;
+    for topic in plan.topics.iter().filter(|topic| topic.max_message_bytes > limit) {
+        let largest = bytes(topic.max_message_bytes.unsigned_abs());
+        match told {
+            Some(told) => found.blocker(
+                "B11",
+                &topic.name,
+                format!(
+                    "it takes batches of up to {largest}, and the target requests of up to {}",
+                    bytes(told.unsigned_abs())
+                ),
+                "raise socket.request.max.bytes on the target's brokers",
+            ),
+            None => found.warning(
+                "W04",
+                &topic.name,
+                format!("it takes batches of up to {largest}, and the target does not tell how large a request may be"),
+                "see that socket.request.max.bytes of the target's brokers is larger",
+            ),
+        }
+    }
+}
+
+fn groups(plan: &MigrationPlan, target: &TargetInventory, facts: &PrecheckFacts<'_>, found: &mut Findings) {
+    let planned: BTreeSet<&GroupId> = plan.groups.iter().map(|group| &group.id).collect();
+    for group in target.groups.iter().filter(|group| planned.contains(&group.id) && group.members > 0) {
+        found.blocker(
+            "B27",
+            &group.id,
+            format!("it already has {} members on the target", group.members),
+            "stop them until the clients are switched: a group must not run on both sides",
+        );
+    }
+    let topics: BTreeSet<&TopicName> = plan.topics.iter().map(|topic| &topic.name).collect();
+    let nothing = GroupOffsets::new();
+    for (group, positions) in &facts.target_positions {
+        let written = facts.written_positions.get(group).unwrap_or(&nothing);
+        let foreign = |(partition, position): &(&TopicPartition, &crate::ports::CommittedOffset)| {
+            topics.contains(&partition.topic)
+                && written.get(*partition).is_none_or(|ours| ours.offset != position.offset)
+        };
+        let there: BTreeSet<&TopicName> = positions.iter().filter(foreign).map(|(p, _)| &p.topic).collect();
+        if !there.is_empty() {
+            let names: Vec<&str> = there.iter().map(|topic| topic.as_str()).collect();
+            found.blocker(
+                "B28",
+                group,
+                format!("it has positions on the target that this migration did not write: {}", few(&names)),
+                "delete the group's offsets for these topics on the target, or leave the topics out",
+            );
+        }
+    }
+    for group in &plan.groups {
+        if let Some(kind) = keeps_state(group.id.as_str(), &group.protocol_type, &topics) {
+            let (problem, remedy) = kind.texts();
+            found.info("I21", &group.id, problem, remedy);
+        }
+    }
+}
+
+/// Applications that keep source offsets, or state made from them, somewhere that Krossing cannot reach.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StatefulKind {
+    /// Kafka Streams: local stores, and topics of their own.
+    Streams,
+    /// Kafka Connect: a sink's group, or the workers'.
+    Connect,
+    /// Spark or Flink: positions are in checkpoints.
+    Checkpoints,
+}
+
+impl StatefulKind {
+    fn texts(self) -> (&'static str, &'static str) {
+        match self {
+            StatefulKind::Streams => (
+                "it looks like a Kafka Streams application, whose local state remembers source offsets",
+                "stop it before the cutover, delete its local state folder, and start it against the target: it restores \
+                 from its changelog topics",
+            ),
+            StatefulKind::Connect => (
+                "it looks like Kafka Connect, whose source connectors keep positions in a topic of their own",
+                "migrate the worker's config, offset and status topics with the rest, and start the workers against the \
+                 target",
+            ),
+            StatefulKind::Checkpoints => (
+                "it looks like Spark or Flink, whose checkpoints hold source offsets that are not those of the target",
+                "start it from the group's positions on the target and not from its last checkpoint or savepoint",
+            ),
+        }
+    }
+}
+
+/// What a group looks like, by its name, its protocol and the topics there are.
+pub fn keeps_state(group: &str, protocol_type: &str, topics: &BTreeSet<&TopicName>) -> Option<StatefulKind> {
+    let own = |topic: &&TopicName| {
+        let rest = topic.as_str().strip_prefix(group).and_then(|rest| rest.strip_prefix('-'));
+        rest.is_some_and(|rest| rest.ends_with("-changelog") || rest.ends_with("-repartition"))
+    };
+    if topics.iter().any(own) {
+        Some(StatefulKind::Streams)
+    } else if protocol_type == "connect" || group.starts_with("connect-") {
+        Some(StatefulKind::Connect)
+    } else if group.starts_with("spark-kafka-") || group.contains("flink") {
+        Some(StatefulKind::Checkpoints)
+    } else {
+        None
+    }
+}
+
+fn for_the_record(plan: &MigrationPlan, found: &mut Findings) {
+    let with_replicas = plan.topics.iter().fold(0u64, |sum, topic| {
+        sum.saturating_add(topic.bytes.saturating_mul(u64::try_from(topic.replication_factor).unwrap_or(1)))
+    });
+    found.info(
+        "I20",
+        Side::Target,
+        format!(
+            "the copy takes about {} on its disks ({} once), and as much again in segments; until it is finalized \
+             nothing is deleted there, whatever the topics' retention",
+            bytes(with_replicas),
+            bytes(plan.bytes)
+        ),
+        "see that there is room for it and for what producers write meanwhile",
+    );
+    if !plan.topics_left_out.is_empty() {
+        let names: Vec<&str> = plan.topics_left_out.iter().map(|left| left.name.as_str()).collect();
+        found.info("I23", Side::Source, format!("topics that stay behind: {}", few(&names)), "the plan says why for each");
+    }
+    if let Some(acls) = plan.acls.as_ref().filter(|acls| !acls.is_empty()) {
+        found.info(
+            "I24",
+            Side::Target,
+            format!("{} access rules of the source are in the plan and are not written yet", acls.len()),
+            "make them on the target before clients switch",
+        );
+    }
+    if !plan.scram_users.is_empty() {
+        let names: Vec<&str> = plan.scram_users.iter().map(String::as_str).collect();
+        found.info(
+            "I25",
+            Side::Target,
+            format!("SCRAM users whose passwords cannot be read from the source: {}", few(&names)),
+            "make them on the target before clients switch",
+        );
+    }
+}
+
+fn old_formats(seen: &BTreeMap<TopicPartition, Offset>, found: &mut Findings) {
+    let mut topics: BTreeMap<&TopicName, Vec<(i32, Offset)>> = BTreeMap::new();
+    for (partition, offset) in seen {
+        topics.entry(&partition.topic).or_default().push((partition.partition.0, *offset));
+    }
+    for (topic, places) in topics {
+        let numbers: Vec<i32> = places.iter().map(|(partition, _)| *partition).collect();
+        let (first, offset) = places[0];
+        found.blocker(
+            "B23",
+            topic,
+            format!(
+                "it holds records in message format 0 or 1 ({}; the first at offset {offset} of partition {first})",
+                partitions(&numbers)
+            ),
+            "have them written anew in format 2 (copy the topic on the source), let retention remove them, or leave the \
+             topic out",
+        );
+    }
+}
+
+// ── Words ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+/// How many names a sentence lists before it counts the rest.
+const NAMES_MAX: usize = 5;
+
+fn partitions(numbers: &[i32]) -> String {
+    let shown: Vec<String> = numbers.iter().map(ToString::to_string).collect();
+    let shown: Vec<&str> = shown.iter().map(String::as_str).collect();
+    let word = if numbers.len() == 1 { "partition" } else { "partitions" };
+    format!("{word} {}", few(&shown))
+}
+
+fn few(names: &[&str]) -> String {
+    let shown = names[..names.len().min(NAMES_MAX)].join(", ");
+    match names.len().saturating_sub(NAMES_MAX) {
+        0 => shown,
+        more => format!("{shown} and {more} more"),
+    }
+}
+
+fn bytes(number: u64) -> String {
+    const UNITS: [&str; 5] = ["B", "KiB", "MiB", "GiB", "TiB"];
+    let (mut value, mut unit) = (number, 0);
+    // One decimal is kept by counting tenths.
+    let mut tenths = number.saturating_mul(10);
+    while value >= 1024 && unit + 1 < UNITS.len() {
+        value /= 1024;
+        tenths /= 1024;
+        unit += 1;
+    }
+    if unit == 0 { format!("{number} B") } else { format!("{}.{} {}", tenths / 10, tenths % 10, UNITS[unit]) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::{PlanInput, fixture, plan};
+    use crate::ports::{CommittedOffset, ConfigEntry, ConfigOrigin};
+
+    /// What is found after `change` of a migration with nothing in its way.
+    fn check(change: impl FnOnce(&mut World), expected: &[(&str, &str)]) {
+        let mut world = World::quiet();
+        change(&mut world);
+        let found = world.findings();
+        let shown: Vec<_> = found.iter().filter(|f| f.code != "I20").map(|f| (f.code.as_str(), f.subject.as_str())).collect();
+        assert_eq!(shown, expected, "{found:#?}");
+        for finding in &found {
+            let letter = match finding.severity {
+                Severity::Blocker => "B",
+                Severity::Warning => "W",
+                Severity::Info => "I",
+            };
+            assert!(finding.code.starts_with(letter), "{finding}");
+            assert!(!finding.remedy.is_empty() && !finding.problem.ends_with('.'), "{finding}");
+        }
+        assert_eq!(blocks(&found), expected.iter().any(|(code, _)| code.starts_with('B')));
+    }
+
+    struct World {
+        selection: Selection,
+        source: SourceInventory,
+        target: TargetInventory,
+        facts: PrecheckFacts<'static>,
+    }
+
+    impl World {
+        fn quiet() -> Self {
+            let facts = PrecheckFacts {
+                selection: Box::leak(Box::default()),
+                source: Err(String::new()),
+                target: Err(String::new()),
+                plan: None,
+                segments_problem: None,
+                evidence_problem: None,
+                old_format: BTreeMap::new(),
+                target_logs: BTreeMap::new(),
+                target_positions: BTreeMap::new(),
+                written_positions: BTreeMap::new(),
+                made_topics: BTreeSet::new(),
+                missing_permissions: Vec::new(),
+            };
+            let source = fixture::source(&[("orders", 2, &[])]);
+            Self { selection: Selection::default(), source, target: fixture::target(3), facts }
+        }
+
+        fn findings(&self) -> Vec<Finding> {
+            let id = "m".parse().expect("m is an id");
+            let plan = plan(&PlanInput {
+                migration_id: &id,
+                selection: &self.selection,
+                lanes: 3,
+                source: &self.source,
+                target: &self.target,
+            });
+            let facts = PrecheckFacts {
+                selection: &self.selection,
+                source: Ok(&self.source),
+                target: Ok(&self.target),
+                plan: Some(&plan),
+                ..self.facts.clone()
+            };
+            decide(&facts)
+        }
+    }
+
+    #[test]
+    fn a_migration_with_nothing_in_its_way_has_no_findings_but_the_space_it_takes() {
+        check(|_| {}, &[]);
+    }
+
+    #[test]
+    fn clusters_of_the_wrong_kind_or_age_are_blockers() {
+        check(|w| w.source.cluster.metadata_mode = MetadataMode::Kraft, &[("B03", "source")]);
+        check(|w| w.source.cluster.metadata_mode = MetadataMode::Unknown, &[("B03", "source")]);
+        check(|w| w.target.cluster.metadata_mode = MetadataMode::ZooKeeper, &[("B04", "target")]);
+        check(|w| w.source.cluster.fetch_version_max = 11, &[("B21", "source")]);
+        check(|w| w.target.cluster.fetch_version_max = 15, &[("B22", "target")]);
+        check(|w| w.target.cluster.cluster_id = w.source.cluster.cluster_id.clone(), &[("B20", "clusters")]);
+    }
+
+    #[test]
+    fn what_cannot_be_reached_or_stored_is_a_blocker_and_all_of_it_is_told() {
+        let found = decide(&PrecheckFacts {
+            source: Err("refused".into()),
+            target: Err("timeout".into()),
+            segments_problem: Some("full".into()),
+            evidence_problem: Some("read-only".into()),
+            ..World::quiet().facts
+        });
+        let codes: Vec<&str> = found.iter().map(|f| f.code.as_str()).collect();
+        assert_eq!(codes, ["B07", "B08", "B09", "B10"]);
+    }
+
+    #[test]
+    fn target_topics_that_are_not_ours_must_be_empty_and_of_the_same_shape() {
+        let exists = |partitions: usize, end: Offset| {
+            move |w: &mut World| {
+                w.target.topics = fixture::source(&[("orders", partitions, &[])]).topics;
+                for partition in 0..partitions as i32 {
+                    let log = LogSpan { start: end, end };
+                    w.facts.target_logs.insert(TopicPartition::new("orders", partition), log);
+                }
+            }
+        };
+        check(exists(2, 0), &[("I22", "orders")]);
+        check(exists(2, 5), &[("B24", "orders")]);
+        check(exists(3, 0), &[("B25", "orders"), ("I22", "orders")]);
+        check(
+            |w| {
+                exists(2, 0)(w);
+                w.facts.target_logs.clear();
+            },
+            &[("B24", "orders")],
+        );
+        check(
+            |w| {
+                exists(2, 5)(w);
+                w.facts.made_topics.insert("orders".into());
+            },
+            &[],
+        );
+    }
+
+    #[test]
+    fn too_few_brokers_leaderless_partitions_and_lagging_replicas_are_found() {
+        check(|w| w.target.cluster.brokers.truncate(2), &[("B26", "orders")]);
+        check(|w| w.source.topics[0].partitions[1].leader = None, &[("B29", "orders")]);
+        check(|w| w.source.topics[0].partitions[1].in_sync.truncate(1), &[("W22", "orders")]);
+    }
+
+    #[test]
+    fn topics_that_do_not_exist_or_leave_nothing_to_do_are_blockers() {
+        check(|w| w.selection.include = vec!["orders".into(), "order".into()], &[("B30", "order")]);
+        check(|w| w.selection.exclude = vec!["*".into()], &[("B32", "source"), ("I23", "source")]);
+    }
+
+    #[test]
+    fn old_message_formats_are_a_blocker_by_topic() {
+        check(
+            |w| {
+                for partition in 0..7 {
+                    w.facts.old_format.insert(TopicPartition::new("orders", partition), 40);
+                }
+            },
+            &[("B23", "orders")],
+        );
+    }
+
+    #[test]
+    fn groups_on_the_target_that_are_not_ours_are_blockers() {
+        let position = |offset| {
+            let at = CommittedOffset { offset, metadata: String::new() };
+            GroupOffsets::from([(TopicPartition::new("orders", 0), at)])
+        };
+        let group = fixture::group("billing", "consumer", 0);
+        let with = |w: &mut World| w.source.groups.push(group.clone());
+        check(with, &[]);
+        check(
+            |w| {
+                with(w);
+                w.target.groups.push(fixture::group("billing", "consumer", 2));
+                w.target.groups.push(fixture::group("other", "consumer", 2));
+            },
+            &[("B27", "billing")],
+        );
+        check(
+            |w| {
+                with(w);
+                w.facts.target_positions.insert("billing".into(), position(5));
+                w.facts.written_positions.insert("billing".into(), position(4));
+            },
+            &[("B28", "billing")],
+        );
+        check(
+            |w| {
+                with(w);
+                w.facts.target_positions.insert("billing".into(), position(5));
+                w.facts.written_positions.insert("billing".into(), position(5));
+            },
+            &[],
+        );
+    }
+
+    #[test]
+    fn message_sizes_that_the_target_cannot_take_are_found() {
+        let large = |bytes: &'static str| {
+            move |w: &mut World| w.source = fixture::source(&[("orders", 2, &[("max.message.bytes", bytes)])])
+        };
+        let told = |value: &str| ConfigEntry {
+            value: Some(value.into()),
+            origin: ConfigOrigin::StaticBroker,
+            sensitive: false,
+        };
+        check(large("3000000"), &[]);
+        check(
+            |w| {
+                large("3000000")(w);
+                w.target.broker_configs.insert("socket.request.max.bytes".into(), told("3000000"));
+            },
+            &[("B11", "orders")],
+        );
+        check(large("110000000"), &[("B33", "orders"), ("W04", "orders")]);
+    }
+
+    #[test]
+    fn missing_rights_and_settings_that_stay_behind_are_told() {
+        let missing =
+            MissingPermission { side: Side::Source, right: "Describe on cluster".into(), needed_for: "sizes".into() };
+        check(|w| w.facts.missing_permissions.push(missing), &[("B31", "source")]);
+        check(
+            |w| w.source = fixture::source(&[("orders", 2, &[("message.format.version", "2.8")])]),
+            &[("W20", "orders")],
+        );
+    }
+
+    #[test]
+    fn groups_that_look_as_if_they_kept_state_are_named() {
+        check(
+            |w| {
+                w.source = fixture::source(&[("app-store-changelog", 2, &[])]);
+                for (group, kind) in [("app", "consumer"), ("connect-sink", "consumer"), ("workers", "connect"), ("spark-kafka-source-1", "")] {
+                    w.source.groups.push(fixture::group(group, kind, 0));
+                }
+            },
+            &[("I21", "app"), ("I21", "connect-sink"), ("I21", "spark-kafka-source-1"), ("I21", "workers")],
+        );
+    }
+
+    #[test]
+    fn sizes_are_shown_in_the_unit_that_fits() {
+        for (number, text) in [(0, "0 B"), (1023, "1023 B"), (1536, "1.5 KiB"), (3 << 30, "3.0 GiB"), (5 << 50, "5120.0 TiB")] {
+            assert_eq!(bytes(number), text);
+        }
+    }
+}
