@@ -26,6 +26,7 @@ pub mod progress;
 pub mod segment;
 pub mod transition;
 pub mod types;
+pub mod validation;
 
 pub use error::{ErrorClass, KafkaCode};
 pub use types::*;

@@ -1,0 +1,281 @@
+//! Consumer groups: list, describe, and their positions.
+//!
+//! Invariants: asking about groups never makes a broker create `__consumer_offsets`, which a lookup of a coordinator
+//! would; only a commit may. A position is committed without a leader epoch: the source's epochs mean nothing on the
+//! target. A group's positions are complete: an unfinished transactional commit is waited for, never skipped.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use futures::future::join_all;
+use kafka_protocol::messages::{
+    ConsumerGroupDescribeRequest, DescribeGroupsRequest, GroupId as WireGroupId, ListGroupsRequest,
+    OffsetCommitRequest, OffsetFetchRequest,
+    offset_commit_request::{OffsetCommitRequestPartition, OffsetCommitRequestTopic},
+};
+use krossing_core::{
+    error::KafkaCode,
+    limits,
+    ports::{ClusterResult, CommittedOffset, GroupDescription, GroupOffsets, Groups},
+    types::{BrokerId, GroupId, TopicName, TopicPartition},
+};
+
+use crate::{
+    broker::Broker,
+    cluster::{CoordinatorKind, WireCluster, by_topic, check_code, coordinator_moved, text, wire_str, wire_topic},
+    connection::CallError,
+    read::exactly,
+};
+
+/// Kafka's name for a group that is not there.
+const DEAD: &str = "Dead";
+
+impl Groups for WireCluster {
+    async fn list_groups(&self) -> ClusterResult<Vec<GroupId>> {
+        let attempt = "list groups";
+        let brokers = self.0.brokers(attempt).await?;
+        let listed = join_all(brokers.iter().map(|broker| self.list_groups_of(broker, attempt))).await;
+        let mut groups = BTreeSet::new();
+        for listed in listed {
+            groups.extend(listed?);
+        }
+        Ok(groups.into_iter().collect())
+    }
+
+    async fn describe_groups(&self, groups: &[GroupId]) -> ClusterResult<Vec<GroupDescription>> {
+        let attempt = format!("describe {} groups", groups.len());
+        if groups.is_empty() || !self.keeps_groups(&attempt).await? {
+            return Ok(groups.iter().map(absent).collect());
+        }
+        let mut retry = self.0.retry(attempt);
+        let mut described: BTreeMap<GroupId, GroupDescription> = BTreeMap::new();
+        let mut left: Vec<String> = groups.iter().map(|group| group.as_str().to_owned()).collect();
+        while !left.is_empty() {
+            let mut last = CallError::Code(KafkaCode::COORDINATOR_NOT_AVAILABLE, String::new());
+            match self.describe_once(&left).await {
+                Ok(answers) => {
+                    for (group, answer) in answers {
+                        match answer {
+                            Ok(description) => {
+                                described.insert(description.id.clone(), description);
+                            }
+                            Err(error) => {
+                                self.0.forget_coordinator(CoordinatorKind::Group, &group);
+                                last = error;
+                            }
+                        }
+                    }
+                }
+                Err(error) => last = error,
+            }
+            left.retain(|group| !described.contains_key(&GroupId::new(group)));
+            if !left.is_empty() {
+                retry.again(last).await?;
+            }
+        }
+        Ok(groups.iter().map(|group| described.remove(group).unwrap_or_else(|| absent(group))).collect())
+    }
+
+    async fn group_offsets(&self, group: &GroupId) -> ClusterResult<GroupOffsets> {
+        let attempt = format!("ask for the positions of group {:?}", group.as_str());
+        if !self.keeps_groups(&attempt).await? {
+            return Ok(GroupOffsets::new());
+        }
+        // No topics means all of them.
+        let request = OffsetFetchRequest::default()
+            .with_group_id(wire_group(group.as_str()))
+            .with_topics(None)
+            .with_require_stable(true);
+        let retry = self.0.retry(attempt).within(limits::UNSTABLE_OFFSETS_WAIT_MAX);
+        let answer = self
+            .0
+            .ask_coordinator(CoordinatorKind::Group, group.as_str(), retry, &request, |answer| {
+                check_code(answer.error_code, None)?;
+                for topic in &answer.topics {
+                    for p in &topic.partitions {
+                        if let Some(code) = KafkaCode::from_wire(p.error_code) {
+                            let partition = TopicPartition::new(topic.name.as_str(), p.partition_index);
+                            return Err(CallError::Code(code, partition.to_string()));
+                        }
+                    }
+                }
+                Ok(())
+            })
+            .await?;
+        let mut offsets = GroupOffsets::new();
+        for topic in &answer.topics {
+            for p in topic.partitions.iter().filter(|p| p.committed_offset >= 0) {
+                let position = CommittedOffset { offset: p.committed_offset, metadata: text(p.metadata.as_ref()) };
+                offsets.insert(TopicPartition::new(topic.name.as_str(), p.partition_index), position);
+            }
+        }
+        Ok(offsets)
+    }
+
+    async fn commit_group_offsets(
+        &self,
+        group: &GroupId,
+        offsets: &GroupOffsets,
+    ) -> ClusterResult<BTreeMap<TopicPartition, KafkaCode>> {
+        if offsets.is_empty() {
+            return Ok(BTreeMap::new());
+        }
+        let topics = by_topic(offsets).into_iter().map(|(topic, positions)| {
+            let positions = positions.into_iter().map(|(number, position)| {
+                OffsetCommitRequestPartition::default()
+                    .with_partition_index(number)
+                    .with_committed_offset(position.offset)
+                    .with_committed_leader_epoch(-1)
+                    .with_committed_metadata(Some(wire_str(&position.metadata)))
+            });
+            OffsetCommitRequestTopic::default().with_name(wire_topic(topic)).with_partitions(positions.collect())
+        });
+        // Generation -1 and no member: only a group without members takes it.
+        let request = OffsetCommitRequest::default()
+            .with_group_id(wire_group(group.as_str()))
+            .with_generation_id_or_member_epoch(-1)
+            .with_topics(topics.collect());
+        let retry = self.0.retry(format!("commit {} positions of group {:?}", offsets.len(), group.as_str()));
+        let answer = self
+            .0
+            .ask_coordinator(CoordinatorKind::Group, group.as_str(), retry, &request, |answer| {
+                let codes = commit_codes(answer);
+                exactly(offsets.keys(), &codes)?;
+                let moved = codes.values().flatten().find(|code| coordinator_moved(**code));
+                moved.map_or(Ok(()), |code| Err(CallError::Code(*code, String::new())))
+            })
+            .await?;
+        Ok(commit_codes(&answer).into_iter().filter_map(|(partition, code)| Some((partition, code?))).collect())
+    }
+}
+
+impl WireCluster {
+    /// Whether the cluster has ever kept a group's positions. Where we may not see that (29), whoever asks about a group
+    /// has it from a listing.
+    async fn keeps_groups(&self, attempt: &str) -> ClusterResult<bool> {
+        let offsets_topic = [TopicName::new("__consumer_offsets")];
+        let mut retry = self.0.retry(attempt);
+        loop {
+            match self.0.metadata(Some(&offsets_topic)).await {
+                Ok(answer) => {
+                    let missing = KafkaCode::UNKNOWN_TOPIC_OR_PARTITION.0;
+                    return Ok(answer.topics.iter().all(|topic| topic.error_code != missing));
+                }
+                Err(error) => retry.again(error).await?,
+            }
+        }
+    }
+
+    async fn list_groups_of(&self, broker: &Broker, attempt: &str) -> ClusterResult<Vec<GroupId>> {
+        let mut retry = self.0.retry(format!("{attempt} of broker {}", broker.id));
+        loop {
+            let asked = async {
+                let answer = broker.control().await?.call(&ListGroupsRequest::default()).await?;
+                check_code(answer.error_code, None)?;
+                Ok(answer.groups.iter().map(|group| GroupId::new(group.group_id.as_str())).collect())
+            };
+            match asked.await {
+                Ok(groups) => return Ok(groups),
+                Err(error) => retry.again(error).await?,
+            }
+        }
+    }
+
+    /// Descriptions from each coordinator, or why a group has none yet.
+    async fn describe_once(
+        &self,
+        groups: &[String],
+    ) -> Result<Vec<(String, Result<GroupDescription, CallError>)>, CallError> {
+        let mut by_broker: BTreeMap<BrokerId, Vec<String>> = BTreeMap::new();
+        let mut answers = Vec::new();
+        for (group, coordinator) in self.0.coordinators_of(CoordinatorKind::Group, groups).await? {
+            match coordinator {
+                Ok(broker) => by_broker.entry(broker).or_default().push(group),
+                Err(error) => answers.push((group, Err(error))),
+            }
+        }
+        let asked = by_broker.into_iter().map(|(broker, groups)| async move {
+            let described = self.describe_at(broker, &groups).await;
+            (groups, described)
+        });
+        for (groups, described) in join_all(asked).await {
+            match described {
+                Ok(described) => answers.extend(described),
+                Err(error) => answers.extend(groups.into_iter().map(|group| (group, Err(error.clone())))),
+            }
+        }
+        match answers.iter().position(|(_, answer)| answer.as_ref().is_err_and(is_definite)) {
+            Some(at) => answers.swap_remove(at).1.map(|_| Vec::new()),
+            None => Ok(answers),
+        }
+    }
+
+    async fn describe_at(
+        &self,
+        broker: BrokerId,
+        groups: &[String],
+    ) -> Result<Vec<(String, Result<GroupDescription, CallError>)>, CallError> {
+        let connection = self.0.connection(broker).await?;
+        let request = DescribeGroupsRequest::default().with_groups(groups.iter().map(|g| wire_group(g)).collect());
+        let mut answers = BTreeMap::new();
+        for group in connection.call(&request).await?.groups {
+            let id = group.group_id.as_str().to_owned();
+            let description = check_code(group.error_code, group.error_message.as_ref()).map(|()| GroupDescription {
+                id: GroupId::new(&id),
+                state: group.group_state.as_str().to_owned(),
+                protocol_type: group.protocol_type.as_str().to_owned(),
+                members: group.members.len(),
+            });
+            answers.insert(id, description);
+        }
+        // Groups of the newer protocol (KIP-848) are dead to this call, and have one of their own.
+        let dead = answers.iter().filter(|(_, answer)| answer.as_ref().is_ok_and(|group| group.state == DEAD));
+        let dead: Vec<_> = dead.map(|(id, _)| wire_group(id)).collect();
+        if !dead.is_empty() && connection.can::<ConsumerGroupDescribeRequest>() {
+            let request = ConsumerGroupDescribeRequest::default().with_group_ids(dead);
+            for group in connection.call(&request).await?.groups.iter().filter(|group| group.error_code == 0) {
+                let id = group.group_id.as_str().to_owned();
+                let description = GroupDescription {
+                    id: GroupId::new(&id),
+                    state: group.group_state.as_str().to_owned(),
+                    protocol_type: "consumer".to_owned(),
+                    members: group.members.len(),
+                };
+                answers.insert(id, Ok(description));
+            }
+        }
+        match groups.iter().find(|group| !answers.contains_key(*group)) {
+            Some(group) => Err(CallError::NotUnderstood(format!("nothing is said about group {group:?}"))),
+            None => Ok(answers.into_iter().collect()),
+        }
+    }
+}
+
+/// An error that asking again does not change.
+fn is_definite(error: &CallError) -> bool {
+    match error {
+        CallError::NotSent(_) | CallError::Lost(_) => false,
+        CallError::Code(code, _) => !coordinator_moved(*code),
+        CallError::NotAllowed(_) | CallError::NotUnderstood(_) => true,
+    }
+}
+
+fn absent(group: &GroupId) -> GroupDescription {
+    GroupDescription { id: group.clone(), state: DEAD.to_owned(), protocol_type: String::new(), members: 0 }
+}
+
+fn commit_codes(
+    answer: &kafka_protocol::messages::OffsetCommitResponse,
+) -> BTreeMap<TopicPartition, Option<KafkaCode>> {
+    let topics = answer.topics.iter();
+    topics
+        .flat_map(|topic| {
+            topic.partitions.iter().map(|p| {
+                (TopicPartition::new(topic.name.as_str(), p.partition_index), KafkaCode::from_wire(p.error_code))
+            })
+        })
+        .collect()
+}
+
+fn wire_group(group: &str) -> WireGroupId {
+    WireGroupId(wire_str(group))
+}
