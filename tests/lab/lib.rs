@@ -9,12 +9,12 @@
 
 pub mod certificates;
 pub mod cluster;
-// pub mod compare;
-// pub mod freeze;
+pub mod compare;
+pub mod freeze;
 pub mod process;
-// pub mod reading;
+pub mod reading;
 pub mod tools;
-// pub mod workload;
+pub mod workload;
 
 use std::{
     path::{Path, PathBuf},
@@ -28,7 +28,7 @@ use anyhow::{Context, Result, ensure};
 
 pub use certificates::Certificates;
 pub use cluster::{Cluster, ClusterSpec, Listener, Security, User, Version};
-// pub use freeze::FreezeWebhook;
+pub use freeze::FreezeWebhook;
 use process::ProcessGroup;
 
 /// The folder of the checkout.
@@ -129,6 +129,6 @@ pub fn in_lab(name: &str, test: impl AsyncFnOnce(&Lab) -> Result<()>) {
     let lab = Lab::new(name).expect("a lab");
     let outcome = runtime.block_on(async { test(&lab).await });
     if let Err(error) = outcome {
-        panic!("{name}: {error:?}");
+        panic!("{name}: {error:#}");
     }
 }

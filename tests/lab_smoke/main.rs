@@ -1,30 +1,190 @@
-//! The lab itself.
-use lab::{Cluster, ClusterSpec, Security, Version, in_lab};
-use std::time::Instant;
+//! The lab itself: what the other tests rely on without looking.
+#![allow(missing_docs, reason = "tests say what they are by their names")]
 
-fn main_spec() -> Vec<(&'static str, ClusterSpec)> {
-    let one = ClusterSpec::default();
-    let three = ClusterSpec { brokers: 3, ..one.clone() };
-    let tls = ClusterSpec { security: Security::Tls, authorizer: true, ..one.clone() };
-    vec![("1", one), ("3", three), ("tls", tls)]
+use std::{
+    io::{BufRead as _, BufReader},
+    process::{Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Result, ensure};
+use lab::{
+    ClusterSpec, Lab,
+    compare::{compare, groups_resume_exactly},
+    in_lab,
+    workload::{
+        Groups, LiveProducers, NewRecord, Offsets, Recorder, RecordingProducer, Scale, TopicSpec, Workload, create_topics,
+    },
+};
+use rdkafka::ClientConfig;
+
+#[test]
+fn everything_acknowledged_is_read_back_and_a_cluster_equals_itself() {
+    load_and_read_back(Scale::Small);
 }
 
 #[test]
-#[ignore = "timing"]
-fn start_times() {
-    for (name, spec) in main_spec() {
+#[ignore = "a minute: shows what a full load takes"]
+fn a_full_load_is_read_back() {
+    load_and_read_back(Scale::Full);
+}
+
+fn load_and_read_back(scale: Scale) {
+    in_lab("lab-load", async |lab| {
+        let source = lab.zookeeper_cluster(ClusterSpec::default()).await?;
+        let workload = Workload::load(&source, scale, 1).await?;
+        println!("ZooKeeper mode up in {:.1?}", source.started_in);
+        println!(
+            "{} MiB, {} records in {:.1?}, then the cleaner {:.1?}",
+            workload.bytes >> 20,
+            workload.recorder.count(),
+            workload.took,
+            workload.cleaner_took
+        );
+        let live = LiveProducers::start(&source.client(), &workload.recorder);
         let begun = Instant::now();
-        in_lab("starts", async |lab| {
-            let cluster: Cluster = lab.zookeeper_cluster(spec.clone()).await?;
-            println!("zookeeper {name}: {:?}", cluster.started_in);
-            drop(cluster);
-            let cluster = lab.kraft_cluster(spec.clone()).await?;
-            println!("kraft 3.9 {name}: {:?}", cluster.started_in);
-            drop(cluster);
-            let cluster = lab.kraft_cluster(ClusterSpec { version: Version::V4_1, ..spec.clone() }).await?;
-            println!("kraft 4.1 {name}: {:?}", cluster.started_in);
-            Ok(())
-        });
-        println!("{name}: {:?}", begun.elapsed());
+        let mut groups = Groups::start(&source.client()).await?;
+        ensure!(groups.names().len() == 30, "{} groups", groups.names().len());
+        println!("30 groups in {:.1?}", begun.elapsed());
+        for group in &groups.live {
+            group.until_consumed(50).await?;
+        }
+        live.freeze().await?;
+        let frozen_at = workload.recorder.count();
+        live.unfreeze();
+        groups.live[0].until_consumed(50).await?;
+        live.freeze().await?;
+        ensure!(workload.recorder.count() > frozen_at, "unfrozen producers do not produce");
+        groups.stop_live().await?;
+
+        let begun = Instant::now();
+        let verified = workload.recorder.verify(&source.client(), Offsets::Same).await?;
+        println!("read back {} records in {:.1?}", verified.records, begun.elapsed());
+        ensure!(verified.missing.is_empty() && verified.extra == 0, "{verified:?}");
+        let topics = workload.topic_names();
+        let comparison = compare(&source.client(), &source.client(), &topics).await?;
+        println!("compared {} MiB with themselves in {:.1?}", comparison.bytes >> 20, comparison.took);
+        ensure!(comparison.differences.is_empty(), "{comparison:?}");
+        ensure!(comparison.records == verified.records, "{} compared", comparison.records);
+        let begun = Instant::now();
+        let resumed = groups_resume_exactly(&source.client(), &source.client(), &groups.names()).await?;
+        println!("{} positions in {:.1?}", resumed.len(), begun.elapsed());
+        ensure!(resumed.iter().all(|position| position.problem.is_none()), "{resumed:?}");
+        ensure!(resumed.len() > 200, "only {} positions", resumed.len());
+        Ok(())
+    });
+}
+
+#[test]
+fn a_comparison_names_what_differs() {
+    in_lab("lab-compare", async |lab| {
+        let (source, target) =
+            tokio::try_join!(lab.zookeeper_cluster(ClusterSpec::default()), lab.kraft_cluster(ClusterSpec::default()))?;
+        println!("ZooKeeper mode up in {:.1?}, KRaft beside it in {:.1?}", source.started_in, target.started_in);
+        let topics = ["same", "shorter", "header", "time", "null"];
+        for (client, is_target) in [(source.client(), false), (target.client(), true)] {
+            create_topics(&client, &topics.map(|topic| TopicSpec::new(topic, 1)), 1).await?;
+            for topic in topics {
+                let client = client.clone();
+                tokio::task::spawn_blocking(move || produce(&client, topic, is_target)).await??;
+            }
+        }
+        let comparison = compare(&source.client(), &target.client(), &topics.map(str::to_owned).into()).await?;
+        let found = comparison.differences.join("\n");
+        for (topic, what) in
+            [("shorter", "the target ends"), ("header", "headers 1 differ"), ("time", "timestamps differ"), ("null", "values differ")]
+        {
+            let wanted = format!("{topic}-0, record {}", if topic == "shorter" { 9 } else { 7 });
+            ensure!(found.lines().any(|line| line.starts_with(&wanted) && line.contains(what)), "{topic}: {found}");
+        }
+        ensure!(comparison.differences.len() == 4, "{found}");
+        Ok(())
+    });
+}
+
+/// Ten records; those for the target differ in one thing.
+fn produce(client: &ClientConfig, topic: &str, is_target: bool) -> Result<()> {
+    let producer = RecordingProducer::new(client, &std::sync::Arc::<Recorder>::default(), topic, &[])?;
+    for number in 0..if is_target && topic == "shorter" { 9 } else { 10 } {
+        let differs = is_target && number == 7;
+        let (first, second) = if differs && topic == "header" { ("one", "other") } else { ("one", "two") };
+        producer.send(&NewRecord {
+            key: Some(b"key"),
+            value: if differs && topic == "null" { None } else { Some(b"") },
+            headers: vec![(first, None), (second, Some(b"2"))],
+            timestamp_ms: Some(1_700_000_000_000 + if differs && topic == "time" { 1 } else { 0 }),
+            ..NewRecord::default()
+        })?;
     }
+    producer.settle()
+}
+
+#[test]
+fn a_killed_broker_comes_back_and_nothing_outlives_the_lab() {
+    let mut group = 0;
+    in_lab("lab-brokers", async |lab| {
+        group = lab.process_group();
+        let spec = ClusterSpec { brokers: 3, security: lab::Security::Tls, ..ClusterSpec::default() };
+        let cluster = lab.kraft_cluster(spec).await?;
+        println!("three secured KRaft nodes up in {:.1?}", cluster.started_in);
+        cluster.kill_broker(2)?;
+        cluster.start_broker(2).await?;
+        cluster.stop_broker(1).await?;
+        cluster.start_broker(1).await?;
+        ensure!(processes_of(group).len() > 3, "{:?}", processes_of(group));
+        Ok(())
+    });
+    assert!(group > 0 && processes_of(group).is_empty(), "{:?}", processes_of(group));
+}
+
+#[test]
+fn brokers_end_when_the_process_that_started_them_is_killed() {
+    let me = std::env::current_exe().expect("tests run from a file");
+    let mut child = Command::new(me)
+        .args(["--ignored", "--exact", "start_a_cluster_and_hang", "--nocapture"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("this test binary runs");
+    let lines = BufReader::new(child.stdout.take().expect("it is piped")).lines();
+    let said: String = lines
+        .map(|line| line.expect("it writes text"))
+        .find(|line| line.contains("process group "))
+        .expect("it says its process group");
+    let (group, folder) = said.split_once("process group ").expect("found above").1.split_once(' ').expect("two words");
+    let group: u32 = group.parse().expect("a number");
+    assert!(processes_of(group).len() >= 3, "ZooKeeper, a broker and their watchdog: {:?}", processes_of(group));
+    child.kill().expect("it still runs");
+    child.wait().expect("it was killed");
+    let begun = Instant::now();
+    while !processes_of(group).is_empty() {
+        assert!(begun.elapsed() < Duration::from_secs(20), "still there: {:?}", processes_of(group));
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    std::fs::remove_dir_all(folder).expect("the killed process left its folder");
+}
+
+#[test]
+#[ignore = "the other half of the test above, which kills it"]
+fn start_a_cluster_and_hang() {
+    let runtime = tokio::runtime::Runtime::new().expect("the system gives threads");
+    runtime.block_on(async {
+        let lab = Lab::new("lab-killed").expect("a lab");
+        let _cluster = lab.zookeeper_cluster(ClusterSpec::default()).await.expect("a cluster");
+        println!("process group {} {}", lab.process_group(), lab.folder().display());
+        std::future::pending::<()>().await;
+    });
+}
+
+/// The processes of a group that still run, as `/proc` tells it; dead ones that nobody has reaped do not count.
+fn processes_of(group: u32) -> Vec<u32> {
+    let entries = std::fs::read_dir("/proc").expect("Linux").flatten();
+    entries
+        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+        .filter(|process: &u32| {
+            let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
+            // After the name in parentheses: state, parent, group.
+            let fields: Vec<_> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
+            matches!(fields[..], [state, _, of, ..] if state != "Z" && of == group.to_string())
+        })
+        .collect()
 }

@@ -1,0 +1,155 @@
+//! The operator's side of a freeze: an HTTP server on the loopback that stops and starts the live producers.
+//!
+//! It takes `POST` with a JSON body whose `action` is `freeze` or `unfreeze`, and answers `{"state":"frozen"}` or
+//! `{"state":"unfrozen"}` once that is true. Where it was given a secret it refuses, with 401, what is not signed:
+//! `Krossing-Signature: t=<unix seconds>,v1=<hex HMAC-SHA256(secret, "t.body")>`. HTTP by hand: one request a
+//! connection is all that is needed, and it shares no code with the client that calls it.
+
+use std::sync::{Arc, Mutex};
+
+use anyhow::{Context, Result, bail, ensure};
+use hmac::{Hmac, Mac as _};
+use sha2::Sha256;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::{TcpListener, TcpStream},
+    task::JoinHandle,
+};
+
+use crate::workload::LiveProducers;
+
+/// A request larger than this is not one of ours.
+const REQUEST_BYTES_MAX: usize = 64 * 1024;
+
+/// The server. It ends when this is dropped.
+pub struct FreezeWebhook {
+    url: String,
+    requests: Arc<Mutex<Vec<serde_json::Value>>>,
+    server: JoinHandle<()>,
+}
+
+impl FreezeWebhook {
+    /// Starts it on a port of its own.
+    pub async fn start(producers: Arc<LiveProducers>, secret: Option<&str>) -> Result<Self> {
+        let listener = TcpListener::bind("127.0.0.1:0").await?;
+        let url = format!("http://{}/freeze", listener.local_addr()?);
+        let requests = Arc::<Mutex<Vec<_>>>::default();
+        let (seen, secret) = (requests.clone(), secret.map(str::to_owned));
+        let server = tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                if let Err(error) = answer(stream, &producers, secret.as_deref(), &seen).await {
+                    eprintln!("freeze webhook: {error:#}");
+                }
+            }
+        });
+        Ok(Self { url, requests, server })
+    }
+
+    /// Where to post to.
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// The bodies of all requests that were accepted, in order.
+    pub fn requests(&self) -> Vec<serde_json::Value> {
+        self.requests.lock().expect("no panic while held").clone()
+    }
+}
+
+impl Drop for FreezeWebhook {
+    fn drop(&mut self) {
+        self.server.abort();
+    }
+}
+
+async fn answer(
+    mut stream: TcpStream,
+    producers: &Arc<LiveProducers>,
+    secret: Option<&str>,
+    seen: &Mutex<Vec<serde_json::Value>>,
+) -> Result<()> {
+    let (head, body) = read_request(&mut stream).await?;
+    let (status, answer) = match check_signature(secret, &head, &body) {
+        Err(error) => ("401 Unauthorized", serde_json::json!({ "error": error.to_string() })),
+        Ok(()) => match act(producers, &body, seen).await {
+            Ok(state) => ("200 OK", serde_json::json!({ "state": state })),
+            Err(error) => ("500 Internal Server Error", serde_json::json!({ "error": format!("{error:#}") })),
+        },
+    };
+    let answer = answer.to_string();
+    let length = answer.len();
+    let answer = format!(
+        "HTTP/1.1 {status}\r\nContent-Type: application/json\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{answer}"
+    );
+    stream.write_all(answer.as_bytes()).await?;
+    stream.shutdown().await.context("closing")
+}
+
+async fn act(
+    producers: &Arc<LiveProducers>,
+    body: &[u8],
+    seen: &Mutex<Vec<serde_json::Value>>,
+) -> Result<&'static str> {
+    let request: serde_json::Value = serde_json::from_slice(body).context("the body is not JSON")?;
+    seen.lock().expect("no panic while held").push(request.clone());
+    match request["action"].as_str() {
+        Some("freeze") => producers.freeze().await.map(|()| "frozen"),
+        Some("unfreeze") => {
+            producers.unfreeze();
+            Ok("unfrozen")
+        }
+        other => bail!("action {other:?} is neither freeze nor unfreeze"),
+    }
+}
+
+async fn read_request(stream: &mut TcpStream) -> Result<(String, Vec<u8>)> {
+    let mut bytes = Vec::new();
+    loop {
+        if let Some(end) = bytes.windows(4).position(|window| window == b"\r\n\r\n") {
+            let head = String::from_utf8(bytes[..end].to_vec())?;
+            ensure!(head.starts_with("POST "), "not a POST: {head}");
+            let length: usize = header(&head, "content-length").context("no Content-Length")?.parse()?;
+            ensure!(length < REQUEST_BYTES_MAX, "a body of {length} bytes");
+            if bytes.len() >= end + 4 + length {
+                return Ok((head, bytes[end + 4..end + 4 + length].to_vec()));
+            }
+        }
+        ensure!(bytes.len() < 2 * REQUEST_BYTES_MAX, "the request does not end");
+        ensure!(stream.read_buf(&mut bytes).await? > 0, "the request was cut off");
+    }
+}
+
+fn header<'a>(head: &'a str, name: &str) -> Option<&'a str> {
+    let mut fields = head.lines().skip(1).filter_map(|line| line.split_once(':'));
+    fields.find(|(field, _)| field.trim().eq_ignore_ascii_case(name)).map(|(_, value)| value.trim())
+}
+
+fn check_signature(secret: Option<&str>, head: &str, body: &[u8]) -> Result<()> {
+    let Some(secret) = secret else { return Ok(()) };
+    let signature = header(head, "krossing-signature").context("the request is not signed")?;
+    let field = |name: &str| signature.split(',').find_map(|field| field.trim().strip_prefix(name));
+    let (time, given) = (field("t=").context("no t= in the signature")?, field("v1=").context("no v1= in it")?);
+    let mut mac = Hmac::<Sha256>::new_from_slice(secret.as_bytes()).expect("HMAC takes keys of any length");
+    mac.update(time.as_bytes());
+    mac.update(b".");
+    mac.update(body);
+    mac.verify_slice(&hex::decode(given)?).context("the signature is not that of this body")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_is_signed_with_the_secret_is_accepted() {
+        // Computed with: printf '17.{"action":"freeze"}' | openssl dgst -sha256 -hmac key
+        let body = br#"{"action":"freeze"}"#;
+        let head = |signature: &str| format!("POST /freeze HTTP/1.1\r\nkrossing-SIGNATURE: {signature}");
+        let good = "37c242b402b4f5fa106dcb0eec240e885312c1a6c293bb3989d1feae4ae09bb9";
+        assert!(check_signature(Some("key"), &head(&format!("t=17,v1={good}")), body).is_ok());
+        assert!(check_signature(Some("key"), &head(&format!("t=18,v1={good}")), body).is_err());
+        assert!(check_signature(Some("other"), &head(&format!("t=17,v1={good}")), body).is_err());
+        assert!(check_signature(Some("key"), "POST /freeze HTTP/1.1", body).is_err());
+        assert!(check_signature(None, "POST /freeze HTTP/1.1", body).is_ok());
+    }
+}

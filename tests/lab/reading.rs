@@ -1,0 +1,163 @@
+//! Reading a partition from an offset to its end, as an application that reads committed records does.
+//!
+//! The end is librdkafka's own word for it: with `enable.partition.eof` it says so when its position has reached the
+//! last stable offset, past whatever markers and aborted records lie there. A partition that says neither record nor end
+//! for [`SILENCE_MAX`] is an error, so that a check cannot pass by having read too little. Memory is bounded by the
+//! consumer's queue.
+
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail};
+use rdkafka::{
+    ClientConfig, Message, Offset, TopicPartitionList,
+    consumer::{BaseConsumer, Consumer},
+    error::KafkaError,
+    message::{BorrowedMessage, Headers},
+};
+use sha2::{Digest as _, Sha256};
+
+/// How long a partition may give neither a record nor its end: brokers that fail over need several seconds.
+const SILENCE_MAX: Duration = Duration::from_secs(60);
+
+/// How long a request for metadata or offsets may take.
+pub(crate) const ANSWER_MAX: Duration = Duration::from_secs(30);
+
+/// Which records are seen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Isolation {
+    /// Committed records alone.
+    Committed,
+    /// Those of aborted transactions, too.
+    Uncommitted,
+}
+
+/// One consumer, which reads one partition after the other.
+pub struct PartitionReader {
+    consumer: BaseConsumer,
+}
+
+impl PartitionReader {
+    /// A reader that has connected to nothing yet.
+    pub fn new(client: &ClientConfig, isolation: Isolation) -> Result<Self> {
+        let mut config = client.clone();
+        // librdkafka assigns partitions only where there is a group id; nothing is ever committed under it.
+        config.set("group.id", "lab-reader").set("enable.auto.commit", "false");
+        config.set("enable.partition.eof", "true").set("auto.offset.reset", "earliest").set("check.crcs", "true");
+        config.set("isolation.level", if isolation == Isolation::Committed { "read_committed" } else { "read_uncommitted" });
+        // Each bounds memory; the waits at their defaults (half a second at each end, a second at each full queue)
+        // would be most of the time.
+        config.set("queued.max.messages.kbytes", "16384").set("fetch.message.max.bytes", "4194304");
+        config.set("fetch.wait.max.ms", "10").set("fetch.queue.backoff.ms", "5");
+        Ok(Self { consumer: config.create()? })
+    }
+
+    /// Turns to a partition; an offset that is gone means the first that is there.
+    pub fn turn_to(&self, topic: &str, partition: i32, from: i64) -> Result<()> {
+        let mut list = TopicPartitionList::new();
+        let from = if from <= 0 { Offset::Beginning } else { Offset::Offset(from) };
+        list.add_partition_offset(topic, partition, from)?;
+        self.consumer.assign(&list).with_context(|| format!("turning to {topic}-{partition}"))
+    }
+
+    /// The next record; none at the end.
+    pub fn next(&self) -> Result<Option<BorrowedMessage<'_>>> {
+        let begun = Instant::now();
+        loop {
+            match self.consumer.poll(Duration::from_secs(1)) {
+                Some(Ok(message)) => return Ok(Some(message)),
+                Some(Err(KafkaError::PartitionEOF(_))) => return Ok(None),
+                // Brokers that fail over: librdkafka tries again by itself.
+                Some(Err(error)) if begun.elapsed() < SILENCE_MAX && is_passing(&error) => {}
+                Some(Err(error)) => return Err(error).context("reading"),
+                None if begun.elapsed() > SILENCE_MAX => {
+                    bail!("neither a record nor the end within {SILENCE_MAX:?} in {:?}", self.consumer.assignment()?)
+                }
+                None => {}
+            }
+        }
+    }
+
+    /// First offset and high watermark of a partition.
+    pub fn bounds(&self, topic: &str, partition: i32) -> Result<(i64, i64)> {
+        Ok(self.consumer.fetch_watermarks(topic, partition, ANSWER_MAX)?)
+    }
+}
+
+fn is_passing(error: &KafkaError) -> bool {
+    use rdkafka::types::RDKafkaErrorCode::{AllBrokersDown, BrokerTransportFailure, OperationTimedOut, Resolve};
+    error
+        .rdkafka_error_code()
+        .is_some_and(|code| matches!(code, AllBrokersDown | BrokerTransportFailure | OperationTimedOut | Resolve))
+}
+
+/// The partitions of every topic of a cluster, without Kafka's own topics.
+pub fn partitions(client: &ClientConfig) -> Result<BTreeMap<String, i32>> {
+    let consumer: BaseConsumer = client.create()?;
+    let metadata = consumer.fetch_metadata(None, ANSWER_MAX)?;
+    let topics = metadata.topics().iter().filter(|topic| !topic.name().starts_with("__"));
+    topics.map(|topic| Ok((topic.name().to_owned(), i32::try_from(topic.partitions().len())?))).collect()
+}
+
+/// All that an application sees of a record, but its offset, in 64 bits.
+pub fn digest(message: &impl Message) -> u64 {
+    let mut hash = Sha256::new();
+    let mut field = |bytes: Option<&[u8]>| {
+        // A length that nothing has stands for null, so that null and empty differ.
+        hash.update(bytes.map_or(u64::MAX, |bytes| bytes.len() as u64).to_le_bytes());
+        hash.update(bytes.unwrap_or_default());
+    };
+    field(message.key());
+    field(message.payload());
+    field(Some(&message.timestamp().to_millis().unwrap_or(-1).to_le_bytes()));
+    if let Some(headers) = message.headers() {
+        for header in headers.iter() {
+            field(Some(header.key.as_bytes()));
+            field(header.value);
+        }
+    }
+    first_64_bits(hash)
+}
+
+/// A key in 64 bits.
+pub(crate) fn key_digest(key: Option<&[u8]>) -> u64 {
+    first_64_bits(Sha256::new().chain_update(key.unwrap_or_default()))
+}
+
+fn first_64_bits(hash: Sha256) -> u64 {
+    let hash = hash.finalize();
+    u64::from_le_bytes(hash[..8].try_into().expect("a SHA-256 has 32 bytes"))
+}
+
+/// What differs between two records, offsets aside; none where nothing does.
+pub fn difference(left: &impl Message, right: &impl Message) -> Option<String> {
+    let shown = |bytes: Option<&[u8]>| match bytes {
+        None => "null".to_owned(),
+        Some(bytes) => format!("{} bytes {:?}", bytes.len(), String::from_utf8_lossy(&bytes[..bytes.len().min(40)])),
+    };
+    if left.key() != right.key() {
+        return Some(format!("keys differ: {} and {}", shown(left.key()), shown(right.key())));
+    }
+    if left.payload() != right.payload() {
+        return Some(format!("values differ: {} and {}", shown(left.payload()), shown(right.payload())));
+    }
+    let (left_time, right_time) = (left.timestamp().to_millis(), right.timestamp().to_millis());
+    if left_time != right_time {
+        return Some(format!("timestamps differ: {left_time:?} and {right_time:?}"));
+    }
+    let count = |count: Option<usize>| count.unwrap_or(0);
+    let (left_count, right_count) =
+        (count(left.headers().map(Headers::count)), count(right.headers().map(Headers::count)));
+    if left_count != right_count {
+        return Some(format!("numbers of headers differ: {left_count} and {right_count}"));
+    }
+    let (left, right) = (left.headers()?, right.headers()?);
+    (0..left_count).find_map(|at| {
+        let (left, right) = (left.get(at), right.get(at));
+        (left.key != right.key || left.value != right.value).then(|| {
+            format!("headers {at} differ: {} {} and {} {}", left.key, shown(left.value), right.key, shown(right.value))
+        })
+    })
+}
