@@ -23,6 +23,7 @@ pub mod plan;
 pub mod ports;
 pub mod precheck;
 pub mod progress;
+pub mod records;
 pub mod segment;
 pub mod transition;
 pub mod types;
