@@ -31,13 +31,13 @@ struct Seen {
 impl Client {
     /// Starts its threads; contacts nobody yet.
     pub(crate) fn start(config: &WitnessConfig) -> ClusterResult<Self> {
-        BaseConsumer::from_config_and_context(&config.client_config(), Complaints::default())
-            .map(Self)
-            .map_err(|error| ClusterError::NotAllowed {
+        BaseConsumer::from_config_and_context(&config.client_config(), Complaints::default()).map(Self).map_err(
+            |error| ClusterError::NotAllowed {
                 side: config.side,
                 attempt: "setting up the checking client".to_owned(),
                 detail: config.redact(&describe_setup(&error)),
-            })
+            },
+        )
     }
 
     pub(crate) fn native(&self) -> *mut rdkafka::bindings::rd_kafka_t {
@@ -88,10 +88,7 @@ impl ClientContext for Complaints {
     fn error(&self, error: KafkaError, reason: &str) {
         let code = error.rdkafka_error_code();
         let mut seen = self.seen();
-        if matches!(
-            code,
-            Some(RDKafkaErrorCode::Authentication | RDKafkaErrorCode::SSL)
-        ) {
+        if matches!(code, Some(RDKafkaErrorCode::Authentication | RDKafkaErrorCode::SSL)) {
             seen.refusal = Some(reason.to_owned());
         }
         // "All brokers down" follows each cause and says less than it.

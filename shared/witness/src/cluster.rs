@@ -31,11 +31,11 @@ use crate::{
 #[derive(Clone)]
 pub struct WitnessCluster {
     shared: Arc<Shared>,
+    silence_max: Duration,
 }
 
 struct Shared {
     config: WitnessConfig,
-    silence_max: Duration,
     permits: Arc<Semaphore>,
     idle: Mutex<Vec<Client>>,
 }
@@ -43,20 +43,14 @@ struct Shared {
 impl WitnessCluster {
     /// Checks the configuration and starts a first client. The cluster itself is contacted by the first read.
     pub fn connect(config: WitnessConfig) -> ClusterResult<Self> {
-        Self::connect_with(config, WITNESS_SILENCE_MAX)
-    }
-
-    fn connect_with(config: WitnessConfig, silence_max: Duration) -> ClusterResult<Self> {
         let idle = Mutex::new(vec![Client::start(&config)?]);
         let permits = Arc::new(Semaphore::new(WITNESS_READERS_MAX));
-        Ok(Self {
-            shared: Arc::new(Shared {
-                config,
-                silence_max,
-                permits,
-                idle,
-            }),
-        })
+        Ok(Self { shared: Arc::new(Shared { config, permits, idle }), silence_max: WITNESS_SILENCE_MAX })
+    }
+
+    /// The same cluster and clients with another bound for how long a range may bring nothing new.
+    pub fn with_silence_max(&self, silence_max: Duration) -> Self {
+        Self { silence_max, ..self.clone() }
     }
 }
 
@@ -67,42 +61,26 @@ impl Witness for WitnessCluster {
         mut see: impl FnMut(VisibleRecord) -> bool + Send + 'static,
     ) -> ClusterResult<()> {
         let shared = Arc::clone(&self.shared);
-        let attempt = format!(
-            "reading {} from {} to {}",
-            range.partition, range.from, range.to
-        );
-        let permit = Arc::clone(&shared.permits)
-            .acquire_owned()
-            .await
-            .expect("the semaphore is never closed");
+        let attempt = format!("reading {} from {} to {}", range.partition, range.from, range.to);
+        let permit = Arc::clone(&shared.permits).acquire_owned().await.expect("the semaphore is never closed");
         // Dropping this future cannot stop a blocking thread; the flag does.
         let abandoned = AbandonOnDrop::default();
         let is_abandoned = Arc::clone(&abandoned.0);
-        let side = shared.config.side;
+        let (side, silence_max) = (shared.config.side, self.silence_max);
         let reading = tokio::task::spawn_blocking({
             let attempt = attempt.clone();
             move || {
                 let _permit = permit;
                 shared.with_client(|client| {
-                    Reading {
-                        shared: &shared,
-                        client,
-                        range,
-                        attempt,
-                        is_abandoned: &is_abandoned,
-                    }
-                    .run(&mut see)
+                    Reading { shared: &shared, client, range, attempt, is_abandoned: &is_abandoned, silence_max }
+                        .run(&mut see)
                 })
             }
         });
         match reading.await {
             Ok(result) => result,
             Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
-            Err(error) => Err(ClusterError::Unavailable {
-                side,
-                attempt,
-                detail: error.to_string(),
-            }),
+            Err(error) => Err(ClusterError::Unavailable { side, attempt, detail: error.to_string() }),
         }
     }
 }
@@ -139,19 +117,16 @@ struct Reading<'a> {
     range: ReadRange,
     attempt: String,
     is_abandoned: &'a AtomicBool,
+    silence_max: Duration,
 }
 
 impl Reading<'_> {
     fn run(self, see: &mut dyn FnMut(VisibleRecord) -> bool) -> ClusterResult<()> {
-        let ReadRange {
-            ref partition,
-            from,
-            to,
-            records_max,
-        } = self.range;
+        let ReadRange { ref partition, from, to, records_max } = self.range;
         let mut next = from;
         let mut records_left = records_max;
         let mut quiet_since = Instant::now();
+        let mut asked_since = None;
         let mut seen = Sightings::default();
         // Each turn starts to read at `next`: once, and again whenever the log start has passed it.
         while next < to && records_left > 0 {
@@ -164,13 +139,17 @@ impl Reading<'_> {
                 self.client.listen();
                 self.check_patience(quiet_since, &seen, next)?;
                 match reading.next(WITNESS_POLL) {
+                    None if quiet_since.elapsed() >= WITNESS_REFUSAL_WAIT && asked_since != Some(quiet_since) => {
+                        // librdkafka waits in silence for a topic that does not exist.
+                        asked_since = Some(quiet_since);
+                        self.ask_leader(&mut seen, next)?;
+                    }
                     None => {}
                     Some(Event::Record(record)) if record.offset >= to => return Ok(()),
                     Some(Event::Record(record)) => {
                         // Never seen to happen; a wrong order here would be reported as a wrong copy.
                         if record.offset < next {
-                            return Err(self
-                                .not_understood(format!("offset {} after {next}", record.offset)));
+                            return Err(self.not_understood(format!("offset {} after {next}", record.offset)));
                         }
                         next = record.offset + 1;
                         records_left -= 1;
@@ -181,17 +160,13 @@ impl Reading<'_> {
                     }
                     Some(Event::End(end)) if end >= to => return Ok(()),
                     Some(Event::End(end)) => {
-                        quiet_since = if seen.end == Some(end) {
-                            quiet_since
-                        } else {
-                            Instant::now()
-                        };
+                        quiet_since = if seen.end == Some(end) { quiet_since } else { Instant::now() };
                         seen.end = Some(end);
                     }
                     Some(Event::Trouble(code, text)) if is_out_of_range(code) => {
                         drop(reading);
                         seen.note(text);
-                        next = self.log_start_at_least(next, &mut seen);
+                        next = self.log_start_at_least(next, &mut seen)?;
                         break;
                     }
                     Some(Event::Trouble(code, text)) if is_definite(code) => {
@@ -206,29 +181,30 @@ impl Reading<'_> {
 
     /// Where to go on when the log does not have `next`: its start, if that is later. An end before `next` is left as
     /// it is: the log may be catching up.
-    fn log_start_at_least(&self, next: Offset, seen: &mut Sightings) -> Offset {
-        match self
-            .client
-            .log_ends(&self.range.partition, WITNESS_REFUSAL_WAIT)
-        {
-            Ok((start, _)) if start > next => start,
-            answer => {
-                match answer {
-                    Ok((_, end)) => seen.end = Some(end),
-                    Err(code) => seen.note(code.to_string()),
-                }
-                std::thread::sleep(WITNESS_POLL);
-                next
+    fn log_start_at_least(&self, next: Offset, seen: &mut Sightings) -> ClusterResult<Offset> {
+        let start = self.ask_leader(seen, next)?;
+        if start.is_none_or(|start| start <= next) {
+            std::thread::sleep(WITNESS_POLL);
+        }
+        Ok(start.unwrap_or(next).max(next))
+    }
+
+    /// The log start, if the leader answers; where the log ends is noted.
+    fn ask_leader(&self, seen: &mut Sightings, next: Offset) -> ClusterResult<Option<Offset>> {
+        match self.client.log_ends(&self.range.partition, WITNESS_REFUSAL_WAIT) {
+            Ok((start, end)) => {
+                seen.end = Some(end);
+                Ok(Some(start))
+            }
+            Err(code) if is_definite(code) => Err(self.failure(code, code.to_string(), seen, next)),
+            Err(code) => {
+                seen.note(code.to_string());
+                Ok(None)
             }
         }
     }
 
-    fn check_patience(
-        &self,
-        quiet_since: Instant,
-        seen: &Sightings,
-        next: Offset,
-    ) -> ClusterResult<()> {
+    fn check_patience(&self, quiet_since: Instant, seen: &Sightings, next: Offset) -> ClusterResult<()> {
         let quiet = quiet_since.elapsed();
         if quiet >= WITNESS_REFUSAL_WAIT
             && let Some(refusal) = self.client.refusal()
@@ -240,18 +216,14 @@ impl Reading<'_> {
                 detail,
             });
         }
-        if quiet >= self.shared.silence_max {
+        if quiet >= self.silence_max {
             return Err(self.unavailable(seen, next, quiet));
         }
         Ok(())
     }
 
     fn unavailable(&self, seen: &Sightings, next: Offset, quiet: Duration) -> ClusterError {
-        let mut detail = format!(
-            "nothing new at {} offset {next} for {} s",
-            self.range.partition,
-            quiet.as_secs()
-        );
+        let mut detail = format!("nothing new at {} offset {next} for {} s", self.range.partition, quiet.as_secs());
         if let Some(end) = seen.end {
             detail += &format!(", committed records end at {end}");
         }
@@ -259,47 +231,25 @@ impl Reading<'_> {
         for trouble in seen.troubles.keys().chain(&complaint) {
             detail += &format!("; {}", self.shared.config.redact(trouble));
         }
-        ClusterError::Unavailable {
-            side: self.shared.config.side,
-            attempt: self.attempt.clone(),
-            detail,
-        }
+        ClusterError::Unavailable { side: self.shared.config.side, attempt: self.attempt.clone(), detail }
     }
 
-    fn failure(
-        &self,
-        code: RDKafkaErrorCode,
-        text: String,
-        seen: &Sightings,
-        next: Offset,
-    ) -> ClusterError {
+    fn failure(&self, code: RDKafkaErrorCode, text: String, seen: &Sightings, next: Offset) -> ClusterError {
         let side = self.shared.config.side;
         let attempt = self.attempt.clone();
-        let detail = self
-            .shared
-            .config
-            .redact(&format!("{text}, at offset {next}"));
+        let detail = self.shared.config.redact(&format!("{text}, at offset {next}"));
         match code {
-            RDKafkaErrorCode::TopicAuthorizationFailed
-            | RDKafkaErrorCode::ClusterAuthorizationFailed => ClusterError::NotAllowed {
-                side,
-                attempt,
-                detail,
-            },
+            RDKafkaErrorCode::TopicAuthorizationFailed | RDKafkaErrorCode::ClusterAuthorizationFailed => {
+                ClusterError::NotAllowed { side, attempt, detail }
+            }
             RDKafkaErrorCode::UnknownTopic
             | RDKafkaErrorCode::UnknownPartition
-            | RDKafkaErrorCode::UnknownTopicOrPartition => ClusterError::Refused {
-                side,
-                attempt,
-                code: KafkaCode::UNKNOWN_TOPIC_OR_PARTITION,
-                detail,
-            },
-            RDKafkaErrorCode::InvalidTopic => ClusterError::Refused {
-                side,
-                attempt,
-                code: KafkaCode::INVALID_TOPIC_EXCEPTION,
-                detail,
-            },
+            | RDKafkaErrorCode::UnknownTopicOrPartition => {
+                ClusterError::Refused { side, attempt, code: KafkaCode::UNKNOWN_TOPIC_OR_PARTITION, detail }
+            }
+            RDKafkaErrorCode::InvalidTopic => {
+                ClusterError::Refused { side, attempt, code: KafkaCode::INVALID_TOPIC_EXCEPTION, detail }
+            }
             RDKafkaErrorCode::BadMessage
             | RDKafkaErrorCode::BadCompression
             | RDKafkaErrorCode::InvalidMessage
@@ -309,11 +259,7 @@ impl Reading<'_> {
     }
 
     fn not_understood(&self, detail: String) -> ClusterError {
-        ClusterError::NotUnderstood {
-            side: self.shared.config.side,
-            attempt: self.attempt.clone(),
-            detail,
-        }
+        ClusterError::NotUnderstood { side: self.shared.config.side, attempt: self.attempt.clone(), detail }
     }
 }
 
@@ -335,10 +281,7 @@ impl Sightings {
 }
 
 fn is_out_of_range(code: RDKafkaErrorCode) -> bool {
-    matches!(
-        code,
-        RDKafkaErrorCode::OffsetOutOfRange | RDKafkaErrorCode::AutoOffsetReset
-    )
+    matches!(code, RDKafkaErrorCode::OffsetOutOfRange | RDKafkaErrorCode::AutoOffsetReset)
 }
 
 /// Waiting does not help.

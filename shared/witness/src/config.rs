@@ -60,10 +60,7 @@ impl fmt::Debug for Tls {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let own_authority = self.ca_pem.is_some();
         let mutual = self.cert_pem.is_some();
-        f.debug_struct("Tls")
-            .field("own_authority", &own_authority)
-            .field("mutual", &mutual)
-            .finish_non_exhaustive()
+        f.debug_struct("Tls").field("own_authority", &own_authority).field("mutual", &mutual).finish_non_exhaustive()
     }
 }
 
@@ -95,19 +92,10 @@ impl WitnessConfig {
         set("allow.auto.create.topics", "false");
         // An offset that is gone is an error to us, not a silent jump: we ask for the log start and go on from there.
         set("auto.offset.reset", "error");
-        set(
-            "queued.max.messages.kbytes",
-            &(limits::WITNESS_QUEUE_BYTES_MAX / 1024).to_string(),
-        );
+        set("queued.max.messages.kbytes", &(limits::WITNESS_QUEUE_BYTES_MAX / 1024).to_string());
         set("queued.min.messages", "10000");
-        set(
-            "fetch.message.max.bytes",
-            &limits::WITNESS_FETCH_BYTES.to_string(),
-        );
-        set(
-            "receive.message.max.bytes",
-            &limits::ANSWER_BYTES_MAX.to_string(),
-        );
+        set("fetch.message.max.bytes", &limits::WITNESS_FETCH_BYTES.to_string());
+        set("receive.message.max.bytes", &limits::ANSWER_BYTES_MAX.to_string());
         // The end of a range that no record follows is known by an empty answer: this is what it costs.
         set("fetch.wait.max.ms", "50");
         set("topic.metadata.propagation.max.ms", "5000");
@@ -121,11 +109,8 @@ impl WitnessConfig {
         };
         set("security.protocol", protocol);
         if let Some(tls) = &self.security.tls {
-            let pems = [
-                ("ssl.ca.pem", &tls.ca_pem),
-                ("ssl.certificate.pem", &tls.cert_pem),
-                ("ssl.key.pem", &tls.key_pem),
-            ];
+            let pems =
+                [("ssl.ca.pem", &tls.ca_pem), ("ssl.certificate.pem", &tls.cert_pem), ("ssl.key.pem", &tls.key_pem)];
             for (name, pem) in pems {
                 if let Some(pem) = pem {
                     set(name, pem);
@@ -148,23 +133,13 @@ impl WitnessConfig {
 
     /// A text of librdkafka without what must not be shown.
     pub(crate) fn redact(&self, text: &str) -> String {
-        let password = self
-            .security
-            .sasl
-            .as_ref()
-            .map(|sasl| sasl.password.as_str());
-        let key = self
-            .security
-            .tls
-            .as_ref()
-            .and_then(|tls| tls.key_pem.as_deref());
+        let password = self.security.sasl.as_ref().map(|sasl| sasl.password.as_str());
+        let key = self.security.tls.as_ref().and_then(|tls| tls.key_pem.as_deref());
         [password, key]
             .into_iter()
             .flatten()
             .filter(|secret| !secret.is_empty())
-            .fold(text.to_owned(), |text, secret| {
-                text.replace(secret, "(hidden)")
-            })
+            .fold(text.to_owned(), |text, secret| text.replace(secret, "(hidden)"))
     }
 }
 
@@ -173,22 +148,12 @@ mod tests {
     use super::*;
 
     fn with_password(password: &str) -> WitnessConfig {
-        let sasl = Sasl {
-            mechanism: SaslMechanism::ScramSha512,
-            username: "alice".into(),
-            password: password.into(),
-        };
-        let tls = Tls {
-            key_pem: Some("the key".into()),
-            ..Tls::default()
-        };
+        let sasl = Sasl { mechanism: SaslMechanism::ScramSha512, username: "alice".into(), password: password.into() };
+        let tls = Tls { key_pem: Some("the key".into()), ..Tls::default() };
         WitnessConfig {
             side: Side::Source,
             bootstrap: vec!["a:1".into(), "b:2".into()],
-            security: Security {
-                tls: Some(tls),
-                sasl: Some(sasl),
-            },
+            security: Security { tls: Some(tls), sasl: Some(sasl) },
         }
     }
 
@@ -204,14 +169,8 @@ mod tests {
     fn secrets_appear_neither_in_debug_nor_in_errors() {
         let config = with_password("secret");
         let shown = format!("{config:?}");
-        assert!(
-            !shown.contains("secret") && !shown.contains("the key"),
-            "{shown}"
-        );
-        assert_eq!(
-            config.redact("bad value secret of the key"),
-            "bad value (hidden) of (hidden)"
-        );
+        assert!(!shown.contains("secret") && !shown.contains("the key"), "{shown}");
+        assert_eq!(config.redact("bad value secret of the key"), "bad value (hidden) of (hidden)");
         assert_eq!(with_password("").redact("as it is"), "as it is");
     }
 }

@@ -7,10 +7,7 @@
 //! Invariants: a topic handle lives as long as its [`Partition`], which borrows the client; messages are copied and
 //! destroyed before `next` returns, so that no pointer leaves this module. Events that a former reader of the same
 //! partition left behind are dropped by librdkafka itself (it stamps each with a version, raised by start and stop).
-#![allow(
-    unsafe_code,
-    reason = "rdkafka has no safe wrapper for consumption without a group"
-)]
+#![allow(unsafe_code, reason = "rdkafka has no safe wrapper for consumption without a group")]
 
 use std::{ffi::CStr, ffi::CString, marker::PhantomData, ptr, slice, time::Duration};
 
@@ -18,11 +15,10 @@ use bytes::Bytes;
 use krossing_core::{Offset, TopicPartition, ports::VisibleRecord};
 use rdkafka::{
     bindings::{
-        rd_kafka_consume, rd_kafka_consume_start, rd_kafka_consume_stop, rd_kafka_header_get_all,
-        rd_kafka_headers_t, rd_kafka_last_error, rd_kafka_message_destroy, rd_kafka_message_errstr,
-        rd_kafka_message_headers, rd_kafka_message_t, rd_kafka_message_timestamp,
-        rd_kafka_resp_err_t, rd_kafka_timestamp_type_t, rd_kafka_topic_destroy, rd_kafka_topic_new,
-        rd_kafka_topic_t,
+        rd_kafka_consume, rd_kafka_consume_start, rd_kafka_consume_stop, rd_kafka_header_get_all, rd_kafka_headers_t,
+        rd_kafka_last_error, rd_kafka_message_destroy, rd_kafka_message_errstr, rd_kafka_message_headers,
+        rd_kafka_message_t, rd_kafka_message_timestamp, rd_kafka_resp_err_t, rd_kafka_timestamp_type_t,
+        rd_kafka_topic_destroy, rd_kafka_topic_new, rd_kafka_topic_t,
     },
     error::RDKafkaErrorCode,
 };
@@ -53,8 +49,7 @@ impl<'client> Partition<'client> {
         partition: &TopicPartition,
         offset: Offset,
     ) -> Result<Self, RDKafkaErrorCode> {
-        let name =
-            CString::new(partition.topic.as_str()).map_err(|_| RDKafkaErrorCode::InvalidTopic)?;
+        let name = CString::new(partition.topic.as_str()).map_err(|_| RDKafkaErrorCode::InvalidTopic)?;
         // SAFETY: the client outlives this value (`'client`); `name` lives through the call, which copies it; no
         // topic configuration is handed over.
         let topic = unsafe { rd_kafka_topic_new(client.native(), name.as_ptr(), ptr::null_mut()) };
@@ -62,11 +57,7 @@ impl<'client> Partition<'client> {
             return Err(last_error());
         }
         // From here on `drop` destroys the topic handle.
-        let reading = Self {
-            topic,
-            partition: partition.partition.0,
-            client: PhantomData,
-        };
+        let reading = Self { topic, partition: partition.partition.0, client: PhantomData };
         // SAFETY: the handle is valid; offset and partition are checked by the call.
         match unsafe { rd_kafka_consume_start(reading.topic, reading.partition, offset) } {
             0 => Ok(reading),
@@ -126,19 +117,9 @@ unsafe fn read(message: &rd_kafka_message_t) -> Event {
     let timestamp_ms = unsafe { rd_kafka_message_timestamp(message, &mut kind) };
     // SAFETY: pointer and length of one field belong together and are valid as long as the message.
     let (key, value, headers) = unsafe {
-        (
-            copy(message.key.cast(), message.key_len),
-            copy(message.payload.cast(), message.len),
-            read_headers(message),
-        )
+        (copy(message.key.cast(), message.key_len), copy(message.payload.cast(), message.len), read_headers(message))
     };
-    Event::Record(VisibleRecord {
-        offset: message.offset,
-        timestamp_ms,
-        key,
-        value,
-        headers,
-    })
+    Event::Record(VisibleRecord { offset: message.offset, timestamp_ms, key, value, headers })
 }
 
 /// # Safety
@@ -154,19 +135,12 @@ unsafe fn read_headers(message: &rd_kafka_message_t) -> Vec<(Bytes, Option<Bytes
     loop {
         let (mut name, mut value, mut length) = (ptr::null(), ptr::null(), 0);
         // SAFETY: the list is valid as long as the message; an index behind its end is refused.
-        let found = unsafe {
-            rd_kafka_header_get_all(list, headers.len(), &mut name, &mut value, &mut length)
-        };
+        let found = unsafe { rd_kafka_header_get_all(list, headers.len(), &mut name, &mut value, &mut length) };
         if found != rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR {
             return headers;
         }
         // SAFETY: a found header has a name that ends in NUL, and a value of that length or null.
-        let header = unsafe {
-            (
-                Bytes::copy_from_slice(CStr::from_ptr(name).to_bytes()),
-                copy(value.cast(), length),
-            )
-        };
+        let header = unsafe { (Bytes::copy_from_slice(CStr::from_ptr(name).to_bytes()), copy(value.cast(), length)) };
         headers.push(header);
     }
 }
@@ -175,6 +149,5 @@ unsafe fn read_headers(message: &rd_kafka_message_t) -> Vec<(Bytes, Option<Bytes
 /// `data` is null or points to `length` bytes.
 unsafe fn copy(data: *const u8, length: usize) -> Option<Bytes> {
     // SAFETY: not null, and of that length by the caller's word.
-    (!data.is_null())
-        .then(|| Bytes::copy_from_slice(unsafe { slice::from_raw_parts(data, length) }))
+    (!data.is_null()).then(|| Bytes::copy_from_slice(unsafe { slice::from_raw_parts(data, length) }))
 }
