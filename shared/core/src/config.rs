@@ -9,7 +9,12 @@
 //!
 //! Does not: read files or the environment; `${NAME}` is asked of a function.
 
-use std::{collections::{BTreeMap, BTreeSet}, fmt, path::PathBuf, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    path::PathBuf,
+    time::Duration,
+};
 
 use marked_yaml::{LoaderOptions, Node, Span, parse_yaml_with_options};
 
@@ -67,7 +72,8 @@ const YEAR: Duration = Duration::from_secs(365 * 86_400);
 const MIB: u64 = 1024 * 1024;
 
 const BUCKET: Kind = Kind::NotYet("buckets do not work yet; give a `directory` instead");
-const KEYSTORE: Kind = Kind::NotYet("Java key stores do not work yet; give PEM files: cert_file, key_file, tls.ca_file");
+const KEYSTORE: Kind =
+    Kind::NotYet("Java key stores do not work yet; give PEM files: cert_file, key_file, tls.ca_file");
 
 /// The fields of a cluster, below `source` and below `target`.
 pub const CLUSTER_FIELDS: &[Field] = &[
@@ -94,24 +100,94 @@ pub const FIELDS: &[Field] = &[
     field("evidence.directory", Kind::Path, None, "Folder for plan, offset map and reports."),
     field("evidence.s3_bucket", BUCKET, None, "Bucket for plan, offset map and reports."),
     field("evidence.s3_prefix", BUCKET, None, "Prefix in that bucket."),
-    field("evidence.retention", Kind::Duration(DAY, Duration::from_secs(100 * 365 * 86_400)), Some("7y"), "How long evidence is to be kept."),
+    field(
+        "evidence.retention",
+        Kind::Duration(DAY, Duration::from_secs(100 * 365 * 86_400)),
+        Some("7y"),
+        "How long evidence is to be kept.",
+    ),
     field("topics.include", Kind::List, Some("*"), "Topics to migrate; `*` stands for any characters."),
     field("topics.exclude", Kind::List, Some(""), "Topics to leave out of those."),
-    field("seed.max_concurrent_partitions", Kind::Count(1, 1_000), Some("4"), "Partitions that a lane seeds at the same time."),
+    field(
+        "seed.max_concurrent_partitions",
+        Kind::Count(1, 1_000),
+        Some("4"),
+        "Partitions that a lane seeds at the same time.",
+    ),
     field("seed.segment_max_bytes", Kind::Bytes(MIB, 256 * MIB), Some("32MiB"), "Size at which a segment is closed."),
-    field("seed.max_bytes_per_second_per_broker", Kind::Bytes(64 * 1024, 1 << 40), None, "Most that is read from one source broker while seeding; by default as much as it gives."),
-    field("seed.lanes", Kind::Count(1, 1_000), Some("3"), "Lanes to split the partitions into: workers at the same time."),
-    field("topology.on_config_drift", Kind::Choice(&["overwrite_with_source", "keep", "refuse"]), Some("overwrite_with_source"), "What to do where an empty topic exists on the target with other settings."),
-    field("acl.on_drift", Kind::Choice(&["merge", "replace", "refuse"]), Some("merge"), "What to do where the target has other access rules."),
-    field("cutover.drain_timeout", Kind::Duration(SECOND, Duration::from_secs(30 * 86_400)), Some("30m"), "How long the tail may take to become drain-ready."),
-    field("cutover.drain_max_partition_lag", Kind::Count(0, 1_000_000_000), Some("100"), "Records that a partition may be behind and still be drain-ready."),
-    field("cutover.drain_stable_window", Kind::Duration(Duration::ZERO, DAY), Some("30s"), "How long every partition must have stayed within that."),
-    field("cutover.max_producer_freeze", Kind::Duration(SECOND, Duration::from_secs(3_600)), Some("60s"), "How long producers may stand still before the cutover is taken back."),
-    field("cutover.producer_freeze_webhook", Kind::Text, None, "URL that freezes and unfreezes producers; without one an operator confirms."),
+    field(
+        "seed.max_bytes_per_second_per_broker",
+        Kind::Bytes(64 * 1024, 1 << 40),
+        None,
+        "Most that is read from one source broker while seeding; by default as much as it gives.",
+    ),
+    field(
+        "seed.lanes",
+        Kind::Count(1, 1_000),
+        Some("3"),
+        "Lanes to split the partitions into: workers at the same time.",
+    ),
+    field(
+        "topology.on_config_drift",
+        Kind::Choice(&["overwrite_with_source", "keep", "refuse"]),
+        Some("overwrite_with_source"),
+        "What to do where an empty topic exists on the target with other settings.",
+    ),
+    field(
+        "acl.on_drift",
+        Kind::Choice(&["merge", "replace", "refuse"]),
+        Some("merge"),
+        "What to do where the target has other access rules.",
+    ),
+    field(
+        "cutover.drain_timeout",
+        Kind::Duration(SECOND, Duration::from_secs(30 * 86_400)),
+        Some("30m"),
+        "How long the tail may take to become drain-ready.",
+    ),
+    field(
+        "cutover.drain_max_partition_lag",
+        Kind::Count(0, 1_000_000_000),
+        Some("100"),
+        "Records that a partition may be behind and still be drain-ready.",
+    ),
+    field(
+        "cutover.drain_stable_window",
+        Kind::Duration(Duration::ZERO, DAY),
+        Some("30s"),
+        "How long every partition must have stayed within that.",
+    ),
+    field(
+        "cutover.max_producer_freeze",
+        Kind::Duration(SECOND, Duration::from_secs(3_600)),
+        Some("60s"),
+        "How long producers may stand still before the cutover is taken back.",
+    ),
+    field(
+        "cutover.producer_freeze_webhook",
+        Kind::Text,
+        None,
+        "URL that freezes and unfreezes producers; without one an operator confirms.",
+    ),
     field("cutover.producer_freeze_webhook_secret", Kind::Secret, None, "Secret that signs the calls of it."),
-    field("cutover.marker", Kind::Choice(&["control", "record", "none"]), Some("control"), "What closes each source partition."),
-    field("validation.count_tolerance", Kind::Count(0, 1_000_000_000), Some("1"), "Records by which a partition's count may differ and only be a warning."),
-    field("validation.spot_check_records_per_partition", Kind::Count(0, 10_000), Some("3"), "Records compared byte by byte in each partition."),
+    field(
+        "cutover.marker",
+        Kind::Choice(&["control", "record", "none"]),
+        Some("control"),
+        "What closes each source partition.",
+    ),
+    field(
+        "validation.count_tolerance",
+        Kind::Count(0, 1_000_000_000),
+        Some("1"),
+        "Records by which a partition's count may differ and only be a warning.",
+    ),
+    field(
+        "validation.spot_check_records_per_partition",
+        Kind::Count(0, 10_000),
+        Some("3"),
+        "Records compared byte by byte in each partition.",
+    ),
 ];
 
 /// The whole table: each field with its full path.
@@ -445,7 +521,12 @@ impl Reading {
     fn find_roots<'n>(&mut self, node: &'n Node, above: &mut Vec<String>, roots: &mut Vec<&'n Node>) {
         let Some(mapping) = node.as_mapping() else {
             let path = if above.is_empty() { "file".to_owned() } else { above.join(".") };
-            self.problem(line_of(node.span()), &path, "it is not a section", "put `migration:` below it, or leave it out");
+            self.problem(
+                line_of(node.span()),
+                &path,
+                "it is not a section",
+                "put `migration:` below it, or leave it out",
+            );
             return;
         };
         for (key, value) in mapping.iter() {
@@ -471,7 +552,8 @@ impl Reading {
             Node::Mapping(_) if is_field => self.problem(line, path, "it is a section", "write a value"),
             Node::Mapping(mapping) => {
                 for (key, value) in mapping.iter() {
-                    let below = if path.is_empty() { key.as_str().to_owned() } else { format!("{path}.{}", key.as_str()) };
+                    let below =
+                        if path.is_empty() { key.as_str().to_owned() } else { format!("{path}.{}", key.as_str()) };
                     let section = format!("{below}.");
                     if table().any(|(known, _)| known == below || known.starts_with(&section)) {
                         self.read_node(value, &below, env);
@@ -495,7 +577,9 @@ impl Reading {
                 for item in items.iter() {
                     match item.as_scalar() {
                         Some(scalar) => texts.extend(self.expand(scalar.as_str(), line_of(item.span()), path, env)),
-                        None => self.problem(line_of(item.span()), path, "an item is not a text", "write a list of texts"),
+                        None => {
+                            self.problem(line_of(item.span()), path, "an item is not a text", "write a list of texts")
+                        }
                     }
                 }
                 self.values.insert(path.to_owned(), Raw { line, texts, list: true });
@@ -624,7 +708,12 @@ impl Reading {
         let Some(url) = self.text(URL) else {
             if secret.is_some() {
                 let line = self.line(SECRET);
-                self.problem(line, SECRET, "there is no webhook to sign calls of", format!("give {URL}, too, or leave it out"));
+                self.problem(
+                    line,
+                    SECRET,
+                    "there is no webhook to sign calls of",
+                    format!("give {URL}, too, or leave it out"),
+                );
             }
             return Some(FreezeConfig::Confirmation);
         };
@@ -646,7 +735,12 @@ impl Reading {
                 None
             }
             "none" => {
-                self.problem(line, PATH, "a cutover without markers does not work yet", "write control, or leave it out");
+                self.problem(
+                    line,
+                    PATH,
+                    "a cutover without markers does not work yet",
+                    "write control, or leave it out",
+                );
                 None
             }
             _ => Some(ClosingMarker::Control),
@@ -685,7 +779,8 @@ impl Reading {
         let servers = self.list(&path);
         if servers.is_empty() {
             let arn = self.values.contains_key(&format!("{side}.cluster_arn"));
-            let what = if arn { "it is missing, and brokers cannot be looked up by cluster_arn yet" } else { "it is missing" };
+            let what =
+                if arn { "it is missing, and brokers cannot be looked up by cluster_arn yet" } else { "it is missing" };
             let line = self.line(&path);
             self.problem(line, &path, what, "give at least one broker as host:port");
             return None;
@@ -721,7 +816,12 @@ impl Reading {
             let (given, path) = (self.values.contains_key(&path(name)), path(name));
             let line = self.line(&path);
             if given && !needed.contains(&name) {
-                self.problem(line, &path, format!("auth.mode {mode} does not use it"), "leave it out, or change auth.mode");
+                self.problem(
+                    line,
+                    &path,
+                    format!("auth.mode {mode} does not use it"),
+                    "leave it out, or change auth.mode",
+                );
             } else if !given && needed.contains(&name) {
                 self.problem(line, &path, format!("it is missing, and auth.mode {mode} needs it"), "give it");
             }
@@ -807,7 +907,12 @@ impl Reading {
         let Kind::Duration(least, most) = field.kind else { return None };
         match parse_duration(&text) {
             None => {
-                self.problem(raw.line, path, format!("{text:?} is not a duration"), "write a number and a unit: 30s, 30m, 12h, 7d, 7y");
+                self.problem(
+                    raw.line,
+                    path,
+                    format!("{text:?} is not a duration"),
+                    "write a number and a unit: 30s, 30m, 12h, 7d, 7y",
+                );
                 None
             }
             Some(duration) if duration < least || duration > most => {
@@ -895,7 +1000,7 @@ fn parse_duration(text: &str) -> Option<Duration> {
 fn show_duration(duration: Duration) -> String {
     let ms = duration.as_millis();
     let units = [(YEAR.as_millis(), "y"), (DAY.as_millis(), "d"), (3_600_000, "h"), (60_000, "m"), (1_000, "s")];
-    match units.into_iter().find(|(unit, _)| ms >= *unit && ms % unit == 0) {
+    match units.into_iter().find(|(unit, _)| ms >= *unit && ms.is_multiple_of(*unit)) {
         Some((unit, name)) => format!("{}{name}", ms / unit),
         None => format!("{ms}ms"),
     }
@@ -1051,12 +1156,28 @@ migration:
 
     #[test]
     fn a_file_that_is_not_a_configuration_is_told_so() {
-        check("", &["file: it is empty; write it as YAML, with names that contain `*` or begin with a special character in quotes"]);
-        check("a: 1", &[
-            "file: it has no `migration` section; put all fields below `migration:`",
-            "line 1: a: there is no such section; the only section is `migration`",
-        ]);
-        for text in ["- a", "migration: {topics: {include: [*]}}", "migration: {a: 1, a: 2}", "x", "migration: &a 1", "migration: [", "\u{0}"] {
+        check(
+            "",
+            &[
+                "file: it is empty; write it as YAML, with names that contain `*` or begin with a special character in quotes",
+            ],
+        );
+        check(
+            "a: 1",
+            &[
+                "file: it has no `migration` section; put all fields below `migration:`",
+                "line 1: a: there is no such section; the only section is `migration`",
+            ],
+        );
+        for text in [
+            "- a",
+            "migration: {topics: {include: [*]}}",
+            "migration: {a: 1, a: 2}",
+            "x",
+            "migration: &a 1",
+            "migration: [",
+            "\u{0}",
+        ] {
             assert!(Config::parse(text, no_env).is_err(), "{text}");
         }
     }
@@ -1064,15 +1185,22 @@ migration:
     #[test]
     fn contradictions_between_fields_are_problems() {
         let with = |more: &str| format!("{SMALLEST}  {more}\n");
-        check(&with("cutover: {drain_timeout: 10s, drain_stable_window: 11s}"), &[
-            "line 8: cutover.drain_stable_window: it is longer than cutover.drain_timeout, so that drain-ready can never be reached; make it shorter, or drain_timeout longer",
-        ]);
-        check(&with("cutover: {producer_freeze_webhook_secret: s}"), &[
-            "line 8: cutover.producer_freeze_webhook_secret: there is no webhook to sign calls of; give cutover.producer_freeze_webhook, too, or leave it out",
-        ]);
-        check(&SMALLEST.replace("[c:9092]", "[c:9092]\n    tls: {enabled: false, ca_file: /x}"), &[
-            "line 6: target.tls.ca_file: TLS is not enabled; write target.tls.enabled: true",
-        ]);
+        check(
+            &with("cutover: {drain_timeout: 10s, drain_stable_window: 11s}"),
+            &[
+                "line 8: cutover.drain_stable_window: it is longer than cutover.drain_timeout, so that drain-ready can never be reached; make it shorter, or drain_timeout longer",
+            ],
+        );
+        check(
+            &with("cutover: {producer_freeze_webhook_secret: s}"),
+            &[
+                "line 8: cutover.producer_freeze_webhook_secret: there is no webhook to sign calls of; give cutover.producer_freeze_webhook, too, or leave it out",
+            ],
+        );
+        check(
+            &SMALLEST.replace("[c:9092]", "[c:9092]\n    tls: {enabled: false, ca_file: /x}"),
+            &["line 6: target.tls.ca_file: TLS is not enabled; write target.tls.enabled: true"],
+        );
     }
 
     #[test]

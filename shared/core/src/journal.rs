@@ -123,7 +123,9 @@ pub enum JournalError {
         detail: String,
     },
     /// An entry of a later format.
-    #[error("entry {sequence} of the journal is of format {version}: go on with the Krossing that wrote it, or a later one")]
+    #[error(
+        "entry {sequence} of the journal is of format {version}: go on with the Krossing that wrote it, or a later one"
+    )]
     LaterVersion {
         /// Its number.
         sequence: u64,
@@ -197,7 +199,10 @@ impl Journal {
             let entry: JournalEntry = serde_json::from_value(value)
                 .map_err(|e| JournalError::NotAnEntry { sequence, detail: e.to_string() })?;
             if canonical_json(&entry).map_err(JournalError::Detail)? != line {
-                return Err(JournalError::ChainBroken { sequence, detail: "the line is not spelled as it was written" });
+                return Err(JournalError::ChainBroken {
+                    sequence,
+                    detail: "the line is not spelled as it was written",
+                });
             }
             journal.push(entry)?;
         }

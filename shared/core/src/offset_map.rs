@@ -11,6 +11,8 @@
 //!
 //! Does not: look at a log, or decide where the boundary is.
 
+use std::ops::Range;
+
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -268,11 +270,8 @@ pub fn decode_chunk(bytes: &[u8]) -> Result<Vec<Run>, OffsetMapError> {
         let beyond = || broken("an offset is beyond the largest there is");
         let source_first = source_end.checked_add(source_skip).ok_or_else(beyond)?;
         let target_first = target_end.checked_add(target_skip).ok_or_else(beyond)?;
-        let run = Run {
-            source_first: SourceOffset(source_first),
-            target_first: TargetOffset(target_first),
-            count: records,
-        };
+        let run =
+            Run { source_first: SourceOffset(source_first), target_first: TargetOffset(target_first), count: records };
         append(&mut runs, run)?;
         (source_end, target_end) = (run.source_end().0, run.target_end().0);
     }
@@ -306,27 +305,51 @@ fn take_varint(bytes: &mut &[u8]) -> Result<i64, OffsetMapError> {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Spill {
     /// The object's content.
-    pub content: Bytes,
+    pub bytes: Bytes,
+    /// The runs in it; at least one.
+    pub moved: Vec<Run>,
     /// What stays in the progress: the last run, which may still grow.
     pub kept: Vec<Run>,
-    moved: Vec<Run>,
 }
 
 /// What must move to a chunk object before a progress with these runs is saved; none while they are few. Store
-/// [`Spill::content`] first, then save the progress with [`Spill::chunk`] and [`Spill::kept`].
+/// [`Spill::bytes`] first, then save the progress with [`Spill::chunk`] and [`Spill::kept`].
 pub fn spill(runs: &[Run]) -> Result<Option<Spill>, OffsetMapError> {
     if runs.len() <= PROGRESS_RUNS_MAX {
         return Ok(None);
     }
-    let moved = &runs[..(runs.len() - 1).min(MAP_CHUNK_RUNS_MAX)];
-    let kept = runs[moved.len()..].to_vec();
-    Ok(Some(Spill { content: encode_chunk(moved)?, kept, moved: moved.to_vec() }))
+    let (moved, kept) = runs.split_at((runs.len() - 1).min(MAP_CHUNK_RUNS_MAX));
+    Ok(Some(Spill { bytes: encode_chunk(moved)?, moved: moved.to_vec(), kept: kept.to_vec() }))
+}
+
+/// How many chunks of about the same size become one.
+const FOLD: usize = 4;
+
+/// The chunks to make one of, so that their number stays small: the last four, once they are of about the same size.
+/// Each run is written again a few times at most, and a map of ten million runs has about 150 chunks.
+pub fn chunks_to_fold(chunks: &[MapChunk]) -> Option<Range<usize>> {
+    let last = chunks.len().checked_sub(FOLD)?..chunks.len();
+    // Sizes 256, 1,024, 4,096 …: runs that a spill or a roll-back made a little fewer count as the same size.
+    let size = |chunk: &MapChunk| (chunk.runs * 4 / 3 / PROGRESS_RUNS_MAX as u64).max(1).ilog(FOLD as u64);
+    let same = chunks[last.clone()].windows(2).all(|pair| size(&pair[0]) == size(&pair[1]));
+    let runs: u64 = chunks[last.clone()].iter().map(|chunk| chunk.runs).sum();
+    (same && runs <= MAP_CHUNK_RUNS_MAX as u64).then_some(last)
+}
+
+/// The decoded runs of [`chunks_to_fold`], in order, as one chunk: store [`Spill::bytes`] under a new key, then put
+/// [`Spill::chunk`] in the place of those chunks. None where they have no runs.
+pub fn fold(chunks: Vec<Vec<Run>>) -> Result<Option<Spill>, OffsetMapError> {
+    let moved = MapView::new(chunks, &[])?.runs;
+    if moved.is_empty() {
+        return Ok(None);
+    }
+    Ok(Some(Spill { bytes: encode_chunk(&moved)?, moved, kept: Vec::new() }))
 }
 
 impl Spill {
     /// The chunk's line in the progress, once its content is stored under `key`.
     pub fn chunk(&self, key: String) -> MapChunk {
-        // More than PROGRESS_RUNS_MAX runs were there, and only the last was kept.
+        // Both ways to make a spill leave at least one run in it.
         let (first, last) = (self.moved[0], self.moved[self.moved.len() - 1]);
         MapChunk {
             key,
@@ -335,7 +358,8 @@ impl Spill {
             target_first: first.target_first,
             target_end: last.target_end(),
             records: self.moved.iter().map(|run| run.count).sum(),
-            sha256: sha256_hex(&self.content),
+            runs: self.moved.len() as u64,
+            sha256: sha256_hex(&self.bytes),
         }
     }
 }
@@ -406,14 +430,10 @@ impl PartitionMap {
         let run_ends = |r: &Run| (r.source_first, r.source_end(), r.target_first, r.target_end());
         let first = chunks.first().map(chunk_ends).or(newest.first().map(run_ends));
         let last = newest.last().map(run_ends).or(chunks.last().map(chunk_ends));
-        let range = first.zip(last).map(|((source_first, _, target_first, _), (_, source_end, _, target_end))| MapRange {
-            source_first,
-            source_last: source_end.plus(-1),
-            target_first,
-            target_last: target_end.plus(-1),
+        let range = first.zip(last).map(|((source_first, _, target_first, _), (_, source_end, _, target_end))| {
+            MapRange { source_first, source_last: source_end.plus(-1), target_first, target_last: target_end.plus(-1) }
         });
-        let records =
-            chunks.iter().map(|c| c.records).sum::<i64>() + newest.iter().map(|run| run.count).sum::<i64>();
+        let records = chunks.iter().map(|c| c.records).sum::<i64>() + newest.iter().map(|run| run.count).sum::<i64>();
         Self { partition, range, boundary, records, chunks, newest, gaps }
     }
 }
@@ -545,8 +565,8 @@ mod tests {
             let (old, new) = whole.runs.split_at(split.min(whole.runs.len()));
             let mut chunks = Vec::new();
             if !old.is_empty() {
-                let content = encode_chunk(old).unwrap();
-                let spill = Spill { content, kept: new.to_vec(), moved: old.to_vec() };
+                let bytes = encode_chunk(old).unwrap();
+                let spill = Spill { bytes, kept: new.to_vec(), moved: old.to_vec() };
                 chunks.push(spill.chunk("0".into()));
             }
             let mut runs = new.to_vec();
@@ -581,17 +601,48 @@ mod tests {
         assert_eq!(spill.kept, [run(9_000, 8_000, 1)]);
         let chunk = spill.chunk("map/0".into());
         assert_eq!((chunk.source_first.0, chunk.source_end.0, chunk.records), (0, 511, 256));
-        assert_eq!(chunk.sha256, sha256_hex(&spill.content));
+        assert_eq!(chunk.sha256, sha256_hex(&spill.bytes));
         assert_eq!(place_of_source(std::slice::from_ref(&chunk), SourceOffset(510)), Place::Chunk(0));
         assert_eq!(place_of_source(std::slice::from_ref(&chunk), SourceOffset(511)), Place::Newest);
         assert_eq!(place_of_target(&[chunk], TargetOffset(256)), Place::Newest);
     }
 
     #[test]
+    fn a_map_of_many_runs_has_few_chunks_and_is_still_the_same_map() {
+        let (mut chunks, mut contents, mut runs) = (Vec::<MapChunk>::new(), Vec::<Bytes>::new(), Vec::new());
+        let (mut most, mut bytes_written) = (0, 0);
+        const RUNS: i64 = 300_000;
+        for i in 0..RUNS {
+            append(&mut runs, run(i * 2, i, 1)).unwrap();
+            let Some(spilled) = spill(&runs).unwrap() else { continue };
+            runs = spilled.kept.clone();
+            chunks.push(spilled.chunk(String::new()));
+            contents.push(spilled.bytes);
+            while let Some(range) = chunks_to_fold(&chunks) {
+                let decoded = contents[range.clone()].iter().map(|c| decode_chunk(c).unwrap()).collect();
+                let folded = fold(decoded).unwrap().unwrap();
+                bytes_written += folded.bytes.len();
+                chunks.splice(range.clone(), [folded.chunk(String::new())]);
+                contents.splice(range, [folded.bytes]);
+            }
+            most = most.max(chunks.len());
+        }
+        assert!(most <= 5 * 3 + RUNS as usize / MAP_CHUNK_RUNS_MAX + 1, "{most} chunks");
+        assert!(bytes_written < 5 * 3 * RUNS as usize, "{bytes_written} bytes");
+        let view = MapView::new(contents.iter().map(|c| decode_chunk(c).unwrap()), &runs).unwrap();
+        assert_eq!(view.record_count(), RUNS);
+        assert_eq!(view.inverse(TargetOffset(RUNS - 1)), Some(SourceOffset((RUNS - 1) * 2)));
+    }
+
+    #[test]
     fn the_manifest_gives_the_ranges_on_both_sides() {
-        let line = PartitionMap::new(TopicPartition::new("a", 0), vec![], vec![run(7, 1, 2), run(12, 3, 4)], vec![], None);
+        let line =
+            PartitionMap::new(TopicPartition::new("a", 0), vec![], vec![run(7, 1, 2), run(12, 3, 4)], vec![], None);
         let range = line.range.unwrap();
-        assert_eq!((range.source_first.0, range.source_last.0, range.target_first.0, range.target_last.0), (7, 15, 1, 6));
+        assert_eq!(
+            (range.source_first.0, range.source_last.0, range.target_first.0, range.target_last.0),
+            (7, 15, 1, 6)
+        );
         assert_eq!(line.records, 6);
         assert_eq!(PartitionMap::new(TopicPartition::new("a", 1), vec![], vec![], vec![], None).range, None);
     }

@@ -20,9 +20,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     canonical::canonical_digest,
     lanes::{Candidate, Lane, split},
-    ports::{
-        AclBinding, ClientQuota, ClusterDescription, ConfigOrigin, Configs, GroupDescription, TopicDescription,
-    },
+    ports::{AclBinding, ClientQuota, ClusterDescription, ConfigOrigin, Configs, GroupDescription, TopicDescription},
     types::{BrokerId, GroupId, LaneId, MigrationId, TopicId, TopicName, TopicPartition},
 };
 
@@ -204,7 +202,8 @@ pub struct PlannedTopic {
 impl PlannedTopic {
     /// Its partitions.
     pub fn partition_list(&self) -> impl Iterator<Item = TopicPartition> + '_ {
-        (0..self.partitions).map(|p| TopicPartition { topic: self.name.clone(), partition: crate::types::PartitionId(p) })
+        (0..self.partitions)
+            .map(|p| TopicPartition { topic: self.name.clone(), partition: crate::types::PartitionId(p) })
     }
 
     /// What to change before clients switch: a compacted topic gets its policy back (Connect and registries insist on
@@ -561,10 +560,7 @@ fn hold_configs(
 }
 
 /// The settings to end with, and those left out with the reason.
-fn final_configs(
-    configs: &Configs,
-    defaults: &TargetDefaults,
-) -> (BTreeMap<String, String>, BTreeMap<String, String>) {
+fn final_configs(configs: &Configs, defaults: &TargetDefaults) -> (BTreeMap<String, String>, BTreeMap<String, String>) {
     let (mut planned, mut left_out) = (BTreeMap::new(), BTreeMap::new());
     let remote = configs.get("remote.storage.enable").and_then(|entry| entry.value.as_deref()) == Some("true");
     for (name, entry) in timestamps_as_known(configs, defaults) {
@@ -595,7 +591,8 @@ fn final_configs(
     if defaults.is_kafka_4() && planned.get("segment.bytes").is_some_and(small) {
         let raised = SEGMENT_BYTES_MIN_KAFKA_4.to_string();
         let was = planned.insert("segment.bytes".to_owned(), raised).unwrap_or_default();
-        left_out.insert("segment.bytes".to_owned(), format!("raised from {was}: the least that Kafka 4 takes is 1 MiB"));
+        left_out
+            .insert("segment.bytes".to_owned(), format!("raised from {was}: the least that Kafka 4 takes is 1 MiB"));
     }
     (planned, left_out)
 }
@@ -805,8 +802,11 @@ pub(crate) mod fixture {
         ("unclean.leader.election.enable", "unclean.leader.election.enable", "false"),
     ];
 
-    /// Topics by name, partitions and settings of their own, on three brokers with three replicas.
-    pub(crate) fn source(topics: &[(&str, usize, &[(&str, &str)])]) -> SourceInventory {
+    /// A topic's name, its number of partitions, and settings of its own.
+    pub(crate) type TopicLine<'a> = (&'a str, usize, &'a [(&'a str, &'a str)]);
+
+    /// Topics on three brokers with three replicas.
+    pub(crate) fn source(topics: &[TopicLine<'_>]) -> SourceInventory {
         let brokers = [BrokerId(1), BrokerId(2), BrokerId(3)];
         let partition = |id: usize| PartitionDescription {
             id: PartitionId(id as i32),
@@ -896,7 +896,8 @@ mod tests {
 
     #[test]
     fn a_topic_is_held_whatever_its_own_settings_are_and_gets_them_back_at_the_end() {
-        let own = [("retention.ms", "1000"), ("cleanup.policy", "compact"), ("message.timestamp.type", "LogAppendTime")];
+        let own =
+            [("retention.ms", "1000"), ("cleanup.policy", "compact"), ("message.timestamp.type", "LogAppendTime")];
         let topic = one(&own, &target(3));
         let longest = "9223372036854775807";
         assert_eq!(
@@ -924,7 +925,10 @@ mod tests {
                 None => configs.remove(&key),
             };
         }
-        assert_eq!(values(&configs), [("cleanup.policy", "compact"), ("message.timestamp.type", "LogAppendTime"), ("retention.ms", "1000")]);
+        assert_eq!(
+            values(&configs),
+            [("cleanup.policy", "compact"), ("message.timestamp.type", "LogAppendTime"), ("retention.ms", "1000")]
+        );
     }
 
     #[test]
@@ -951,7 +955,10 @@ mod tests {
         let topic = one(&[], &target_4());
         assert_eq!(values(&topic.final_configs), [("message.timestamp.after.max.ms", "9223372036854775807")]);
         assert!(!topic.hold_configs.contains_key("message.timestamp.difference.max.ms"));
-        let topic = one(&[("message.timestamp.difference.max.ms", "5000"), ("message.downconversion.enable", "false")], &target_4());
+        let topic = one(
+            &[("message.timestamp.difference.max.ms", "5000"), ("message.downconversion.enable", "false")],
+            &target_4(),
+        );
         let both = [("message.timestamp.after.max.ms", "5000"), ("message.timestamp.before.max.ms", "5000")];
         assert_eq!(values(&topic.final_configs), both);
         assert!(topic.settings_left_out.contains_key("message.downconversion.enable"));
@@ -959,7 +966,12 @@ mod tests {
 
     #[test]
     fn settings_that_mean_nothing_on_the_target_are_left_out_with_the_reason() {
-        let own = [("leader.replication.throttled.replicas", "0:1"), ("message.format.version", "2.8"), ("made.up", "1"), ("segment.bytes", "16384")];
+        let own = [
+            ("leader.replication.throttled.replicas", "0:1"),
+            ("message.format.version", "2.8"),
+            ("made.up", "1"),
+            ("segment.bytes", "16384"),
+        ];
         let topic = one(&own, &target(3));
         assert_eq!(values(&topic.final_configs), [("segment.bytes", "16384")]);
         assert_eq!(topic.settings_left_out.len(), 3);
@@ -981,14 +993,27 @@ mod tests {
 
     #[test]
     fn topics_of_kafka_and_of_tools_stay_behind_unless_a_tools_topic_is_named() {
-        let names = ["__consumer_offsets", "_schemas", "a.checkpoints.internal", "mm2-offset-syncs.b.internal", "orders", "x-dlq"];
-        let all: Vec<(&str, usize, &[(&str, &str)])> = names.iter().map(|name| (*name, 1, &[][..])).collect();
+        let names = [
+            "__consumer_offsets",
+            "_schemas",
+            "a.checkpoints.internal",
+            "mm2-offset-syncs.b.internal",
+            "orders",
+            "x-dlq",
+        ];
+        let all: Vec<TopicLine<'_>> = names.iter().map(|name| (*name, 1, &[][..])).collect();
         let source = source(&all);
         let check = |include: &[&str], expected: &[&str]| {
             let patterns = |all: &[&str]| all.iter().map(|p| (*p).to_owned()).collect();
             let selection = Selection { include: patterns(include), exclude: patterns(&["*-dlq"]) };
             let id = "m".parse().unwrap();
-            let plan = plan(&PlanInput { migration_id: &id, selection: &selection, lanes: 1, source: &source, target: &target(3) });
+            let plan = plan(&PlanInput {
+                migration_id: &id,
+                selection: &selection,
+                lanes: 1,
+                source: &source,
+                target: &target(3),
+            });
             let topics: Vec<&str> = plan.topics.iter().map(|topic| topic.name.as_str()).collect();
             assert_eq!(topics, expected);
             assert_eq!(plan.topics.len() + plan.topics_left_out.len(), names.len());
@@ -1000,7 +1025,9 @@ mod tests {
 
     #[test]
     fn globs_match_as_a_shell_would() {
-        for (pattern, name) in [("*", ""), ("a*", "a"), ("*a", "ba"), ("a*b*c", "a-b-b-c"), ("a**c", "abc"), ("abc", "abc")] {
+        for (pattern, name) in
+            [("*", ""), ("a*", "a"), ("*a", "ba"), ("a*b*c", "a-b-b-c"), ("a**c", "abc"), ("abc", "abc")]
+        {
             assert!(matches_glob(pattern, name), "{pattern} {name}");
         }
         for (pattern, name) in [("a*a", "a"), ("a*b*c", "acb"), ("*b", "bc"), ("abc", "abcd"), ("", "a")] {

@@ -514,21 +514,20 @@ pub struct NewTopic {
     pub configs: BTreeMap<String, String>,
 }
 
+/// Per topic, done, or the broker's code and message.
+pub type PerTopic = BTreeMap<TopicName, Result<(), (KafkaCode, String)>>;
+
 /// Making and changing topics. There is no way to delete one.
 pub trait TopicAdmin: Send + Sync {
     /// Makes topics; a topic that already exists is left as it is and answered with its code.
-    fn create_topics(
-        &self,
-        topics: &[NewTopic],
-    ) -> impl Future<Output = ClusterResult<BTreeMap<TopicName, Result<(), (KafkaCode, String)>>>> + Send;
+    fn create_topics(&self, topics: &[NewTopic]) -> impl Future<Output = ClusterResult<PerTopic>> + Send;
     /// Gives a topic more partitions: `partitions` in all.
-    fn create_partitions(&self, topic: &TopicName, partitions: i32)
-    -> impl Future<Output = ClusterResult<()>> + Send;
+    fn create_partitions(&self, topic: &TopicName, partitions: i32) -> impl Future<Output = ClusterResult<()>> + Send;
     /// Sets topic settings (a value) or takes them back to the broker's (none); others stay as they are.
     fn alter_topic_configs(
         &self,
         changes: &BTreeMap<TopicName, BTreeMap<String, Option<String>>>,
-    ) -> impl Future<Output = ClusterResult<BTreeMap<TopicName, Result<(), (KafkaCode, String)>>>> + Send;
+    ) -> impl Future<Output = ClusterResult<PerTopic>> + Send;
 }
 
 // ── Groups ─────────────────────────────────────────────────────────────────────────────────────────────────────────

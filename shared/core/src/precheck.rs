@@ -163,11 +163,23 @@ impl Findings {
         self.0.push(Finding { severity, code, subject, problem: problem.into(), remedy: remedy.into() });
     }
 
-    fn blocker(&mut self, code: &str, subject: impl fmt::Display, problem: impl Into<String>, remedy: impl Into<String>) {
+    fn blocker(
+        &mut self,
+        code: &str,
+        subject: impl fmt::Display,
+        problem: impl Into<String>,
+        remedy: impl Into<String>,
+    ) {
         self.add(Severity::Blocker, code, subject, problem, remedy);
     }
 
-    fn warning(&mut self, code: &str, subject: impl fmt::Display, problem: impl Into<String>, remedy: impl Into<String>) {
+    fn warning(
+        &mut self,
+        code: &str,
+        subject: impl fmt::Display,
+        problem: impl Into<String>,
+        remedy: impl Into<String>,
+    ) {
         self.add(Severity::Warning, code, subject, problem, remedy);
     }
 
@@ -524,7 +536,12 @@ fn for_the_record(plan: &MigrationPlan, found: &mut Findings) {
     );
     if !plan.topics_left_out.is_empty() {
         let names: Vec<&str> = plan.topics_left_out.iter().map(|left| left.name.as_str()).collect();
-        found.info("I23", Side::Source, format!("topics that stay behind: {}", few(&names)), "the plan says why for each");
+        found.info(
+            "I23",
+            Side::Source,
+            format!("topics that stay behind: {}", few(&names)),
+            "the plan says why for each",
+        );
     }
     if let Some(acls) = plan.acls.as_ref().filter(|acls| !acls.is_empty()) {
         found.info(
@@ -610,7 +627,8 @@ mod tests {
         let mut world = World::quiet();
         change(&mut world);
         let found = world.findings();
-        let shown: Vec<_> = found.iter().filter(|f| f.code != "I20").map(|f| (f.code.as_str(), f.subject.as_str())).collect();
+        let shown: Vec<_> =
+            found.iter().filter(|f| f.code != "I20").map(|f| (f.code.as_str(), f.subject.as_str())).collect();
         assert_eq!(shown, expected, "{found:#?}");
         for finding in &found {
             let letter = match finding.severity {
@@ -826,7 +844,12 @@ mod tests {
         check(
             |w| {
                 w.source = fixture::source(&[("app-store-changelog", 2, &[])]);
-                for (group, kind) in [("app", "consumer"), ("connect-sink", "consumer"), ("workers", "connect"), ("spark-kafka-source-1", "")] {
+                for (group, kind) in [
+                    ("app", "consumer"),
+                    ("connect-sink", "consumer"),
+                    ("workers", "connect"),
+                    ("spark-kafka-source-1", ""),
+                ] {
                     w.source.groups.push(fixture::group(group, kind, 0));
                 }
             },
@@ -836,7 +859,9 @@ mod tests {
 
     #[test]
     fn sizes_are_shown_in_the_unit_that_fits() {
-        for (number, text) in [(0, "0 B"), (1023, "1023 B"), (1536, "1.5 KiB"), (3 << 30, "3.0 GiB"), (5 << 50, "5120.0 TiB")] {
+        for (number, text) in
+            [(0, "0 B"), (1023, "1023 B"), (1536, "1.5 KiB"), (3 << 30, "3.0 GiB"), (5 << 50, "5120.0 TiB")]
+        {
             assert_eq!(bytes(number), text);
         }
     }

@@ -68,6 +68,8 @@ pub struct MapChunk {
     pub target_end: TargetOffset,
     /// How many records it maps.
     pub records: i64,
+    /// How many runs it has.
+    pub runs: u64,
     /// SHA-256 of the object, in hex.
     pub sha256: String,
 }

@@ -384,9 +384,7 @@ fn decide(command: Command, position: Position) -> Decision {
         }),
         Command::Cutover => allowed_if(at(State::DrainReady)),
         Command::CutoverAck | Command::ClientSwitch => allowed_if(at(State::AwaitingClientSwitch)),
-        Command::Finalize => {
-            allowed_if(at(State::Validating) || position == Position::FailedIn(State::Validating))
-        }
+        Command::Finalize => allowed_if(at(State::Validating) || position == Position::FailedIn(State::Validating)),
         Command::Rollback => allowed_if(match position {
             Position::Unborn => false,
             Position::At(state) => state.is_before_cutover(),
@@ -398,7 +396,9 @@ fn decide(command: Command, position: Position) -> Decision {
 fn refusal(command: Command, position: Position) -> String {
     let state = match position {
         Position::Unborn => {
-            return format!("{command} needs a migration and there is none in this journal: `krossing execute` begins one");
+            return format!(
+                "{command} needs a migration and there is none in this journal: `krossing execute` begins one"
+            );
         }
         Position::FailedTooOften(state) if state <= State::Cutover => {
             return format!(
@@ -508,7 +508,10 @@ mod tests {
         check(&[DrainReady], ResumePoint::Wait { state: DrainReady, next: Command::Cutover });
         check(&[DrainReady, Cutover], ResumePoint::AbandonCutover);
         check(&[DrainReady, Cutover, Failed], ResumePoint::AbandonCutover);
-        check(&[DrainReady, Cutover, Failed, DrainReady], ResumePoint::Wait { state: DrainReady, next: Command::Cutover });
+        check(
+            &[DrainReady, Cutover, Failed, DrainReady],
+            ResumePoint::Wait { state: DrainReady, next: Command::Cutover },
+        );
         check(&[AwaitingClientSwitch], ResumePoint::Wait { state: AwaitingClientSwitch, next: Command::CutoverAck });
         check(&[Validating, Failed], ResumePoint::Wait { state: Validating, next: Command::Finalize });
         check(&[Finalized], ResumePoint::Finished { state: Finalized });
