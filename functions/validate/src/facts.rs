@@ -5,12 +5,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use futures::{StreamExt, TryStreamExt, stream};
 use krossing_core::{
     GroupId, Offset, Side, SourceOffset, TargetOffset, TopicName, TopicPartition,
+    client_switch::{CLIENT_SWITCH_DOCUMENT, ClientSwitchRecord},
     cutover::{CutoverReport, cutover_report_key},
     limits::GROUPS_IN_FLIGHT_MAX,
     plan::Scope,
     ports::{GroupOffsets, Groups, Inventory, Ledger, LogEnd, LogReader, Objects, PerPartition, Ports, TopicDescription},
     progress::PartitionProgress,
-    validation::{CheckReport, ExpectedPosition, PartitionFacts, not_looked_at},
+    validation::{CheckReport, ExpectedPosition, PartitionFacts, expected_positions, not_looked_at},
 };
 use krossing_runtime::{ForStep, Migration, MigrationError, MigrationResult};
 
@@ -62,11 +63,7 @@ impl<'a> KnownPartition<'a> {
 impl Facts {
     pub(crate) async fn load<P: Ports>(migration: &Migration<P>, scope: &Scope) -> MigrationResult<Self> {
         let cutover = cutover_report(migration).await?;
-        let mut progress = BTreeMap::new();
-        for lane in &scope.lanes {
-            let lane = migration.ledger.lane_progress(lane.id).await.during("read how far lanes have copied")?;
-            progress.extend(lane.into_iter().map(|progress| (progress.partition.clone(), progress)));
-        }
+        let progress = progress(migration, scope).await?;
         let names: Vec<TopicName> = scope.topics.iter().map(|topic| topic.name.clone()).collect();
         let partitions: Vec<TopicPartition> = scope.partitions().collect();
         let (source, target) = (&migration.source, &migration.target);
@@ -80,7 +77,7 @@ impl Facts {
             (existing(&partitions, &source_topics), existing(&partitions, &target_topics));
         let (source_start, source_end) = log_ends(source, &on_source, "ask the source where its logs end").await?;
         let (target_start, target_end) = log_ends(target, &on_target, "ask the target where its logs end").await?;
-        let mut positions = written_positions(&cutover);
+        let mut positions = expected_positions(&cutover, &client_switch(migration).await?);
         mark_groups_with_members(migration, &mut positions).await?;
         Ok(Self {
             source_topics,
@@ -151,7 +148,21 @@ impl Facts {
     }
 }
 
-async fn cutover_report<P: Ports>(migration: &Migration<P>) -> MigrationResult<CutoverReport> {
+/// How far each partition was copied.
+pub async fn progress<P: Ports>(
+    migration: &Migration<P>,
+    scope: &Scope,
+) -> MigrationResult<BTreeMap<TopicPartition, PartitionProgress>> {
+    let mut progress = BTreeMap::new();
+    for lane in &scope.lanes {
+        let lane = migration.ledger.lane_progress(lane.id).await.during("read how far lanes have copied")?;
+        progress.extend(lane.into_iter().map(|progress| (progress.partition.clone(), progress)));
+    }
+    Ok(progress)
+}
+
+/// What the cutover that reached READY left behind.
+pub async fn cutover_report<P: Ports>(migration: &Migration<P>) -> MigrationResult<CutoverReport> {
     let key = cutover_report_key(&migration.id);
     let stored = migration.evidence.get(&key).await.during("read the cutover's report")?;
     let refused = |how: String| MigrationError::Refused {
@@ -179,16 +190,16 @@ async fn log_ends<R: LogReader>(
     tokio::try_join!(start, end)
 }
 
-fn written_positions(cutover: &CutoverReport) -> Vec<ExpectedPosition> {
-    let expected = |written: &krossing_core::cutover::GroupTranslation| ExpectedPosition {
-        group: written.group.clone(),
-        partition: written.partition.clone(),
-        source_offset: written.source_offset,
-        target_offset: written.target_offset,
-        metadata: written.metadata.clone(),
-        switched: false,
-    };
-    cutover.groups.iter().map(expected).collect()
+/// Which groups were kept in step, and which have switched.
+pub async fn client_switch<P: Ports>(migration: &Migration<P>) -> MigrationResult<ClientSwitchRecord> {
+    let stored = migration.ledger.document(CLIENT_SWITCH_DOCUMENT).await.during("read which groups have switched")?;
+    // No group was kept in step: what the cutover wrote is all there is.
+    let Some((_, stored)) = stored else { return Ok(ClientSwitchRecord::default()) };
+    serde_json::from_slice(&stored).map_err(|error| MigrationError::Refused {
+        sentence: format!(
+            "the ledger's document {CLIENT_SWITCH_DOCUMENT} cannot be read ({error}): restore the ledger from a copy"
+        ),
+    })
 }
 
 /// A group that has members on the target goes on there: its positions are its own.
