@@ -174,10 +174,10 @@ async fn fences_and_produces(wire: &WireCluster) -> Result<Producer> {
     refuses(send(first, 30, |b| b).await, KafkaCode::OUT_OF_ORDER_SEQUENCE_NUMBER)?;
     refuses(send(first, 6, |b| Batch { base_offset: 5, ..b }).await, KafkaCode::INVALID_RECORD)?;
     refuses(send(first, 6, |b| Batch { corrupt: true, ..b }).await, KafkaCode::CORRUPT_MESSAGE)?;
-    refuses(send(first, 6, |b| Batch { transactional: true, ..b }).await, KafkaCode::INVALID_TXN_STATE).or_else(|_| {
-        // What is said depends on the version: 53 is what 3.9 says.
-        Ok::<_, anyhow::Error>(())
-    })?;
+    refuses(
+        send(first, 6, |b| Batch { transactional: true, ..b }).await,
+        KafkaCode::TRANSACTIONAL_ID_AUTHORIZATION_FAILED,
+    )?;
     until_end(wire, &log, 7).await?;
 
     let late = ProduceRequest {

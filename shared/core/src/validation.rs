@@ -19,6 +19,8 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::{
+    client_switch::ClientSwitchRecord,
+    cutover::CutoverReport,
     limits::FINDINGS_SHOWN_MAX,
     offset_map::MapView,
     plan::PlannedTopic,
@@ -405,8 +407,8 @@ pub struct ExpectedPosition {
     pub source_offset: SourceOffset,
     /// What was committed for it on the target.
     pub target_offset: TargetOffset,
-    /// What the client stores beside its position.
-    pub metadata: String,
+    /// What the client stores beside its position; none where that is not known.
+    pub metadata: Option<String>,
     /// Whether the group has gone on on the target since: its position there is its own.
     pub switched: bool,
 }
@@ -416,6 +418,43 @@ impl ExpectedPosition {
     pub fn subject(&self) -> String {
         format!("group {} on {}", self.group, self.partition)
     }
+}
+
+/// Every position as it was written last: by the cutover, or since then for a group that went on on the source.
+pub fn expected_positions(cutover: &CutoverReport, since: &ClientSwitchRecord) -> Vec<ExpectedPosition> {
+    let mut positions: BTreeMap<(GroupId, TopicPartition), ExpectedPosition> = BTreeMap::new();
+    for written in &cutover.groups {
+        let position = ExpectedPosition {
+            group: written.group.clone(),
+            partition: written.partition.clone(),
+            source_offset: written.source_offset,
+            target_offset: written.target_offset,
+            metadata: Some(written.metadata.clone()),
+            switched: since.groups.get(&written.group).is_some_and(|group| group.switched.is_some()),
+        };
+        positions.insert((written.group.clone(), written.partition.clone()), position);
+    }
+    for (group, record) in &since.groups {
+        for (partition, written) in &record.written {
+            let key = (group.clone(), partition.clone());
+            let as_at_the_cutover = positions.get(&key).is_some_and(|position| {
+                (position.source_offset, position.target_offset) == (written.source, written.target)
+            });
+            if as_at_the_cutover {
+                continue;
+            }
+            let position = ExpectedPosition {
+                group: group.clone(),
+                partition: partition.clone(),
+                source_offset: written.source,
+                target_offset: written.target,
+                metadata: None,
+                switched: record.switched.is_some(),
+            };
+            positions.insert(key, position);
+        }
+    }
+    positions.into_values().collect()
 }
 
 /// Whether what was committed for each group is what the target has.
@@ -429,7 +468,8 @@ pub fn consumer_group_reconciliation(
         report.checked += 1;
         let found = committed.get(&position.group).and_then(|offsets| offsets.get(&position.partition));
         let same = |found: &CommittedOffset| {
-            found.offset == position.target_offset.0 && found.metadata == position.metadata
+            let same_metadata = position.metadata.as_ref().is_none_or(|metadata| *metadata == found.metadata);
+            found.offset == position.target_offset.0 && same_metadata
         };
         if found.is_some_and(same) {
             continue;
@@ -679,7 +719,11 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::progress::Run;
+    use crate::{
+        client_switch::{GroupRecord, Switched, Written},
+        cutover::{CutoverTimings, GroupTranslation},
+        progress::Run,
+    };
 
     fn run(source_first: i64, target_first: i64, count: i64) -> Run {
         Run { source_first: SourceOffset(source_first), target_first: TargetOffset(target_first), count }
@@ -698,7 +742,7 @@ mod tests {
             partition: TopicPartition::new("t", 0),
             source_offset: SourceOffset(source),
             target_offset: TargetOffset(target),
-            metadata: String::new(),
+            metadata: Some(String::new()),
             switched: false,
         }
     }
@@ -855,6 +899,57 @@ mod tests {
         assert_eq!(at(2, ""), (1, 1));
         assert_eq!(at(1, "x"), (1, 1));
         assert_eq!(consumer_group_reconciliation(&expected, &BTreeMap::new()).failed, 1);
+    }
+
+    #[test]
+    fn the_last_position_written_counts_and_a_switched_group_stays_switched() {
+        let cutover = |group: &str| GroupTranslation {
+            group: GroupId::new(group),
+            partition: TopicPartition::new("t", 0),
+            source_offset: SourceOffset(100),
+            target_offset: TargetOffset(1),
+            metadata: "m".to_owned(),
+        };
+        let cutover = CutoverReport {
+            version: 1,
+            ready_unix_ms: 0,
+            freeze: String::new(),
+            markers: Vec::new(),
+            boundaries: Vec::new(),
+            groups: ["followed", "kept", "switched"].map(cutover).to_vec(),
+            warnings: Vec::new(),
+            timings: CutoverTimings::default(),
+        };
+        let record = |source, target, switched| GroupRecord {
+            switched,
+            written: [(
+                TopicPartition::new("t", 0),
+                Written { source: SourceOffset(source), target: TargetOffset(target), unconfirmed_over: None },
+            )]
+            .into(),
+        };
+        let mut since = ClientSwitchRecord::default();
+        since.groups.insert(GroupId::new("followed"), record(104, 4, None));
+        since.groups.insert(GroupId::new("kept"), record(100, 1, None));
+        since.groups.insert(GroupId::new("later"), record(101, 2, None));
+        since.groups.insert(
+            GroupId::new("switched"),
+            GroupRecord { switched: Some(Switched::MembersSeen { members: 1 }), ..GroupRecord::default() },
+        );
+        let positions: Vec<_> = expected_positions(&cutover, &since)
+            .into_iter()
+            .map(|p| (p.group.to_string(), p.source_offset.0, p.target_offset.0, p.metadata, p.switched))
+            .collect();
+        let metadata = Some("m".to_owned());
+        assert_eq!(
+            positions,
+            [
+                ("followed".to_owned(), 104, 4, None, false),
+                ("kept".to_owned(), 100, 1, metadata.clone(), false),
+                ("later".to_owned(), 101, 2, None, false),
+                ("switched".to_owned(), 100, 1, metadata, true),
+            ]
+        );
     }
 
     #[test]

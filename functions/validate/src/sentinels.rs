@@ -1,0 +1,165 @@
+//! Closing markers and last fences: where the cutover saw them, with nothing behind the markers.
+
+use std::{collections::BTreeMap, ops::ControlFlow};
+
+use futures::{StreamExt, TryStreamExt, stream};
+use krossing_core::{
+    Offset, TopicId, TopicPartition,
+    limits::{MARK_VISIBLE_WAIT_MAX, VALIDATION_PARTITIONS_IN_FLIGHT},
+    ports::{LogReader, Ports},
+    validation::CheckReport,
+};
+use krossing_replication::{ScanFrom, scan};
+use krossing_runtime::{ForStep, Migration, MigrationResult};
+
+use crate::{facts::KnownPartition, records::first_record};
+
+const LOST: &str = "Somebody has changed or truncated this log: find out who, and what else is missing";
+
+pub(crate) async fn presence<P: Ports>(
+    migration: &Migration<P>,
+    partitions: &[KnownPartition<'_>],
+) -> MigrationResult<CheckReport> {
+    let mut report = CheckReport { checked: partitions.len() as u64, ..CheckReport::default() };
+    markers(migration, partitions, &mut report).await?;
+    fences(migration, partitions, &mut report).await?;
+    left_behind(migration, partitions, &mut report).await?;
+    Ok(report)
+}
+
+async fn markers<P: Ports>(
+    migration: &Migration<P>,
+    partitions: &[KnownPartition<'_>],
+    report: &mut CheckReport,
+) -> MigrationResult<()> {
+    let mut wanted = Vec::new();
+    for known in partitions {
+        let (partition, marker) = (known.partition(), known.marker);
+        if marker.0 < known.source_start {
+            report.gone_from_source += 1;
+            report.note(format!("{partition}: the closing marker at {marker} was trimmed on the source (retention)"));
+        } else if marker.0 >= known.source_end {
+            let problem =
+                format!("the source's log ends at {}, before its closing marker at {marker}", known.source_end);
+            report.fail(partition, problem, LOST);
+        } else {
+            wanted.push((partition.clone(), known.progress.topic_id, marker.0));
+        }
+    }
+    for (partition, (_, _, marker), found) in first_batches(&migration.source, migration, wanted).await? {
+        if found != Found::Control(marker) {
+            let problem = format!("there is {found} where the source was closed, at offset {marker}");
+            report.fail(partition, problem, LOST);
+        }
+    }
+    Ok(())
+}
+
+async fn fences<P: Ports>(
+    migration: &Migration<P>,
+    partitions: &[KnownPartition<'_>],
+    report: &mut CheckReport,
+) -> MigrationResult<()> {
+    // A log that ends before its boundary is a finding of the counts, and must not be waited for here.
+    let wanted = partitions
+        .iter()
+        .filter(|known| known.target_end >= known.boundary.0)
+        .map(|known| (known.partition().clone(), None, known.boundary.0 - 1))
+        .collect();
+    for (partition, (_, _, fence), found) in first_batches(&migration.target, migration, wanted).await? {
+        if found != Found::Control(fence) {
+            let problem = format!("there is {found} where the target was closed, at offset {fence}");
+            report.fail(partition, problem, LOST);
+        }
+    }
+    Ok(())
+}
+
+type Wanted = (TopicPartition, Option<TopicId>, Offset);
+
+/// What stands at an offset.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Found {
+    /// A control batch that begins there.
+    Control(Offset),
+    /// Records, or anything that begins elsewhere.
+    Other(Offset),
+    /// Bytes that are no batch.
+    NotUnderstood,
+    /// Nothing within the time.
+    Nothing,
+}
+
+impl std::fmt::Display for Found {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Found::Control(offset) => write!(f, "a control batch of offset {offset}"),
+            Found::Other(offset) => write!(f, "a batch of records of offset {offset}"),
+            Found::NotUnderstood => f.write_str("a damaged batch"),
+            Found::Nothing => f.write_str("nothing"),
+        }
+    }
+}
+
+/// The batch in which each offset lies, or the next one.
+async fn first_batches<R: LogReader, P: Ports>(
+    reader: &R,
+    migration: &Migration<P>,
+    wanted: Vec<Wanted>,
+) -> MigrationResult<Vec<(TopicPartition, Wanted, Found)>> {
+    let starts = wanted
+        .iter()
+        .map(|(partition, topic_id, offset)| ScanFrom {
+            partition: partition.clone(),
+            topic_id: *topic_id,
+            offset: *offset,
+        })
+        .collect();
+    let mut found = BTreeMap::new();
+    scan(reader, &migration.clock, starts, MARK_VISIBLE_WAIT_MAX, |partition, batch| {
+        let what = match batch {
+            Ok(batch) if batch.header.is_control() => Found::Control(batch.header.base_offset),
+            Ok(batch) => Found::Other(batch.header.base_offset),
+            Err(_) => Found::NotUnderstood,
+        };
+        found.insert(partition.clone(), what);
+        ControlFlow::Break(())
+    })
+    .await
+    .during("read closing markers")?;
+    let with_found = |wanted: Wanted| {
+        let what = found.get(&wanted.0).copied().unwrap_or(Found::Nothing);
+        (wanted.0.clone(), wanted, what)
+    };
+    Ok(wanted.into_iter().map(with_found).collect())
+}
+
+/// Records behind a closing marker: somebody was not told that producers have moved.
+async fn left_behind<P: Ports>(
+    migration: &Migration<P>,
+    partitions: &[KnownPartition<'_>],
+    report: &mut CheckReport,
+) -> MigrationResult<()> {
+    let mut found = stream::iter(partitions.iter().filter(|known| known.source_end > known.marker.0 + 1))
+        .map(|known| async move {
+            let (from, to) = (known.marker.0 + 1, known.source_end);
+            let attempt = "look for records behind the closing markers";
+            let record = first_record(&migration.source_witness, known.partition(), from, to, attempt).await?;
+            MigrationResult::Ok((known, record))
+        })
+        .buffered(VALIDATION_PARTITIONS_IN_FLIGHT);
+    while let Some((known, record)) = found.try_next().await? {
+        if let Some(record) = record {
+            report.fail(
+                known.partition(),
+                format!(
+                    "a record reached the source at offset {}, behind the closing marker at {}: a producer still \
+                     writes there, and the target does not have it",
+                    record.offset, known.marker
+                ),
+                "Switch that producer to the target, and decide what becomes of its records",
+            );
+        }
+    }
+    Ok(())
+}
