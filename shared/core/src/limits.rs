@@ -104,6 +104,20 @@ pub const WITNESS_POLL: Duration = Duration::from_millis(100);
 /// than reading over a few gigabytes of aborted data, which shows no progress.
 pub const WITNESS_SILENCE_MAX: Duration = Duration::from_secs(120);
 
+/// How long the freeze webhook may take for one answer: it flushes and closes producers before it gives it.
+pub const WEBHOOK_ANSWER_WAIT_MAX: Duration = Duration::from_secs(30);
+
+/// How long it is asked in all, answers and pauses together; a freeze also ends with its own deadline.
+pub const WEBHOOK_TOTAL_WAIT_MAX: Duration = Duration::from_secs(60);
+
+/// Pause before it is asked again; doubled each time up to [`WEBHOOK_PAUSE_MAX`].
+pub const WEBHOOK_PAUSE: Duration = Duration::from_millis(200);
+/// See [`WEBHOOK_PAUSE`].
+pub const WEBHOOK_PAUSE_MAX: Duration = Duration::from_secs(5);
+
+/// Bytes of its answer that are read: a state is 18.
+pub const WEBHOOK_ANSWER_BYTES_MAX: usize = 64 * 1024;
+
 /// How long a wrong password or certificate must be refused before it is believed: one broker of several may be behind.
 pub const WITNESS_REFUSAL_WAIT: Duration = Duration::from_secs(5);
 
@@ -192,6 +206,15 @@ pub const COMPARE_KEY_SLICES_MAX: u64 = 1_024;
 /// shorter than `transaction.max.timeout.ms` (15 minutes by default).
 pub const MARK_TRANSACTION_TIMEOUT: Duration = Duration::from_secs(60);
 
+/// How long a file's lock is waited for: holders need milliseconds, and a process that was stopped (SIGSTOP) holds its
+/// lock on. Shorter: a slow disk becomes an error. Longer: a lease runs out while its renewal waits.
+pub const LOCAL_LOCK_WAIT_MAX: Duration = Duration::from_secs(5);
+
+/// Bytes of a lane's progress file in a folder before it is folded into one line. Larger: a start reads more. Smaller:
+/// saves that rewrite the file come more often.
+pub const LOCAL_PROGRESS_FILE_BYTES_MAX: u64 = 4 * 1024 * 1024;
+
+const _: () = assert!(LOCAL_LOCK_WAIT_MAX.as_millis() < LEASE.as_millis());
 const _: () = assert!(LANE_PARTITIONS_MAX * 249 <= MARK_NAME_BYTES_MAX);
 const _: () = assert!(PACK_BELOW_PLAIN_BYTES < PACKED_BATCH_BYTES_MAX);
 const _: () = assert!(LEASE.as_millis() > 2 * LEASE_RENEWAL.as_millis());
