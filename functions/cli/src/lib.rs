@@ -1,1 +1,80 @@
-//! To be written.
+//! The command `krossing`: the phases of a migration, driven from a terminal.
+//!
+//! One file a command below `commands`; what they share is here: a [`session`] that holds a migration for as long as a
+//! command drives it, the [`phases`] from the plan to `drain_ready`, and what is [`shown`](show). Which command may run
+//! in which state is the table in `krossing_core::transition`; nothing here decides it again.
+//!
+//! Exit codes: 0 done, 1 failed (also a command that is not understood), 10 waiting for the operator.
+//!
+//! Invariants: what is wrong with the configuration is all said before anything is touched; one command drives a
+//! migration at a time; an error is printed once, with all its causes; transitions go to stdout, advice to stderr.
+
+mod arguments;
+mod commands;
+mod hand_over;
+mod phases;
+mod progress;
+mod session;
+mod show;
+
+use std::process::ExitCode;
+
+use arguments::{Arguments, Command};
+use clap::Parser;
+
+/// How a command ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    /// Done.
+    Done,
+    /// It found what stands in the way, and has said so.
+    Blocked,
+    /// The operator is to decide.
+    Waiting,
+}
+
+/// Reads the arguments, runs the command, and says how it went.
+pub fn main() -> ExitCode {
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            // Help and version come this way, too. That the terminal is gone is nobody's to hear.
+            let _ = error.print();
+            return ExitCode::from(if error.use_stderr() { 1 } else { 0 });
+        }
+    };
+    krossing_runtime::start_tracing();
+    let runtime = match tokio::runtime::Runtime::new() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            show::error(&anyhow::Error::new(error).context("could not start"));
+            return ExitCode::from(1);
+        }
+    };
+    let ended = runtime.block_on(run(arguments.command));
+    // Connections may still be waiting for brokers that do not answer; nothing of them matters any more.
+    runtime.shutdown_background();
+    match ended {
+        Ok(Outcome::Done) => ExitCode::from(0),
+        Ok(Outcome::Blocked) => ExitCode::from(1),
+        Ok(Outcome::Waiting) => ExitCode::from(10),
+        Err(error) => {
+            show::error(&error);
+            ExitCode::from(1)
+        }
+    }
+}
+
+async fn run(command: Command) -> anyhow::Result<Outcome> {
+    match command {
+        Command::Plan(arguments) => commands::plan::run(arguments).await,
+        Command::Precheck(arguments) => commands::precheck::run(arguments).await,
+        Command::Execute(arguments) => commands::execute::run(arguments).await,
+        Command::Resume(arguments) => commands::resume::run(arguments).await,
+        Command::Status(arguments) => commands::status::run(arguments).await,
+        Command::Cutover(arguments) => commands::cutover::run(arguments).await,
+        Command::CutoverAck(arguments) => commands::cutover_ack::run(arguments).await,
+        Command::ClientSwitch(arguments) => commands::client_switch::run(arguments).await,
+        Command::Finalize(arguments) => commands::finalize::run(arguments).await,
+    }
+}

@@ -11,9 +11,19 @@ use krossing_runtime::migration::{ForStep, Migration, MigrationResult};
 
 /// Reads what both clusters are made of. Nothing is written.
 pub async fn collect<P: Ports>(migration: &Migration<P>) -> MigrationResult<(SourceInventory, TargetInventory)> {
-    let source = async { read_source(&migration.source).await.during("read what the source is made of") };
-    let target = async { read_target(&migration.target).await.during("read what the target is made of") };
+    let source = async { source(migration).await.during("read what the source is made of") };
+    let target = async { target(migration).await.during("read what the target is made of") };
     tokio::try_join!(source, target)
+}
+
+/// Reads what the source is made of. Nothing is written.
+pub async fn source<P: Ports>(migration: &Migration<P>) -> ClusterResult<SourceInventory> {
+    read_source(&migration.source).await
+}
+
+/// Reads what the target is made of. Nothing is written.
+pub async fn target<P: Ports>(migration: &Migration<P>) -> ClusterResult<TargetInventory> {
+    read_target(&migration.target).await
 }
 
 /// The plan for what was read.

@@ -12,7 +12,7 @@
 mod inventory;
 mod stored;
 
-pub use inventory::{collect, make};
+pub use inventory::{collect, make, source, target};
 pub use stored::{amend, check_identity, lanes, load, load_amendments, store};
 
 #[cfg(test)]

@@ -1,9 +1,11 @@
 //! The plan and its amendments as they are kept: objects of canonical JSON, their digests in the journal.
 
+use std::collections::BTreeMap;
+
 use bytes::Bytes;
 use krossing_core::{
-    MigrationId,
-    canonical::canonical_json,
+    MigrationId, TopicPartition,
+    canonical::{canonical_digest, canonical_json},
     journal::{EntryKind, Identity, Journal, fingerprint},
     lanes::transactional_id,
     plan::{Amendment, MigrationPlan, PLAN_VERSION, Scope, SourceInventory, TargetInventory},
@@ -144,13 +146,10 @@ pub async fn check_identity<P: Ports>(migration: &Migration<P>, journal: &Journa
 /// The lanes of the plan and of all amendments, as workers take them.
 pub fn lanes(plan: &MigrationPlan, amendments: &[Amendment]) -> Vec<LanePlan> {
     let scope = plan.scope(amendments);
-    let topic_id = |name| scope.topic(name).and_then(|topic| topic.source_topic_id);
-    let lane_partitions = |partitions: &[krossing_core::TopicPartition]| {
-        let with_id = |partition: &krossing_core::TopicPartition| LanePartition {
-            partition: partition.clone(),
-            topic_id: topic_id(&partition.topic),
-        };
-        partitions.iter().map(with_id).collect()
+    let ids: BTreeMap<_, _> = scope.topics.iter().map(|topic| (&topic.name, topic.source_topic_id)).collect();
+    let with_id = |partition: &TopicPartition| LanePartition {
+        partition: partition.clone(),
+        topic_id: ids.get(&partition.topic).copied().flatten(),
     };
     scope
         .lanes
@@ -158,7 +157,7 @@ pub fn lanes(plan: &MigrationPlan, amendments: &[Amendment]) -> Vec<LanePlan> {
         .map(|lane| LanePlan {
             id: lane.id,
             transactional_id: transactional_id(&plan.migration_id, lane.id),
-            partitions: lane_partitions(&lane.partitions),
+            partitions: lane.partitions.iter().map(with_id).collect(),
         })
         .collect()
 }
@@ -238,7 +237,7 @@ async fn get_as_journaled<P: Ports, T: DeserializeOwned + Serialize>(
     };
     let value: T = serde_json::from_slice(&stored).map_err(|error| changed(error.to_string()))?;
     let spelled = canonical_json(&value).map_err(|error| changed(error.to_string()))?;
-    let digest = krossing_core::canonical::canonical_digest(&value).map_err(|error| changed(error.to_string()))?;
+    let digest = canonical_digest(&value).map_err(|error| changed(error.to_string()))?;
     if spelled.as_bytes() != stored || digest != journaled {
         return Err(changed(format!("its digest is {digest} and not {journaled}")));
     }

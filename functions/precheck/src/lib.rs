@@ -1,1 +1,111 @@
-//! To be written.
+//! Precheck: both clusters and both stores are looked at, and everything that stands in the way is said at once.
+//!
+//! What the facts mean is decided by [`krossing_core::precheck`]; here they are collected. A cluster that cannot be
+//! read is a finding like any other, so that an operator with two problems hears of both.
+//!
+//! Invariants: no cluster is written to. Of the stores, one small object each is written, read back and left: that they
+//! can be written to is what is to be known.
+
+mod drift;
+mod facts;
+
+use krossing_core::{
+    Side,
+    plan::{MigrationPlan, Selection, SourceInventory, TargetInventory},
+    ports::{ClusterError, Ports},
+    precheck::{Finding, PrecheckFacts, decide},
+};
+use krossing_runtime::{Migration, MigrationResult};
+
+/// What precheck found, and what it was found on.
+#[derive(Debug)]
+pub struct Checked {
+    /// All findings, blockers first.
+    pub findings: Vec<Finding>,
+    /// The plan that was checked; none where a cluster could not be read.
+    pub plan: Option<MigrationPlan>,
+}
+
+/// Looks at everything. `stored` is the plan of a migration that has begun; without one it is made from what is found.
+pub async fn run<P: Ports>(migration: &Migration<P>, stored: Option<&MigrationPlan>) -> MigrationResult<Checked> {
+    let (source, target) = tokio::join!(krossing_plan::source(migration), krossing_plan::target(migration));
+    let plan = match (&source, &target) {
+        (Ok(source), Ok(target)) => {
+            Some(stored.cloned().unwrap_or_else(|| krossing_plan::make(migration, source, target)))
+        }
+        (Err(_), _) | (_, Err(_)) => None,
+    };
+    let facts = PrecheckFacts {
+        selection: &migration.config.topics,
+        source: source.as_ref().map_err(ToString::to_string),
+        target: target.as_ref().map_err(ToString::to_string),
+        plan: plan.as_ref(),
+        segments_problem: facts::store_problem(&migration.segments).await,
+        evidence_problem: facts::store_problem(&migration.evidence).await,
+        old_format: Default::default(),
+        target_logs: Default::default(),
+        target_positions: Default::default(),
+        // Nothing of ours is on the target before topology_copy, and precheck runs before that.
+        written_positions: Default::default(),
+        made_topics: Default::default(),
+        missing_permissions: Vec::new(),
+    };
+    let findings = match (&plan, &source, &target) {
+        (Some(plan), Ok(source), Ok(target)) => on_both(migration, plan, source, target, facts).await?,
+        (Some(_) | None, _, _) => decide(&facts),
+    };
+    Ok(Checked { findings, plan })
+}
+
+async fn on_both<P: Ports>(
+    migration: &Migration<P>,
+    plan: &MigrationPlan,
+    source: &SourceInventory,
+    target: &TargetInventory,
+    facts: PrecheckFacts<'_>,
+) -> MigrationResult<Vec<Finding>> {
+    let (old_format, target_logs, target_positions) = tokio::try_join!(
+        facts::old_format(migration, plan, source),
+        facts::target_logs(migration, plan, target),
+        facts::target_positions(migration, plan, target),
+    )?;
+    let mut findings = decide(&PrecheckFacts { old_format, target_logs, target_positions, ..facts });
+    findings.extend(drift::decide(migration.config.topology.on_config_drift, plan, target));
+    findings.sort();
+    Ok(findings)
+}
+
+/// The findings where a cluster could not even be connected to: one for each that could not.
+pub fn unreachable(failures: &[(Side, ClusterError)]) -> Vec<Finding> {
+    let why = |side| failures.iter().find(|(failed, _)| *failed == side).map(|(_, error)| error.to_string());
+    let selection = Selection::default();
+    let findings = decide(&PrecheckFacts {
+        selection: &selection,
+        source: Err(why(Side::Source).unwrap_or_default()),
+        target: Err(why(Side::Target).unwrap_or_default()),
+        plan: None,
+        segments_problem: None,
+        evidence_problem: None,
+        old_format: Default::default(),
+        target_logs: Default::default(),
+        target_positions: Default::default(),
+        written_positions: Default::default(),
+        made_topics: Default::default(),
+        missing_permissions: Vec::new(),
+    });
+    // The other cluster was reached: of it nothing is known yet.
+    findings.into_iter().filter(|f| failures.iter().any(|(side, _)| f.subject == side.to_string())).collect()
+}
+
+/// The findings as lines, one each.
+pub fn render_text(findings: &[Finding]) -> String {
+    findings.iter().map(|finding| format!("{finding}\n")).collect()
+}
+
+/// The findings as JSON, for scripts.
+pub fn render_json(findings: &[Finding]) -> String {
+    serde_json::to_string_pretty(findings).expect("findings are plain data")
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,145 @@
+//! The arguments, with the help that teaches them.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use krossing_core::MigrationId;
+
+const AFTER_HELP: &str = "\
+A migration, from beginning to end:
+  krossing precheck --config m.yaml            what stands in the way; changes nothing
+  krossing execute  --config m.yaml            topics, records, and new records until the target keeps up
+  krossing cutover  --config m.yaml --migration-id ID     producers stand still, groups are carried over
+  krossing cutover-ack …                       all clients have switched
+  krossing finalize …                          everything is checked and recorded
+Whatever dies on the way: krossing resume …
+
+Exit codes: 0 done, 1 failed, 10 waiting for the operator (stderr says for what).";
+
+/// Moves a Kafka cluster in ZooKeeper mode to one in KRaft mode: every record, setting and consumer position.
+#[derive(Debug, Parser)]
+#[command(name = "krossing", version, after_help = AFTER_HELP, disable_help_subcommand = true)]
+pub(crate) struct Arguments {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Print what a migration would do. Changes nothing
+    Plan(PlanArguments),
+    /// Look for whatever stands in the way, on both clusters. Changes nothing
+    Precheck(PrecheckArguments),
+    /// Begin a migration, or go on with one, until the target keeps up (drain_ready)
+    Execute(ExecuteArguments),
+    /// Go on from the journal's last entry, as far as no decision is needed
+    Resume(Existing),
+    /// Show where a migration stands and how far the target is behind
+    Status(Existing),
+    /// Let producers stand still, copy the last records, carry all groups over (awaiting_client_switch)
+    Cutover(Existing),
+    /// Say that all clients have switched to the target (validating)
+    CutoverAck(Existing),
+    /// Keep groups in step that still work on the source, until the acknowledgement
+    ClientSwitch(Existing),
+    /// Check everything, set the planned topic settings, write the report (finalized)
+    Finalize(Existing),
+}
+
+/// The file, and where the journal is.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Common {
+    /// The configuration (YAML)
+    #[arg(long, value_name = "PATH")]
+    pub(crate) config: PathBuf,
+    /// Folder for journal, leases and checkpoints [default: the evidence folder]
+    #[arg(long, value_name = "PATH")]
+    pub(crate) journal_dir: Option<PathBuf>,
+}
+
+/// A migration that has begun.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Existing {
+    #[command(flatten)]
+    pub(crate) common: Common,
+    /// The migration, as `krossing execute` named it
+    #[arg(long, value_name = "ID")]
+    pub(crate) migration_id: MigrationId,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PlanArguments {
+    #[command(flatten)]
+    pub(crate) common: Common,
+    /// The id to plan for: the same clusters and id give the same plan [default: a new one]
+    #[arg(long, value_name = "ID")]
+    pub(crate) migration_id: Option<MigrationId>,
+    /// How to print it
+    #[arg(long, value_enum, default_value_t = PlanFormat::Json)]
+    pub(crate) format: PlanFormat,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum PlanFormat {
+    /// The plan as it would be stored
+    Json,
+    /// A summary for people
+    Text,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PrecheckArguments {
+    #[command(flatten)]
+    pub(crate) common: Common,
+    /// How to print the findings
+    #[arg(long, value_enum, default_value_t = FindingsFormat::Text)]
+    pub(crate) format: FindingsFormat,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum FindingsFormat {
+    /// One line a finding
+    Text,
+    /// An array of findings
+    Json,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ExecuteArguments {
+    #[command(flatten)]
+    pub(crate) common: Common,
+    /// The migration to go on with, or the name of a new one [default: a new one, printed first]
+    #[arg(long, value_name = "ID")]
+    pub(crate) migration_id: Option<MigrationId>,
+    /// Do not stop at drain_ready: go on copying, and after the cutover keep groups in step until it is acknowledged
+    #[arg(long)]
+    pub(crate) keep_tailing: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_table_of_arguments_is_sound() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_of_the_rules_has_its_subcommand() {
+        let known: Vec<String> = Arguments::command().get_subcommands().map(|c| c.get_name().to_owned()).collect();
+        for command in krossing_core::transition::Command::ALL {
+            let expected = command != krossing_core::transition::Command::Rollback;
+            assert_eq!(known.iter().any(|name| name == command.name()), expected, "{command}");
+        }
+    }
+
+    #[test]
+    fn an_id_that_could_leave_its_folder_is_refused() {
+        let parse = |id: &str| Arguments::try_parse_from(["krossing", "status", "--config", "c", "--migration-id", id]);
+        assert!(parse("m-1").is_ok());
+        assert!(parse("../m").is_err());
+    }
+}

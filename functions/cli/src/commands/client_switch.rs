@@ -1,0 +1,93 @@
+//! `krossing client-switch`: keeps groups in step that still work on the source, until the acknowledgement.
+//!
+//! Writes no journal and holds no lock, so that the acknowledgement can be given meanwhile.
+
+use std::time::Duration;
+
+use anyhow::bail;
+use krossing_client_switch::{ClientSwitch, SwitchReport};
+use krossing_core::{
+    ports::Clock,
+    transition::{Command, Decision, State, permit},
+};
+use krossing_runtime::{Migration, connect::Local};
+
+use crate::{Outcome, arguments::Existing, phases, session::Session, show};
+
+/// How often the journal is looked at for another state.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+
+pub(crate) async fn run(existing: Existing) -> anyhow::Result<Outcome> {
+    let session = Session::watch(&existing).await?;
+    if let Decision::Refused(why) = permit(Command::ClientSwitch, session.journal.standing()).decision {
+        bail!("{why}");
+    }
+    krossing_plan::check_identity(&session.migration, &session.journal).await?;
+    show::advice(&format!("until: {}", session.next_command(Command::CutoverAck)));
+    follow(&session).await?;
+    Ok(Outcome::Done)
+}
+
+/// Keeps groups in step until the state is another, or the process is to end.
+pub(crate) async fn follow(session: &Session) -> anyhow::Result<()> {
+    let migration = &session.migration;
+    let lanes = session.planned().await?.lanes();
+    let switch = ClientSwitch::load(migration, &lanes).await?;
+    let stop = async {
+        tokio::select! {
+            _ = until(migration, |state| state != State::AwaitingClientSwitch) => {}
+            _ = phases::interrupted() => {}
+        }
+    };
+    let mut last = None;
+    switch
+        .follow(stop, |report| {
+            // Only what is new is worth a line.
+            if last.as_ref() != Some(report) {
+                show_report(report);
+                last = Some(report.clone());
+            }
+        })
+        .await?;
+    Ok(())
+}
+
+/// Ends when the journal is in a state that `reached` says yes to; answers it.
+pub(crate) async fn until(migration: &Migration<Local>, reached: impl Fn(State) -> bool) -> State {
+    loop {
+        match migration.journal().await {
+            Ok(journal) => {
+                if let Some(state) = journal.tip().filter(|state| reached(*state)) {
+                    return state;
+                }
+            }
+            Err(error) => tracing::warn!(error = %error, "the journal could not be read; looking again"),
+        }
+        migration.clock.sleep(LOOK_EVERY).await;
+    }
+}
+
+/// Who has switched, and what somebody has to look at.
+pub(crate) fn show_report(report: &SwitchReport) {
+    show::line(&format!(
+        "groups switched={} not_switched={} positions_moved={}",
+        report.switched.len(),
+        report.not_switched.len(),
+        report.positions_moved
+    ));
+    if !report.not_switched.is_empty() {
+        let names: Vec<&str> = report.not_switched.iter().map(|group| group.as_str()).collect();
+        show::line(&format!("not switched: {}", names.join(", ")));
+    }
+    for (group, partition) in &report.went_back {
+        show::advice(&format!(
+            "warning: group {group} was set back on the source in {partition}; its position on the target was left as it is"
+        ));
+    }
+    for (partition, offset) in &report.records_behind_marker {
+        show::advice(&format!(
+            "warning: a record reached the source's {partition} at offset {offset}, behind the closing marker: a producer \
+             was left behind, and what it writes there is not on the target"
+        ));
+    }
+}

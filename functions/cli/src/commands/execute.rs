@@ -1,0 +1,133 @@
+//! `krossing execute`: begins a migration, or goes on with one, until the target has kept up.
+//!
+//! A new migration is planned and checked before anything of it exists: one that is refused leaves no journal. At
+//! `drain_ready` it catches up once more. With `--keep-tailing` the process then goes on copying until a cutover asks
+//! for the lanes, goes on again where that cutover was taken back, and after READY keeps groups in step; other commands
+//! may drive the migration meanwhile.
+
+use anyhow::Context;
+use krossing_core::transition::{Command, Position, State};
+use krossing_runtime::connect::{Local, new_migration_id, remove_if_unused};
+use krossing_worker::Workers;
+use serde_json::json;
+
+use crate::{
+    Outcome,
+    arguments::ExecuteArguments,
+    commands::client_switch,
+    hand_over, phases,
+    session::{Planned, Session},
+    show,
+};
+
+pub(crate) async fn run(arguments: ExecuteArguments) -> anyhow::Result<Outcome> {
+    let id = arguments.migration_id.unwrap_or_else(new_migration_id);
+    show::line(&format!("migration_id: {id}"));
+    let mut session = Session::begin(&arguments.common, id).await?;
+    let mut planned = match session.journal.standing() {
+        Position::Unborn => match begin(&mut session).await {
+            Ok(planned) => planned,
+            Err(error) => {
+                remove_if_unused(&session.folder());
+                return Err(error);
+            }
+        },
+        Position::At(_) | Position::FailedIn(_) | Position::FailedTooOften(_) => session.planned().await?,
+    };
+    let mut workers = caught_up(&mut session, &mut planned).await?;
+    if !arguments.keep_tailing {
+        workers.stop().await?;
+        show::advice("nothing is tailing from now on; the cutover first copies what has arrived until then");
+        show::advice(&format!("next_command: {}", session.next_command(Command::Cutover)));
+        return Ok(Outcome::Done);
+    }
+    keep_tailing(session, workers).await
+}
+
+/// Plans and checks; then, and only then, stores the plan and begins the journal.
+async fn begin(session: &mut Session) -> anyhow::Result<Planned> {
+    let checked = krossing_precheck::run(&session.migration, None).await?;
+    phases::show_findings(&checked.findings)?;
+    let plan = checked.plan.context("both clusters were read, so that there is a plan")?;
+    session.lock()?;
+    krossing_plan::store(&session.migration, &mut session.journal, &plan).await?;
+    session.show_entries();
+    session.enter(State::Precheck, "", json!({})).await?;
+    phases::enter_topology(session, &checked.findings).await?;
+    Ok(Planned { plan, amendments: Vec::new() })
+}
+
+/// Lanes that have caught up and go on.
+async fn caught_up(session: &mut Session, planned: &mut Planned) -> anyhow::Result<Workers<Local>> {
+    if let Some(workers) = phases::to_drain_ready(session, planned).await? {
+        return Ok(workers);
+    }
+    // The migration was at drain_ready already.
+    let mut workers = phases::lanes_of_all(session, planned).await?;
+    tokio::select! {
+        tailed = phases::tail(session, planned, &mut workers) => tailed.map(|_| ())?,
+        signal = phases::interrupted() => anyhow::bail!("interrupted by {signal}"),
+    }
+    Ok(workers)
+}
+
+async fn keep_tailing(mut session: Session, mut workers: Workers<Local>) -> anyhow::Result<Outcome> {
+    let migration = session.migration.clone();
+    loop {
+        let question = hand_over::question(&migration).await?;
+        session.unlock();
+        show::advice(&format!("tailing until a cutover; next_command: {}", session.next_command(Command::Cutover)));
+        let stop = tokio::select! {
+            failed = workers.failure() => Stop::Failed(failed),
+            asked = hand_over::asked(&migration, question) => { asked?; Stop::Asked }
+            signal = phases::interrupted() => Stop::Interrupted(signal),
+        };
+        workers.stop().await?;
+        match stop {
+            Stop::Failed(error) => return Err(error.into()),
+            Stop::Interrupted(signal) => {
+                show::advice(&format!("{signal}: nothing is tailing from now on"));
+                return Ok(Outcome::Done);
+            }
+            Stop::Asked => {}
+        }
+        // Whoever asked drives the migration until its lock is free.
+        let state = tokio::select! {
+            state = session.when_free() => state?,
+            _ = phases::interrupted() => return Ok(Outcome::Done),
+        };
+        match state {
+            State::AwaitingClientSwitch => {
+                session.unlock();
+                client_switch::follow(&session).await?;
+                return Ok(Outcome::Done);
+            }
+            State::DrainReady => {
+                let mut planned = session.planned().await?;
+                workers = caught_up(&mut session, &mut planned).await?;
+            }
+            State::Cutover => {
+                anyhow::bail!("the cutover was killed; go on with {}", session.next_command(Command::Resume));
+            }
+            State::Planned
+            | State::Precheck
+            | State::TopologyCopy
+            | State::Seed
+            | State::Tail
+            | State::Validating
+            | State::Finalized
+            | State::RolledBack
+            | State::Failed => {
+                show::advice(&format!("{state}: {}; nothing is left to tail", show::meaning(state)));
+                return Ok(Outcome::Done);
+            }
+        }
+    }
+}
+
+/// Why this process lets go of its lanes.
+enum Stop {
+    Failed(krossing_worker::WorkerError),
+    Asked,
+    Interrupted(&'static str),
+}

@@ -1,0 +1,11 @@
+//! The commands, one a file.
+
+pub(crate) mod client_switch;
+pub(crate) mod cutover;
+pub(crate) mod cutover_ack;
+pub(crate) mod execute;
+pub(crate) mod finalize;
+pub(crate) mod plan;
+pub(crate) mod precheck;
+pub(crate) mod resume;
+pub(crate) mod status;

@@ -1,0 +1,100 @@
+//! How one process that tails lets another have the lanes.
+//!
+//! `execute --keep-tailing` goes on copying until a cutover wants the lanes for itself: an owner that is alive is never
+//! taken from, so that it has to be asked. The question is a document of the ledger whose version rises with each
+//! asking; the answer is that the leases are released.
+
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
+
+use krossing_core::{
+    LaneId,
+    lease::{LeaseState, Observation},
+    limits::{LEASE, LEASE_RENEWAL},
+    ports::{Clock, Ledger, Version},
+};
+use krossing_replication::{LanePlan, read_lease};
+use krossing_runtime::{ForStep, Migration, MigrationError, MigrationResult, connect::Local};
+
+const DOCUMENT: &str = "hand-over";
+
+/// How often leases and the question are looked at.
+const LOOK_EVERY: Duration = Duration::from_millis(200);
+
+/// An owner that has not renewed for this long is dead, or as good as: whoever takes its lanes waits as long as the
+/// lease demands.
+const SILENT_AFTER: Duration = LEASE_RENEWAL.saturating_mul(2).saturating_add(Duration::from_secs(1));
+
+/// How long an owner that is alive may take to bring its lanes to rest: what is in flight has to be answered first.
+const HAND_OVER_WAIT_MAX: Duration = LEASE.saturating_mul(3);
+
+/// The question as it stands: a higher one later means that somebody has asked.
+pub(crate) async fn question(migration: &Migration<Local>) -> MigrationResult<Option<Version>> {
+    let document = migration.ledger.document(DOCUMENT).await.during("look whether a cutover wants the lanes")?;
+    Ok(document.map(|(version, _)| version))
+}
+
+/// Ends when somebody asks for the lanes after `seen`.
+pub(crate) async fn asked(migration: &Migration<Local>, seen: Option<Version>) -> MigrationResult<()> {
+    while question(migration).await? == seen {
+        migration.clock.sleep(LOOK_EVERY).await;
+    }
+    Ok(())
+}
+
+/// Asks whoever runs lanes to let go of them, and waits until nobody does that is alive.
+pub(crate) async fn ask(migration: &Migration<Local>, lanes: &[LanePlan], owner: &str) -> MigrationResult<()> {
+    let started = migration.clock.now();
+    let mut seen: BTreeMap<LaneId, Seen> = BTreeMap::new();
+    let mut asked = false;
+    loop {
+        let holders = alive(migration, lanes, &mut seen).await?;
+        if holders.is_empty() {
+            return Ok(());
+        }
+        if !asked {
+            let expected = question(migration).await?;
+            let content = owner.as_bytes().to_vec().into();
+            migration.ledger.put_document(DOCUMENT, expected, content).await.during("ask for the lanes")?;
+            asked = true;
+        }
+        if migration.clock.now() - started > HAND_OVER_WAIT_MAX {
+            return Err(MigrationError::Refused {
+                sentence: format!(
+                    "lanes are run by {}, which does not let go of them: stop that process, then run the command again",
+                    holders.join(", ")
+                ),
+            });
+        }
+        migration.clock.sleep(LOOK_EVERY).await;
+    }
+}
+
+struct Seen {
+    lease: Observation,
+    since: Instant,
+}
+
+/// The owners of held lanes that may be alive.
+async fn alive(
+    migration: &Migration<Local>,
+    lanes: &[LanePlan],
+    seen: &mut BTreeMap<LaneId, Seen>,
+) -> MigrationResult<Vec<String>> {
+    let mut holders = Vec::new();
+    for lane in lanes {
+        let lease = read_lease(&migration.ledger, lane.id).await.during("read who runs the lanes")?;
+        let Some((_, record)) = lease.filter(|(_, record)| record.state == LeaseState::Held) else { continue };
+        let now = migration.clock.now();
+        let known = seen.entry(lane.id).or_insert_with(|| Seen { lease: Observation::new(&record, now), since: now });
+        if !known.lease.unchanged(&record) {
+            *known = Seen { lease: Observation::new(&record, now), since: now };
+        }
+        if now - known.since < SILENT_AFTER && !holders.contains(&record.owner) {
+            holders.push(record.owner);
+        }
+    }
+    Ok(holders)
+}

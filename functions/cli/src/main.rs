@@ -1,0 +1,7 @@
+//! `krossing`: boot, and one call.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    krossing_cli::main()
+}

@@ -1,0 +1,175 @@
+//! Progress: a bar on a terminal, a line every few seconds elsewhere.
+//!
+//! Only shows; nothing is decided on these figures.
+
+use std::{
+    io::IsTerminal,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use indicatif::{ProgressBar, ProgressStyle};
+use krossing_core::ports::Clock;
+use krossing_runtime::SystemClock;
+use krossing_worker::{Snapshot, View};
+use tokio::task::JoinHandle;
+
+use crate::show;
+
+/// How often a line is printed where there is no terminal.
+const LINE_EVERY: Duration = Duration::from_secs(5);
+
+/// How often the bar is drawn.
+const DRAW_EVERY: Duration = Duration::from_millis(250);
+
+/// What is being watched.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Watched {
+    /// The seed: bytes on the source's disks in all, and those that earlier attempts have copied.
+    Seed { bytes_total: u64, bytes_before: u64 },
+    /// The tail.
+    Tail,
+}
+
+/// Shows progress until it is dropped.
+pub(crate) struct Progress {
+    task: JoinHandle<()>,
+    bar: Option<ProgressBar>,
+}
+
+impl Progress {
+    pub(crate) fn start(view: Arc<View>, watched: Watched) -> Self {
+        let bar = std::io::stderr().is_terminal().then(|| bar(watched));
+        Self { task: tokio::spawn(watch(view, watched, bar.clone())), bar }
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        self.task.abort();
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+fn bar(watched: Watched) -> ProgressBar {
+    let (bar, template) = match watched {
+        Watched::Seed { bytes_total, .. } => (ProgressBar::new(bytes_total), "{wide_bar} {msg}"),
+        Watched::Tail => (ProgressBar::new_spinner(), "{spinner} {msg}"),
+    };
+    let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
+    bar.with_style(style)
+}
+
+async fn watch(view: Arc<View>, watched: Watched, bar: Option<ProgressBar>) {
+    let clock = SystemClock;
+    let (started, first) = (clock.now(), view.snapshot());
+    let mut rate = Rate { at: started, bytes: first.bytes_written, per_second: 0.0 };
+    loop {
+        clock.sleep(if bar.is_some() { DRAW_EVERY } else { LINE_EVERY }).await;
+        let snapshot = view.snapshot();
+        rate.look(clock.now(), snapshot.bytes_written);
+        let text = match watched {
+            Watched::Seed { bytes_total, bytes_before } => {
+                let copied = bytes_before.saturating_add(snapshot.bytes_written).min(bytes_total);
+                if let Some(bar) = &bar {
+                    bar.set_position(copied);
+                }
+                seed_text(&snapshot, rate.per_second, copied, bytes_total)
+            }
+            Watched::Tail => tail_text(&snapshot, rate.per_second),
+        };
+        match &bar {
+            Some(bar) => bar.set_message(text),
+            None => show::line_at(clock.unix_ms(), &text),
+        }
+    }
+}
+
+/// Bytes per second, smoothed over about ten seconds.
+struct Rate {
+    at: Instant,
+    bytes: u64,
+    per_second: f64,
+}
+
+impl Rate {
+    fn look(&mut self, now: Instant, bytes: u64) {
+        let seconds = (now - self.at).as_secs_f64().max(0.001);
+        let present = bytes.saturating_sub(self.bytes) as f64 / seconds;
+        let weight = if self.per_second == 0.0 { 1.0 } else { (seconds / 10.0).min(1.0) };
+        self.per_second += (present - self.per_second) * weight;
+        (self.at, self.bytes) = (now, bytes);
+    }
+}
+
+fn seed_text(snapshot: &Snapshot, per_second: f64, copied: u64, total: u64) -> String {
+    let eta = match total.saturating_sub(copied) {
+        0 => "0s".to_owned(),
+        left if per_second >= 1.0 => show::duration(Duration::from_secs((left as f64 / per_second) as u64)),
+        _ => "unknown".to_owned(),
+    };
+    format!(
+        "seed partitions={}/{} bytes={} of {} rate={:.1} MB/s eta={eta}",
+        snapshot.partitions_seeded,
+        snapshot.partitions,
+        show::bytes(copied),
+        show::bytes(total),
+        per_second / 1e6,
+    )
+}
+
+fn tail_text(snapshot: &Snapshot, per_second: f64) -> String {
+    let mut text = format!(
+        "tail partitions={} lag={} max_partition_lag={} records_replayed={} rate={:.1} MB/s",
+        snapshot.partitions,
+        snapshot.lag_records_total,
+        snapshot.lag_records_max,
+        snapshot.records_written,
+        per_second / 1e6,
+    );
+    if let Some((partition, lag)) = snapshot.laggards.first() {
+        text.push_str(&format!(" worst={partition} ({lag})"));
+    }
+    if let Some(partition) = snapshot.open_transactions.first() {
+        let others = snapshot.open_transactions.len() - 1;
+        let more = if others == 0 { String::new() } else { format!(" and {others} more") };
+        text.push_str(&format!(" open_transaction={partition}{more}"));
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use krossing_core::TopicPartition;
+
+    use super::*;
+
+    fn snapshot() -> Snapshot {
+        Snapshot {
+            partitions: 306,
+            partitions_seeded: 12,
+            bytes_read: 2_000_000,
+            bytes_written: 1_000_000,
+            records_written: 77,
+            lag_records_total: 9,
+            lag_records_max: 5,
+            laggards: vec![(TopicPartition::new("orders", 3), 5)],
+            open_transactions: vec![TopicPartition::new("orders", 1), TopicPartition::new("orders", 2)],
+        }
+    }
+
+    #[test]
+    fn a_seed_line_says_how_long_it_will_take() {
+        let text = seed_text(&snapshot(), 500_000.0, 1_000_000, 31_000_000);
+        assert_eq!(text, "seed partitions=12/306 bytes=1.0 MB of 31.0 MB rate=0.5 MB/s eta=1m00s");
+        assert!(seed_text(&snapshot(), 0.0, 0, 10).ends_with("eta=unknown"));
+    }
+
+    #[test]
+    fn a_tail_line_names_the_worst_partition_and_what_holds_it_back() {
+        let text = tail_text(&snapshot(), 0.0);
+        assert!(text.ends_with("worst=orders-3 (5) open_transaction=orders-1 and 1 more"), "{text}");
+    }
+}

@@ -1,0 +1,143 @@
+//! What is printed, and how figures and times are spelled.
+//!
+//! Does not fail: that the reader of a pipe is gone must not end a migration.
+
+use std::{io::Write, time::Duration};
+
+use jiff::Timestamp;
+use krossing_core::{
+    journal::{EntryKind, JournalEntry},
+    transition::State,
+};
+
+/// One line on stdout.
+pub(crate) fn line(text: &str) {
+    let _ = writeln!(std::io::stdout(), "{text}");
+}
+
+/// One line on stdout with a time before it.
+pub(crate) fn line_at(unix_ms: i64, text: &str) {
+    line(&format!("{} {text}", time(unix_ms)));
+}
+
+/// One line on stderr: advice, and what went wrong.
+pub(crate) fn advice(text: &str) {
+    let _ = writeln!(std::io::stderr(), "{text}");
+}
+
+/// An error with all its causes, once.
+pub(crate) fn error(error: &anyhow::Error) {
+    advice(&format!("krossing: {}", chain(error)));
+}
+
+/// An error and its causes in one sentence each, none twice.
+pub(crate) fn chain(error: &anyhow::Error) -> String {
+    let mut text = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if text.ends_with(&cause) {
+            continue;
+        }
+        if !text.is_empty() {
+            text.push_str(": ");
+        }
+        text.push_str(&cause);
+    }
+    text
+}
+
+/// A journal entry in one line.
+pub(crate) fn entry(entry: &JournalEntry) -> String {
+    let what = match (entry.kind, entry.from) {
+        (EntryKind::Transition, Some(from)) => format!("{from} -> {}", entry.to),
+        (EntryKind::Transition, None) => entry.to.to_string(),
+        (kind, _) => format!("{}: {}", entry.to, kind_name(kind)),
+    };
+    format!("{} {what} {}", time(entry.at_unix_ms), entry.reason).trim_end().to_owned()
+}
+
+fn kind_name(kind: EntryKind) -> &'static str {
+    match kind {
+        EntryKind::Transition => "transition",
+        EntryKind::Amendment => "amendment",
+        EntryKind::SourceGap => "source_gap",
+        EntryKind::TargetRolledBack => "target_rolled_back",
+        EntryKind::Decision => "decision",
+        EntryKind::FreezeAsked => "freeze_asked",
+        EntryKind::FreezeConfirmed => "freeze_confirmed",
+        EntryKind::Unfrozen => "unfrozen",
+        EntryKind::SourceMarked => "source_marked",
+        EntryKind::TargetBoundary => "target_boundary",
+        EntryKind::GroupsCommitted => "groups_committed",
+        EntryKind::Validated => "validated",
+        EntryKind::Finalizing => "finalizing",
+        EntryKind::Notice => "notice",
+    }
+}
+
+/// A time as the journal's readers know it.
+pub(crate) fn time(unix_ms: i64) -> String {
+    Timestamp::from_millisecond(unix_ms).map_or_else(|_| unix_ms.to_string(), |time| format!("{time:.6}"))
+}
+
+/// A number of bytes for people.
+pub(crate) fn bytes(bytes: u64) -> String {
+    const UNITS: [&str; 5] = ["B", "KB", "MB", "GB", "TB"];
+    let mut value = bytes as f64;
+    let mut unit = 0;
+    while value >= 1000.0 && unit + 1 < UNITS.len() {
+        value /= 1000.0;
+        unit += 1;
+    }
+    if unit == 0 { format!("{bytes} B") } else { format!("{value:.1} {}", UNITS[unit]) }
+}
+
+/// A duration for people, in its two largest units.
+pub(crate) fn duration(duration: Duration) -> String {
+    let seconds = duration.as_secs();
+    match (seconds / 86_400, seconds / 3_600 % 24, seconds / 60 % 60, seconds % 60) {
+        (0, 0, 0, s) => format!("{s}s"),
+        (0, 0, m, s) => format!("{m}m{s:02}s"),
+        (0, h, m, _) => format!("{h}h{m:02}m"),
+        (d, h, _, _) => format!("{d}d{h:02}h"),
+    }
+}
+
+/// What a state means for whoever reads it.
+pub(crate) fn meaning(state: State) -> &'static str {
+    match state {
+        State::Planned => "the plan is stored; nothing has been touched",
+        State::Precheck => "both clusters are looked at",
+        State::TopologyCopy => "topics are made on the target",
+        State::Seed => "what the source holds is copied",
+        State::Tail => "what arrives on the source is copied",
+        State::DrainReady => "the target has kept up; the cutover is yours to begin",
+        State::Cutover => "producers stand still; the last records and all groups are carried over",
+        State::AwaitingClientSwitch => "the target is complete; clients are to be switched",
+        State::Validating => "clients have switched; the result is to be checked",
+        State::Finalized => "checked and recorded",
+        State::RolledBack => "given up; the source was not changed",
+        State::Failed => "something went wrong; the journal's last entry says what",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use anyhow::Context;
+
+    use super::*;
+
+    #[test]
+    fn figures_are_spelled_for_people() {
+        assert_eq!([0, 999, 1_000, 86_128_640].map(bytes), ["0 B", "999 B", "1.0 KB", "86.1 MB"]);
+        let shown = [7, 187, 7_320, 180_000].map(|seconds| duration(Duration::from_secs(seconds)));
+        assert_eq!(shown, ["7s", "3m07s", "2h02m", "2d02h"]);
+        assert_eq!(time(1_777_097_707_512), "2026-04-25T06:15:07.512000Z");
+    }
+
+    #[test]
+    fn a_cause_is_not_said_twice() {
+        let inner: anyhow::Result<()> = Err(anyhow::anyhow!("no route")).context("could not read: no route");
+        let error = inner.context("seed failed").unwrap_err();
+        assert_eq!(chain(&error), "seed failed: could not read: no route");
+    }
+}

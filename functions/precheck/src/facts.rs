@@ -1,0 +1,134 @@
+//! The facts that need more than an inventory.
+
+use std::{collections::{BTreeMap, BTreeSet}, ops::ControlFlow, time::Duration};
+
+use bytes::Bytes;
+use futures::{StreamExt, TryStreamExt, stream};
+use krossing_core::{
+    GroupId, Offset, TopicPartition,
+    limits::GROUPS_IN_FLIGHT_MAX,
+    plan::{MigrationPlan, SourceInventory, TargetInventory},
+    ports::{GroupOffsets, Groups, LogEnd, LogReader, Objects, Ports},
+    precheck::LogSpan,
+    records::RecordProblem,
+};
+use krossing_replication::{ScanFrom, scan};
+use krossing_runtime::{ForStep, Migration, MigrationResult};
+
+/// The object that is written to see whether a store can be written to.
+const PROBE: &str = "precheck-probe";
+
+/// How long the first batches of all partitions may take to be read. A partition without one (everything compacted
+/// away, or aborted) is waited for this long in vain.
+const FIRST_BATCH_WAIT_MAX: Duration = Duration::from_secs(30);
+
+/// Why a store cannot be written to and read back; none where it can.
+pub(crate) async fn store_problem(store: &impl Objects) -> Option<String> {
+    let content = Bytes::from_static(b"krossing precheck");
+    if let Err(error) = store.put(PROBE, vec![content.clone()]).await {
+        return Some(error.to_string());
+    }
+    match store.get(PROBE).await {
+        Ok(Some(stored)) if stored == content => None,
+        Ok(_) => Some("what was written reads back as something else".to_owned()),
+        Err(error) => Some(error.to_string()),
+    }
+}
+
+/// Partitions whose first batch is in message format 0 or 1. Later batches are in no older format than the first.
+pub(crate) async fn old_format<P: Ports>(
+    migration: &Migration<P>,
+    plan: &MigrationPlan,
+    source: &SourceInventory,
+) -> MigrationResult<BTreeMap<TopicPartition, Offset>> {
+    // A partition without a leader is a finding of its own, and cannot be asked.
+    let led: BTreeSet<TopicPartition> = source
+        .topics
+        .iter()
+        .flat_map(|topic| topic.partitions.iter().map(move |partition| (topic, partition)))
+        .filter(|(_, partition)| partition.leader.is_some())
+        .map(|(topic, partition)| TopicPartition { topic: topic.name.clone(), partition: partition.id })
+        .collect();
+    let planned = plan.topics.iter().flat_map(|topic| topic.partition_list());
+    let partitions: Vec<TopicPartition> = planned.filter(|partition| led.contains(partition)).collect();
+    let ids: BTreeMap<_, _> = plan.topics.iter().map(|topic| (&topic.name, topic.source_topic_id)).collect();
+    let starts: Vec<ScanFrom> = spans(&migration.source, &partitions)
+        .await
+        .during("ask where the source's logs begin")?
+        .into_iter()
+        .filter(|(_, span)| span.start < span.end)
+        .map(|(partition, span)| {
+            let topic_id = ids.get(&partition.topic).copied().flatten();
+            ScanFrom { topic_id, partition, offset: span.start }
+        })
+        .collect();
+    let first: BTreeMap<TopicPartition, Offset> =
+        starts.iter().map(|start| (start.partition.clone(), start.offset)).collect();
+    let mut old = BTreeMap::new();
+    scan(&migration.source, &migration.clock, starts, FIRST_BATCH_WAIT_MAX, |partition, batch| {
+        if let Err(error) = batch
+            && matches!(error.problem, RecordProblem::Format { .. })
+        {
+            old.insert(partition.clone(), first[partition]);
+        }
+        ControlFlow::Break(())
+    })
+    .await
+    .during("read the first batches of the source")?;
+    Ok(old)
+}
+
+/// Where the logs of planned topics that exist on the target begin and end.
+pub(crate) async fn target_logs<P: Ports>(
+    migration: &Migration<P>,
+    plan: &MigrationPlan,
+    target: &TargetInventory,
+) -> MigrationResult<BTreeMap<TopicPartition, LogSpan>> {
+    let planned: BTreeSet<_> = plan.topics.iter().map(|topic| &topic.name).collect();
+    let partitions: Vec<TopicPartition> = target
+        .topics
+        .iter()
+        .filter(|topic| planned.contains(&topic.name))
+        .flat_map(|topic| {
+            let named = |id| TopicPartition { topic: topic.name.clone(), partition: id };
+            topic.partitions.iter().map(move |partition| named(partition.id))
+        })
+        .collect();
+    spans(&migration.target, &partitions).await.during("ask whether topics on the target are empty")
+}
+
+/// Both ends of logs; a partition that does not tell is left out.
+async fn spans(
+    reader: &impl LogReader,
+    partitions: &[TopicPartition],
+) -> krossing_core::ports::ClusterResult<BTreeMap<TopicPartition, LogSpan>> {
+    if partitions.is_empty() {
+        return Ok(BTreeMap::new());
+    }
+    let (starts, ends) =
+        tokio::try_join!(reader.log_ends(partitions, LogEnd::Earliest), reader.log_ends(partitions, LogEnd::Latest))?;
+    let both = starts.into_iter().filter_map(|(partition, start)| {
+        let end = ends.get(&partition)?.as_ref().ok()?;
+        Some((partition, LogSpan { start: start.ok()?, end: *end }))
+    });
+    Ok(both.collect())
+}
+
+/// Positions on the target of planned groups.
+pub(crate) async fn target_positions<P: Ports>(
+    migration: &Migration<P>,
+    plan: &MigrationPlan,
+    target: &TargetInventory,
+) -> MigrationResult<BTreeMap<GroupId, GroupOffsets>> {
+    let planned: BTreeSet<_> = plan.groups.iter().map(|group| &group.id).collect();
+    let there = target.groups.iter().filter(|group| planned.contains(&group.id));
+    let asked = there.map(|group| async {
+        let positions = migration.target.group_offsets(&group.id).await?;
+        Ok((group.id.clone(), positions))
+    });
+    stream::iter(asked)
+        .buffer_unordered(GROUPS_IN_FLIGHT_MAX)
+        .try_collect()
+        .await
+        .during("read the positions of groups on the target")
+}

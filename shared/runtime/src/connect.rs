@@ -1,0 +1,342 @@
+//! From a configuration to a migration on this machine: clusters by `wire`, the second client by `witness`, ledger and
+//! objects in folders.
+//!
+//! The two clients share no type, so that what is configured is mapped twice here, and only here. An error names the
+//! field to put right; a secret is exposed to the client that needs it and to nothing else.
+//!
+//! Invariants: nothing is written to a cluster; folders are made only once both clusters have answered.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use jiff::Timestamp;
+use krossing_core::{
+    MigrationId, Side,
+    config::{Auth, ClusterConfig, Config, FreezeConfig, Problem},
+    ports::{Clock, ClusterError, FreezeError, Ports, StoreError},
+};
+use krossing_local::{LocalLedger, LocalObjects};
+use krossing_wire::{WireCluster, WireConfig};
+use krossing_witness::{WitnessCluster, WitnessConfig};
+
+use crate::{Freeze, Migration, SystemClock, TerminalFreeze, WebhookFreeze};
+
+/// Everything on this machine.
+#[derive(Debug)]
+pub enum Local {}
+
+impl Ports for Local {
+    type Source = WireCluster;
+    type Target = WireCluster;
+    type SourceWitness = WitnessCluster;
+    type TargetWitness = WitnessCluster;
+    type Ledger = LocalLedger;
+    type Objects = LocalObjects;
+    type Clock = SystemClock;
+    type Freeze = Freeze;
+}
+
+/// Why there is no configuration.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("could not read the configuration {}", path.display())]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: std::io::Error,
+    },
+    /// What it says is not possible; all of it.
+    #[error("the configuration {} has {} problem(s):\n{}", path.display(), problems.len(), lines(problems))]
+    Problems {
+        /// The file.
+        path: PathBuf,
+        /// Each with its line.
+        problems: Vec<Problem>,
+    },
+}
+
+fn lines(problems: &[Problem]) -> String {
+    problems.iter().map(|problem| format!("  {problem}")).collect::<Vec<_>>().join("\n")
+}
+
+/// Why a configuration is not yet a migration.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectError {
+    /// A file that the configuration names cannot be read.
+    #[error("{field}: could not read {}", path.display())]
+    File {
+        /// The field that names it.
+        field: String,
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: std::io::Error,
+    },
+    /// One cluster, or both, cannot be reached; every cluster that cannot is named.
+    #[error("{}", clusters(failures))]
+    Clusters {
+        /// Which, and why.
+        failures: Vec<(Side, ClusterError)>,
+    },
+    /// A folder cannot be used.
+    #[error("{field}: {} cannot be used", path.display())]
+    Folder {
+        /// The field that names it.
+        field: &'static str,
+        /// The folder.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: StoreError,
+    },
+    /// The webhook cannot be called.
+    #[error("cutover.producer_freeze_webhook cannot be used")]
+    Webhook(#[source] FreezeError),
+}
+
+fn clusters(failures: &[(Side, ClusterError)]) -> String {
+    let say = |(side, error): &(Side, ClusterError)| {
+        format!("{side}: {error} (see {side}.bootstrap_servers, {side}.auth and {side}.tls)")
+    };
+    failures.iter().map(say).collect::<Vec<_>>().join("; ")
+}
+
+/// Reads the configuration, with `${NAME}` from the environment.
+pub fn read_config(path: &Path) -> Result<Config, ConfigError> {
+    let text = fs::read_to_string(path).map_err(|source| ConfigError::Unreadable { path: path.to_owned(), source })?;
+    Config::parse(&text, |name| std::env::var(name).ok())
+        .map_err(|problems| ConfigError::Problems { path: path.to_owned(), problems })
+}
+
+/// Where journal, leases and checkpoints of a migration are.
+pub fn journal_folder(config: &Config, journal_dir: Option<&Path>, id: &MigrationId) -> PathBuf {
+    journal_dir.unwrap_or(&config.evidence.directory).join(id.as_str())
+}
+
+/// A new migration's id: when it was begun, and four digits against two at the same minute.
+pub fn new_migration_id() -> MigrationId {
+    let begun = Timestamp::from_millisecond(SystemClock.unix_ms()).unwrap_or(Timestamp::UNIX_EPOCH);
+    let digits = uuid::Uuid::new_v4().simple().to_string();
+    let id = format!("m-{}-{}", begun.strftime("%Y%m%d-%H%M"), &digits[..4]);
+    id.parse().expect("letters, digits and hyphens are allowed")
+}
+
+/// Names this process in leases: host, process, and when it began.
+pub fn owner() -> String {
+    let host = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_else(|_| "localhost".to_owned());
+    format!("{}:{}:{}", host.trim(), std::process::id(), SystemClock.unix_ms())
+}
+
+/// Reaches both clusters and opens the folders.
+pub async fn connect(
+    config: Config,
+    id: MigrationId,
+    journal_dir: Option<PathBuf>,
+) -> Result<Migration<Local>, ConnectError> {
+    let (source_secrets, target_secrets) = (Pem::read("source", &config.source)?, Pem::read("target", &config.target)?);
+    let freeze = freeze(&config.cutover.freeze, &id)?;
+    let wire = |side, cluster: &ClusterConfig, pem: &Pem| WireCluster::connect(wire_config(side, cluster, pem));
+    let (source, target) = tokio::join!(
+        wire(Side::Source, &config.source, &source_secrets),
+        wire(Side::Target, &config.target, &target_secrets)
+    );
+    let source_witness = WitnessCluster::connect(witness_config(Side::Source, &config.source, &source_secrets));
+    let target_witness = WitnessCluster::connect(witness_config(Side::Target, &config.target, &target_secrets));
+    let mut failures = Vec::new();
+    let source = of(Side::Source, source, &mut failures);
+    let target = of(Side::Target, target, &mut failures);
+    let source_witness = of(Side::Source, source_witness, &mut failures);
+    let target_witness = of(Side::Target, target_witness, &mut failures);
+    let (Some(source), Some(target), Some(source_witness), Some(target_witness)) =
+        (source, target, source_witness, target_witness)
+    else {
+        return Err(ConnectError::Clusters { failures });
+    };
+    let folder = |field, path: &Path| {
+        let path = path.to_owned();
+        move |source| ConnectError::Folder { field, path, source }
+    };
+    let (backup, evidence) = (&config.backup.directory, &config.evidence.directory);
+    let segments = LocalObjects::open(backup.clone()).map_err(folder("backup.directory", backup))?;
+    let objects = LocalObjects::open(evidence.clone()).map_err(folder("evidence.directory", evidence))?;
+    let journal = journal_folder(&config, journal_dir.as_deref(), &id);
+    let field = if journal_dir.is_some() { "--journal-dir" } else { "evidence.directory" };
+    let ledger = LocalLedger::open(journal.clone()).map_err(folder(field, &journal))?;
+    Ok(Migration {
+        id,
+        source,
+        target,
+        source_witness,
+        target_witness,
+        ledger,
+        segments,
+        evidence: objects,
+        clock: SystemClock,
+        freeze,
+        config,
+    })
+}
+
+/// Removes a migration's folder if nothing was ever journaled there: what only looks, or is refused, leaves none behind.
+pub fn remove_if_unused(folder: &Path) {
+    // A folder that is not empty cannot be removed, and is the answer to whether it was used.
+    for unused in [folder.join("documents"), folder.join("progress"), folder.to_owned()] {
+        if let Err(error) = fs::remove_dir(&unused) {
+            tracing::debug!(folder = %unused.display(), %error, "the folder stays");
+        }
+    }
+}
+
+fn freeze(config: &FreezeConfig, id: &MigrationId) -> Result<Freeze, ConnectError> {
+    Ok(match config {
+        FreezeConfig::Confirmation => Freeze::Terminal(TerminalFreeze::new(id.clone())),
+        FreezeConfig::Webhook { url, secret } => {
+            let secret = secret.as_ref().map(|secret| secret.expose().to_owned());
+            Freeze::Webhook(WebhookFreeze::new(url, secret, id.clone()).map_err(ConnectError::Webhook)?)
+        }
+    })
+}
+
+fn of<T>(side: Side, reached: Result<T, ClusterError>, failures: &mut Vec<(Side, ClusterError)>) -> Option<T> {
+    match reached {
+        Ok(cluster) => Some(cluster),
+        Err(error) => {
+            // The second client of a cluster that cannot be reached says nothing new.
+            if failures.iter().all(|(failed, _)| *failed != side) {
+                failures.push((side, error));
+            }
+            None
+        }
+    }
+}
+
+/// Certificates and keys, as they stand in their files. Never printed.
+#[derive(Default)]
+struct Pem {
+    ca: Option<String>,
+    cert: Option<String>,
+    key: Option<String>,
+}
+
+impl Pem {
+    fn read(side: &str, cluster: &ClusterConfig) -> Result<Self, ConnectError> {
+        let read = |name: &str, path: &Path| {
+            fs::read_to_string(path).map_err(|source| ConnectError::File {
+                field: format!("{side}.{name}"),
+                path: path.to_owned(),
+                source,
+            })
+        };
+        let ca = match cluster.tls.as_ref().and_then(|tls| tls.ca_file.as_deref()) {
+            Some(path) => Some(read("tls.ca_file", path)?),
+            None => None,
+        };
+        let (cert, key) = match &cluster.auth {
+            Auth::Mtls { cert_file, key_file } => {
+                (Some(read("auth.cert_file", cert_file)?), Some(read("auth.key_file", key_file)?))
+            }
+            Auth::None | Auth::ScramSha512 { .. } => (None, None),
+        };
+        Ok(Self { ca, cert, key })
+    }
+}
+
+fn wire_config(side: Side, cluster: &ClusterConfig, pem: &Pem) -> WireConfig {
+    let bytes = |text: &Option<String>| text.clone().map(String::into_bytes);
+    let tls = cluster.tls.as_ref().map(|_| krossing_wire::TlsConfig {
+        ca_pem: bytes(&pem.ca),
+        cert_pem: bytes(&pem.cert),
+        key_pem: bytes(&pem.key),
+    });
+    let sasl = match &cluster.auth {
+        Auth::ScramSha512 { username, password } => Some(krossing_wire::Sasl::ScramSha512 {
+            username: username.clone(),
+            password: password.expose().to_owned(),
+        }),
+        Auth::None | Auth::Mtls { .. } => None,
+    };
+    WireConfig {
+        side,
+        bootstrap: cluster.bootstrap_servers.clone(),
+        security: krossing_wire::Security { tls, sasl },
+        client_id: "krossing".to_owned(),
+    }
+}
+
+fn witness_config(side: Side, cluster: &ClusterConfig, pem: &Pem) -> WitnessConfig {
+    let tls = cluster.tls.as_ref().map(|_| krossing_witness::Tls {
+        ca_pem: pem.ca.clone(),
+        cert_pem: pem.cert.clone(),
+        key_pem: pem.key.clone(),
+    });
+    let sasl = match &cluster.auth {
+        Auth::ScramSha512 { username, password } => Some(krossing_witness::Sasl {
+            mechanism: krossing_witness::SaslMechanism::ScramSha512,
+            username: username.clone(),
+            password: password.expose().to_owned(),
+        }),
+        Auth::None | Auth::Mtls { .. } => None,
+    };
+    WitnessConfig {
+        side,
+        bootstrap: cluster.bootstrap_servers.clone(),
+        security: krossing_witness::Security { tls, sasl },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use krossing_core::config::{Secret, Tls};
+
+    use super::*;
+
+    fn cluster(auth: Auth, tls: Option<Tls>) -> ClusterConfig {
+        ClusterConfig { bootstrap_servers: vec!["127.0.0.1:1".to_owned()], cluster_arn: None, auth, tls }
+    }
+
+    #[test]
+    fn a_file_that_is_missing_is_named_with_its_field() {
+        let tls = Tls { ca_file: Some("/nowhere/ca.pem".into()) };
+        let error = Pem::read("target", &cluster(Auth::None, Some(tls))).err().expect("there is no such file");
+        assert_eq!(error.to_string(), "target.tls.ca_file: could not read /nowhere/ca.pem");
+    }
+
+    #[test]
+    fn a_password_reaches_both_clients_and_no_debug_output() {
+        let auth = Auth::ScramSha512 { username: "alice".to_owned(), password: Secret::new("hunter2") };
+        let cluster = cluster(auth, Some(Tls { ca_file: None }));
+        let wire = wire_config(Side::Source, &cluster, &Pem::default());
+        let witness = witness_config(Side::Source, &cluster, &Pem::default());
+        assert_eq!(witness.security.sasl.as_ref().map(|sasl| sasl.password.as_str()), Some("hunter2"));
+        assert!(
+            matches!(&wire.security.sasl, Some(krossing_wire::Sasl::ScramSha512 { password, .. }) if password == "hunter2")
+        );
+        assert!(wire.security.tls.is_some() && witness.security.tls.is_some());
+        let shown = format!("{cluster:?} {wire:?} {witness:?}");
+        assert!(shown.contains("alice") && !shown.contains("hunter2"), "{shown}");
+    }
+
+    #[test]
+    fn every_problem_of_a_configuration_is_shown_with_its_line() {
+        let folder = tempfile::tempdir().expect("a temporary folder can be made");
+        let path = folder.path().join("m.yaml");
+        fs::write(&path, "migration:\n  sorce: {}\n  seed: {lanes: 0}\n").expect("the file can be written");
+        let shown = read_config(&path).expect_err("it is wrong").to_string();
+        for expected in ["line 2: ", "line 3: ", "source.bootstrap_servers", "backup.directory"] {
+            assert!(shown.contains(expected), "{expected} is missing in {shown}");
+        }
+    }
+
+    #[test]
+    fn ids_are_made_of_time_and_chance() {
+        let id = new_migration_id();
+        assert_eq!(id.as_str().len(), "m-20261121-1530-ab12".len(), "{id}");
+        assert!(id.as_str().starts_with("m-20"), "{id}");
+    }
+}
