@@ -19,6 +19,9 @@ use crate::types::{GroupId, SourceOffset, TargetOffset, TopicPartition};
 /// The version of records written now.
 pub const CLIENT_SWITCH_VERSION: u32 = 1;
 
+/// The ledger's document that holds the [`ClientSwitchRecord`].
+pub const CLIENT_SWITCH_DOCUMENT: &str = "client-switch";
+
 /// All groups, as stored.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ClientSwitchRecord {
