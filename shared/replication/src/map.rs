@@ -22,7 +22,7 @@ pub(crate) async fn spill<O: Objects>(
     while let Some(spill) = offset_map::spill(&progress.map_runs).map_err(|error| damaged(&progress.partition, &error))? {
         let first = progress.map_runs[0].target_first;
         let chunk = spill.chunk(chunk_key(migration, &progress.partition, first));
-        objects.put(&chunk.key, vec![spill.content]).await?;
+        objects.put(&chunk.key, vec![spill.bytes]).await?;
         progress.map_chunks.push(chunk);
         progress.map_runs = spill.kept;
     }
