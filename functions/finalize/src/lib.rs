@@ -204,3 +204,6 @@ async fn store<P: Ports>(
     }
     Ok(StoredObject { key, sha256: sha256_hex(&content) })
 }
+
+#[cfg(test)]
+mod tests;

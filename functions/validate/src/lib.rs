@@ -65,3 +65,5 @@ pub async fn run<P: Ports>(migration: &Migration<P>, scope: &Scope) -> Migration
     Ok(report.conclude())
 }
 
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,141 @@
+//! Reading logs batch by batch until something is found: fences, closing markers, records where none may be.
+
+use std::{collections::BTreeMap, ops::ControlFlow, time::Duration};
+
+use futures::{StreamExt, stream::FuturesUnordered};
+use krossing_core::{
+    Offset, TopicId, TopicPartition,
+    limits::{TAIL_FETCH_BYTES, TAIL_FETCH_PARTITION_BYTES},
+    ports::{Clock, ClusterError, FetchPartition, FetchRequest, Isolation, LogEnd, LogReader},
+    records::{RecordError, batch::{Batches, RawBatch}},
+};
+
+/// How long a broker may wait for the batch we look for; short, because it is about to be written.
+const WAIT: Duration = Duration::from_millis(100);
+
+/// Pause before leaders are asked for again.
+const LEADER_PAUSE: Duration = Duration::from_millis(50);
+
+/// Where a scan of one partition begins.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ScanFrom {
+    /// The partition.
+    pub partition: TopicPartition,
+    /// The identity it must have, where known.
+    pub topic_id: Option<TopicId>,
+    /// The first offset.
+    pub offset: Offset,
+}
+
+/// Reads each partition's log from its start, uncommitted data included, and shows every batch to `see` until it
+/// breaks for that partition. A batch that is not understood is shown as its error, and ends that partition. Answers the partitions for which it never broke within `wait_max`, with the offset that
+/// was to be read next.
+pub async fn scan<R: LogReader, C: Clock>(
+    reader: &R,
+    clock: &C,
+    starts: Vec<ScanFrom>,
+    wait_max: Duration,
+    mut see: impl FnMut(&TopicPartition, Result<&RawBatch, &RecordError>) -> ControlFlow<()> + Send,
+) -> Result<BTreeMap<TopicPartition, Offset>, ClusterError> {
+    let deadline = clock.now() + wait_max;
+    let ids: BTreeMap<TopicPartition, Option<TopicId>> =
+        starts.iter().map(|start| (start.partition.clone(), start.topic_id)).collect();
+    let mut open: BTreeMap<TopicPartition, Offset> =
+        starts.into_iter().map(|start| (start.partition, start.offset)).collect();
+    let mut fresh = false;
+    while !open.is_empty() && clock.now() < deadline {
+        let partitions: Vec<_> = open.keys().cloned().collect();
+        let leaders = reader.leaders(&partitions, fresh).await?;
+        let mut requests: BTreeMap<_, Vec<FetchPartition>> = BTreeMap::new();
+        for (partition, &offset) in &open {
+            let Some(Ok(leader)) = leaders.get(partition) else { continue };
+            requests.entry(leader.broker).or_default().push(FetchPartition {
+                partition: partition.clone(),
+                topic_id: ids[partition],
+                offset,
+                last_epoch: None,
+                bytes_max: TAIL_FETCH_PARTITION_BYTES,
+            });
+        }
+        fresh = requests.values().map(Vec::len).sum::<usize>() < open.len();
+        let mut answers: FuturesUnordered<_> = requests
+            .into_iter()
+            .map(|(broker, partitions)| {
+                reader.fetch(FetchRequest {
+                    broker,
+                    partitions,
+                    isolation: Isolation::ReadUncommitted,
+                    wait_max: WAIT,
+                    bytes_min: 1,
+                    bytes_max: TAIL_FETCH_BYTES,
+                })
+            })
+            .collect();
+        while let Some(answer) = answers.next().await {
+            let answer = match answer {
+                Ok(answer) => answer,
+                Err(ClusterError::Unavailable { .. }) => {
+                    fresh = true;
+                    continue;
+                }
+                Err(error) => return Err(error),
+            };
+            for (partition, fetched) in answer {
+                let Ok(fetched) = fetched else {
+                    fresh = true;
+                    continue;
+                };
+                let Some(offset) = open.get_mut(&partition) else { continue };
+                for batch in Batches::new(fetched.records) {
+                    if let Ok(batch) = &batch {
+                        if batch.header.last_offset() < *offset {
+                            continue;
+                        }
+                        *offset = batch.header.last_offset() + 1;
+                    }
+                    // Nothing can be read behind a batch that is not understood.
+                    if see(&partition, batch.as_ref()).is_break() || batch.is_err() {
+                        open.remove(&partition);
+                        break;
+                    }
+                }
+            }
+        }
+        drop(answers);
+        if fresh {
+            clock.sleep(LEADER_PAUSE).await;
+        }
+    }
+    Ok(open)
+}
+
+/// How long is looked behind marks: what is there is there, only an election may be waited for.
+const LOOK_BEHIND: Duration = Duration::from_secs(5);
+
+/// The first *record* at or after each start, where there is one. Control batches are none: they may follow a mark.
+pub async fn records_behind<R: LogReader, C: Clock>(
+    reader: &R,
+    clock: &C,
+    starts: Vec<ScanFrom>,
+) -> Result<BTreeMap<TopicPartition, Offset>, ClusterError> {
+    let partitions: Vec<_> = starts.iter().map(|start| start.partition.clone()).collect();
+    let ends = reader.log_ends(&partitions, LogEnd::Latest).await?;
+    let ends: BTreeMap<_, _> = ends.into_iter().filter_map(|(partition, end)| Some((partition, end.ok()?))).collect();
+    let longer = starts.into_iter().filter(|start| ends.get(&start.partition).is_some_and(|end| *end > start.offset));
+    let mut found = BTreeMap::new();
+    scan(reader, clock, longer.collect(), LOOK_BEHIND, |partition, batch| match batch {
+        Ok(batch) if batch.header.is_control() => {
+            if batch.header.last_offset() + 1 < ends[partition] { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+        }
+        Ok(batch) => {
+            found.insert(partition.clone(), batch.header.base_offset);
+            ControlFlow::Break(())
+        }
+        Err(error) => {
+            found.insert(partition.clone(), error.offset);
+            ControlFlow::Break(())
+        }
+    })
+    .await?;
+    Ok(found)
+}

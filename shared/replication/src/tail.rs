@@ -1,0 +1,513 @@
+//! The tail: source → target, directly, from where the seed ended.
+//!
+//! One loop for the whole lane. What was read is collected into a *window*; a window's runs are written down while the
+//! window before it is being produced; then it is produced itself. So at any moment the ledger names every record that
+//! may have reached the target, and there is at most one window in the making and one on its way.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    pin::Pin,
+    sync::{Arc, Mutex},
+    time::{Duration, Instant},
+};
+
+use futures::{FutureExt, StreamExt, future::join_all, stream::FuturesUnordered};
+use krossing_core::{
+    BrokerId, LeaderEpoch, Offset, SourceOffset, TopicPartition,
+    limits::{TAIL_FETCH_BYTES, TAIL_FETCH_PARTITION_BYTES, TAIL_FETCH_WAIT, TAIL_WINDOW_BYTES_MAX, TAIL_WINDOW_RUNS_MAX},
+    ports::{Clock, ClusterError, ClusterResult, FetchPartition, FetchRequest, Fetched, Isolation, LogReader, PerPartition},
+    records::{
+        abort::{AbortFilter, Verdict},
+        batch::Batches,
+        repack::{OutBatch, RepackLimits, Repacker},
+    },
+};
+use tokio::sync::watch;
+
+use crate::{
+    append::{PartitionCopy, SharedCopy, advance, append},
+    context::LanePorts,
+    error::{LaneError, SessionEnd, cluster_failed},
+    session::Session,
+    source::{Next, SOURCE_PAUSE, judge, skip_gap},
+};
+
+/// How long a partition must have been quiet before it is fenced again for the sake of old timestamps.
+const QUIET: Duration = Duration::from_secs(5);
+
+/// The broker forgets a producer this long after the timestamp of its last batch: half of `producer.id.expiration.ms`
+/// (24 h by default), so that a fence is in time also where clocks differ.
+const REMEMBERED_FOR_MS: i64 = 12 * 60 * 60 * 1000;
+
+/// What a tailing lane is told to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum TailOrder {
+    /// Go on.
+    Run,
+    /// Come to rest: what was read is written, and no more is read.
+    Stop,
+    /// Go on up to these offsets, and come to rest when every partition has reached its own.
+    StopAt(Arc<BTreeMap<TopicPartition, SourceOffset>>),
+}
+
+/// Where a partition stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PartitionLag {
+    /// The next source offset to copy.
+    pub source_next: SourceOffset,
+    /// The source's end, as far as replicated.
+    pub high_watermark: Offset,
+    /// The offset from which a transaction is open; the end where none is.
+    pub last_stable_offset: Offset,
+    /// When the source last answered for it.
+    pub heard_at: Instant,
+}
+
+impl PartitionLag {
+    /// Whether everything up to an open transaction is copied, and nothing can follow before it ends.
+    pub fn waits_for_transaction(&self) -> bool {
+        self.last_stable_offset < self.high_watermark && self.source_next.0 >= self.last_stable_offset
+    }
+
+    /// Offsets that are still to be read.
+    pub fn lag(&self) -> i64 {
+        (self.high_watermark - self.source_next.0).max(0)
+    }
+}
+
+/// Where all tailing partitions of this process stand.
+#[derive(Debug, Default)]
+pub struct TailBoard(Mutex<BTreeMap<TopicPartition, PartitionLag>>);
+
+impl TailBoard {
+    /// All partitions that have been heard of.
+    pub fn partitions(&self) -> BTreeMap<TopicPartition, PartitionLag> {
+        self.0.lock().expect("no holder panics").clone()
+    }
+
+    fn put(&self, partition: &TopicPartition, lag: PartitionLag) {
+        self.0.lock().expect("no holder panics").insert(partition.clone(), lag);
+    }
+}
+
+/// What a lane is told while it tails, and where it shows how far it is.
+#[derive(Debug, Clone)]
+pub struct TailControl {
+    /// What to do.
+    pub order: watch::Receiver<TailOrder>,
+    /// Where all of this process's partitions stand.
+    pub board: Arc<TailBoard>,
+}
+
+/// What was read of one partition, ready to be produced.
+struct Load {
+    outs: Vec<OutBatch>,
+    source_next: SourceOffset,
+    epoch: Option<LeaderEpoch>,
+}
+
+/// What was read of all partitions since the last window.
+#[derive(Default)]
+struct Window {
+    loads: BTreeMap<usize, Load>,
+    bytes: usize,
+    runs: usize,
+}
+
+impl Window {
+    fn full(&self) -> bool {
+        self.bytes >= TAIL_WINDOW_BYTES_MAX || self.runs >= TAIL_WINDOW_RUNS_MAX
+    }
+
+    fn add(&mut self, place: usize, load: Load) {
+        self.bytes += load.outs.iter().map(OutBatch::size).sum::<usize>();
+        self.runs += load.outs.iter().map(|out| out.runs.len()).sum::<usize>();
+        match self.loads.get_mut(&place) {
+            Some(earlier) => {
+                earlier.outs.extend(load.outs);
+                earlier.source_next = load.source_next;
+                earlier.epoch = load.epoch.or(earlier.epoch);
+            }
+            None => {
+                self.loads.insert(place, load);
+            }
+        }
+    }
+
+    fn has_records(&self) -> bool {
+        self.loads.values().any(|load| !load.outs.is_empty())
+    }
+}
+
+/// Where reading is; ahead of the progress by what is in the windows.
+#[derive(Debug, Clone, Copy)]
+struct Cursor {
+    next: SourceOffset,
+    epoch: Option<LeaderEpoch>,
+    /// Not to be asked again before this: its leader was away, or its identity was asked for.
+    not_before: Option<Instant>,
+}
+
+type Stage<'a> = Pin<Box<dyn Future<Output = Result<(), SessionEnd>> + Send + 'a>>;
+type Answer = (BrokerId, Vec<usize>, ClusterResult<PerPartition<Fetched>>);
+
+/// Copies what arrives on the source until told to come to rest.
+pub(crate) async fn tail<P: LanePorts>(session: &Session<P>, control: &mut TailControl) -> Result<(), SessionEnd> {
+    let mut tail = Tail::new(session, control.board.clone());
+    let mut next = Window::default();
+    let mut current = Window::default();
+    let mut dirty = false;
+    // Boxed once per window; neither is ever dropped while a batch of ours is on its way, except with the lease.
+    let mut stage: Option<Stage<'_>> = None;
+    let mut fetches: FuturesUnordered<Pin<Box<dyn Future<Output = Answer> + Send + '_>>> = FuturesUnordered::new();
+    loop {
+        let order = control.order.borrow_and_update().clone();
+        if stage.is_none() {
+            if !next.loads.is_empty() || !current.loads.is_empty() || dirty {
+                dirty = !current.loads.is_empty() || !next.loads.is_empty();
+                let producing = std::mem::take(&mut current);
+                let ahead = std::mem::take(&mut next);
+                let (save, loads) = tail.stage(producing, &ahead);
+                current = ahead;
+                stage = Some(Box::pin(async move {
+                    let (saved, produced) = futures::join!(save, loads);
+                    produced.and(saved)
+                }));
+            } else if tail.at_rest(&order) && (fetches.is_empty() || order == TailOrder::Stop) {
+                return Ok(());
+            } else {
+                tail.refresh_quiet().await?;
+            }
+        }
+        if !next.full() && order != TailOrder::Stop {
+            tail.ask(&mut fetches).await?;
+        }
+        tokio::select! {
+            biased;
+            done = async { stage.as_mut().expect("guarded").await }, if stage.is_some() => {
+                stage = None;
+                done?;
+                tail.show();
+            }
+            Some((broker, places, answer)) = fetches.next(), if !fetches.is_empty() => {
+                tail.take(broker, &places, answer, &mut next).await?;
+            }
+            changed = control.order.changed() => {
+                if changed.is_err() {
+                    return Err(SessionEnd::StartOver("nobody gives this lane orders any more".to_owned()));
+                }
+            }
+            () = session.ctx.clock.sleep(SOURCE_PAUSE) => {}
+        }
+    }
+}
+
+struct Tail<'a, P: LanePorts> {
+    session: &'a Session<P>,
+    board: Arc<TailBoard>,
+    places: BTreeMap<TopicPartition, usize>,
+    cursors: Vec<Cursor>,
+    ends: Vec<Option<(Offset, Offset, Instant)>>,
+    asked: BTreeSet<usize>,
+    busy: BTreeSet<BrokerId>,
+    fresh: bool,
+    appended_at: Vec<Instant>,
+}
+
+impl<'a, P: LanePorts> Tail<'a, P> {
+    fn new(session: &'a Session<P>, board: Arc<TailBoard>) -> Self {
+        let now = session.ctx.clock.now();
+        let cursors: Vec<_> = session
+            .copies
+            .iter()
+            .map(|copy| {
+                PartitionCopy::with(copy, |copy| Cursor {
+                    next: copy.progress.source_next,
+                    epoch: copy.progress.source_epoch,
+                    not_before: None,
+                })
+            })
+            .collect();
+        let places = session.plan.partitions.iter().enumerate();
+        Self {
+            places: places.map(|(place, planned)| (planned.partition.clone(), place)).collect(),
+            ends: vec![None; cursors.len()],
+            appended_at: vec![now; cursors.len()],
+            cursors,
+            asked: BTreeSet::new(),
+            busy: BTreeSet::new(),
+            fresh: true,
+            session,
+            board,
+        }
+    }
+
+    fn copy(&self, place: usize) -> &'a SharedCopy {
+        &self.session.copies[place]
+    }
+
+    /// Whether everything that was ordered is on the target.
+    fn at_rest(&self, order: &TailOrder) -> bool {
+        match order {
+            TailOrder::Run => false,
+            TailOrder::Stop => true,
+            TailOrder::StopAt(ends) => self.session.copies.iter().all(|copy| {
+                PartitionCopy::with(copy, |copy| {
+                    ends.get(&copy.progress.partition).is_none_or(|end| copy.progress.source_next >= *end)
+                })
+            }),
+        }
+    }
+
+    /// Asks every broker that is not being waited for about its partitions.
+    async fn ask<'f>(
+        &mut self,
+        fetches: &mut FuturesUnordered<Pin<Box<dyn Future<Output = Answer> + Send + 'f>>>,
+    ) -> Result<(), SessionEnd>
+    where
+        'a: 'f,
+    {
+        let session = self.session;
+        let now = session.ctx.clock.now();
+        let waiting: Vec<usize> = (0..self.cursors.len())
+            .filter(|place| !self.asked.contains(place))
+            .filter(|place| self.cursors[*place].not_before.is_none_or(|not_before| not_before <= now))
+            .collect();
+        if waiting.is_empty() {
+            return Ok(());
+        }
+        let partitions: Vec<_> =
+            waiting.iter().map(|place| session.plan.partitions[*place].partition.clone()).collect();
+        let leaders = match session.ctx.source.leaders(&partitions, std::mem::take(&mut self.fresh)).await {
+            Ok(leaders) => leaders,
+            Err(ClusterError::Unavailable { detail, .. }) => {
+                tracing::debug!(detail, "the source does not tell its leaders");
+                self.pause(&waiting);
+                return Ok(());
+            }
+            Err(error) => return Err(cluster_failed(session.plan.id, error)),
+        };
+        let mut requests: BTreeMap<BrokerId, Vec<usize>> = BTreeMap::new();
+        for place in waiting {
+            match leaders.get(&session.plan.partitions[place].partition) {
+                Some(Ok(leader)) if !self.busy.contains(&leader.broker) => {
+                    requests.entry(leader.broker).or_default().push(place);
+                }
+                Some(Ok(_)) => {}
+                Some(Err(_)) | None => self.pause(&[place]),
+            }
+        }
+        for (broker, places) in requests {
+            self.busy.insert(broker);
+            self.asked.extend(&places);
+            let request = FetchRequest {
+                broker,
+                partitions: places.iter().map(|place| self.fetch_partition(*place)).collect(),
+                isolation: Isolation::ReadCommitted,
+                wait_max: TAIL_FETCH_WAIT,
+                bytes_min: 1,
+                bytes_max: TAIL_FETCH_BYTES,
+            };
+            fetches.push(Box::pin(async move {
+                session.ctx.shared.bandwidth.grant(&session.ctx.clock, broker).await;
+                (broker, places, session.ctx.source.fetch(request).await)
+            }));
+        }
+        Ok(())
+    }
+
+    fn fetch_partition(&self, place: usize) -> FetchPartition {
+        let planned = &self.session.plan.partitions[place];
+        FetchPartition {
+            partition: planned.partition.clone(),
+            topic_id: planned.topic_id,
+            offset: self.cursors[place].next.0,
+            last_epoch: self.cursors[place].epoch,
+            bytes_max: TAIL_FETCH_PARTITION_BYTES,
+        }
+    }
+
+    fn pause(&mut self, places: &[usize]) {
+        let until = self.session.ctx.clock.now() + SOURCE_PAUSE;
+        for place in places {
+            self.cursors[*place].not_before = Some(until);
+        }
+        self.fresh = true;
+    }
+
+    /// Takes one broker's answer into the window.
+    async fn take(
+        &mut self,
+        broker: BrokerId,
+        places: &[usize],
+        answer: ClusterResult<PerPartition<Fetched>>,
+        window: &mut Window,
+    ) -> Result<(), SessionEnd> {
+        self.busy.remove(&broker);
+        for place in places {
+            self.asked.remove(place);
+        }
+        let answer = match answer {
+            Ok(answer) => answer,
+            Err(ClusterError::Unavailable { detail, .. }) => {
+                tracing::debug!(%broker, detail, "a source broker does not answer");
+                self.pause(places);
+                return Ok(());
+            }
+            Err(error) => return Err(cluster_failed(self.session.plan.id, error)),
+        };
+        for (partition, answer) in answer {
+            let Some(&place) = self.places.get(&partition) else { continue };
+            let planned = &self.session.plan.partitions[place];
+            let asked = self.cursors[place].next;
+            match judge(&self.session.ctx, &self.session.plan, planned, asked, answer).await? {
+                Next::Take(fetched) => {
+                    self.session.ctx.shared.bandwidth.spent(broker, fetched.records.len());
+                    self.session.ctx.shared.meter.read(fetched.records.len());
+                    let load = self.load(place, fetched)?;
+                    window.add(place, load);
+                }
+                Next::Again => self.pause(&[place]),
+                Next::ReadFrom(offset) => {
+                    let epoch = skip_gap(&*self.session.ctx, self.copy(place), asked, offset);
+                    self.cursors[place] = Cursor { next: offset, epoch, not_before: None };
+                }
+            }
+            tokio::task::yield_now().await;
+        }
+        window.loads.retain(|place, load| {
+            !load.outs.is_empty()
+                || PartitionCopy::with(self.session.copies.get(*place).expect("a place of the lane"), |copy| {
+                    copy.progress.source_next < load.source_next
+                })
+        });
+        Ok(())
+    }
+
+    /// Makes of what was read what will be produced, and moves the cursor behind it.
+    fn load(&mut self, place: usize, fetched: Fetched) -> Result<Load, LaneError> {
+        let copy = self.copy(place);
+        let cursor = &mut self.cursors[place];
+        let from = cursor.next;
+        let record_error = |source| LaneError::Record {
+            partition: self.session.plan.partitions[place].partition.clone(),
+            source,
+        };
+        let mut filter = AbortFilter::new(fetched.aborted);
+        let mut repacker = Repacker::new(RepackLimits::default());
+        let mut outs = Vec::new();
+        for batch in Batches::new(fetched.records) {
+            let batch = batch.map_err(record_error)?;
+            let data = filter.verdict(&batch).map_err(record_error)? == Verdict::Data;
+            if data && batch.header.last_offset() >= from.0 {
+                outs.extend(repacker.push(&batch, from).map_err(record_error)?);
+            }
+            cursor.next = cursor.next.max(SourceOffset(batch.header.last_offset() + 1));
+            cursor.epoch = Some(batch.header.leader_epoch);
+        }
+        outs.extend(repacker.finish().map_err(record_error)?);
+        let now = self.session.ctx.clock.now();
+        self.ends[place] = Some((fetched.high_watermark, fetched.last_stable_offset, now));
+        let unix_ms = self.session.ctx.clock.unix_ms();
+        let at_end = cursor.next.0 >= fetched.high_watermark;
+        PartitionCopy::with(copy, |copy| {
+            let progress = &mut copy.progress;
+            match (at_end, progress.behind_since_unix_ms) {
+                (true, Some(since)) => {
+                    progress.behind_longest_ms = progress.behind_longest_ms.max(unix_ms - since);
+                    progress.behind_since_unix_ms = None;
+                }
+                (false, None) => progress.behind_since_unix_ms = Some(unix_ms),
+                (true, None) | (false, Some(_)) => {}
+            }
+        });
+        let load = Load { outs, source_next: cursor.next, epoch: cursor.epoch };
+        self.show_one(place);
+        Ok(load)
+    }
+
+    fn show(&self) {
+        (0..self.cursors.len()).for_each(|place| self.show_one(place));
+    }
+
+    fn show_one(&self, place: usize) {
+        let Some((high_watermark, last_stable_offset, heard_at)) = self.ends[place] else { return };
+        let source_next = PartitionCopy::with(self.copy(place), |copy| copy.progress.source_next);
+        let lag = PartitionLag { source_next, high_watermark, last_stable_offset, heard_at };
+        self.board.put(&self.session.plan.partitions[place].partition, lag);
+    }
+
+    /// The next step: writes down what stands now with everything that may follow (`producing`, which is known
+    /// already, and `ahead`), and produces `producing`.
+    fn stage(
+        &mut self,
+        producing: Window,
+        ahead: &Window,
+    ) -> (
+        impl Future<Output = Result<(), SessionEnd>> + Send + 'a,
+        impl Future<Output = Result<(), SessionEnd>> + Send + 'a,
+    ) {
+        let session = self.session;
+        let now = session.ctx.clock.now();
+        let mut copies = Vec::new();
+        let mut snapshots = Vec::new();
+        for (place, copy) in session.copies.iter().enumerate() {
+            let loads = [producing.loads.get(&place), ahead.loads.get(&place)];
+            let known = PartitionCopy::with(copy, |copy| std::mem::take(&mut copy.unsaved));
+            if !known && loads.iter().all(Option::is_none) {
+                continue;
+            }
+            let runs = loads.iter().flatten().flat_map(|load| load.outs.iter().flat_map(|out| out.runs.iter().copied()));
+            let mut snapshot = PartitionCopy::with(copy, |copy| copy.progress.clone());
+            snapshot.ahead = runs.collect();
+            copies.push(copy.clone());
+            snapshots.push(snapshot);
+        }
+        let nothing_new = snapshots.is_empty();
+        let save = async move {
+            if nothing_new { Ok(()) } else { session.save_ahead(&copies, snapshots).await }
+        };
+        for place in producing.loads.keys() {
+            self.appended_at[*place] = now;
+        }
+        let produce = async move {
+            let held = session.ctx.shared.memory(producing.bytes);
+            let _held = if producing.has_records() { Some(held.await) } else { None };
+            let parts = producing.loads.into_iter().map(|(place, load)| {
+                let copy = &session.copies[place];
+                async move {
+                    for out in load.outs {
+                        append(&session.ctx, &session.lease, copy, out).await?;
+                    }
+                    advance(copy, load.source_next);
+                    PartitionCopy::with(copy, |copy| {
+                        copy.progress.source_epoch = load.epoch.or(copy.progress.source_epoch);
+                        copy.unsaved = true;
+                    });
+                    Ok(())
+                }
+                .boxed()
+            });
+            // All come to rest before one's error counts: nothing of ours stays in flight.
+            join_all(parts).await.into_iter().collect::<Result<(), SessionEnd>>()
+        };
+        (save, produce)
+    }
+
+    /// Fences partitions again whose last records are so old that the broker would soon forget our producer.
+    async fn refresh_quiet(&mut self) -> Result<(), SessionEnd> {
+        let now = self.session.ctx.clock.now();
+        let forgotten_before = self.session.ctx.clock.unix_ms() - REMEMBERED_FOR_MS;
+        let stale: Vec<SharedCopy> = (0..self.cursors.len())
+            .filter(|place| now - self.appended_at[*place] >= QUIET)
+            .map(|place| self.copy(place))
+            .filter(|copy| {
+                PartitionCopy::with(copy, |copy| {
+                    copy.remembered_by_ms.is_some_and(|remembered_by| remembered_by < forgotten_before)
+                })
+            })
+            .cloned()
+            .collect();
+        self.session.refresh_fence(&stale).await
+    }
+}
