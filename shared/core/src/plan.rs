@@ -164,7 +164,7 @@ pub struct MigrationPlan {
     pub groups_left_out: Vec<GroupId>,
     /// Access rules to have on the target; none where the source has no authorizer.
     pub acls: Option<Vec<AclBinding>>,
-    /// How many access rules are the cluster's own and stay behind.
+    /// Access rules that are the cluster's own and stay behind.
     pub acls_left_out: Vec<AclBinding>,
     /// Quotas to have on the target.
     pub quotas: Vec<PlannedQuota>,
@@ -212,7 +212,13 @@ impl PlannedTopic {
         if !self.compacted {
             return BTreeMap::new();
         }
-        let changes = [("cleanup.policy", "compact".to_owned()), ("min.compaction.lag.ms", i64::MAX.to_string())];
+        let longest = i64::MAX.to_string();
+        // Brokers refuse a lag that may be longer than the longest lag allowed.
+        let changes = [
+            ("cleanup.policy", "compact".to_owned()),
+            ("min.compaction.lag.ms", longest.clone()),
+            ("max.compaction.lag.ms", longest),
+        ];
         changes.into_iter().map(|(key, value)| (key.to_owned(), Some(value))).collect()
     }
 
@@ -383,7 +389,10 @@ const SEGMENT_BYTES_MIN_KAFKA_4: i64 = 1024 * 1024;
 /// target knows a setting at all.
 const BROKER_SYNONYMS: &[(&str, &str)] = &[
     ("cleanup.policy", "log.cleanup.policy"),
+    ("compression.gzip.level", "compression.gzip.level"),
+    ("compression.lz4.level", "compression.lz4.level"),
     ("compression.type", "compression.type"),
+    ("compression.zstd.level", "compression.zstd.level"),
     ("delete.retention.ms", "log.cleaner.delete.retention.ms"),
     ("file.delete.delay.ms", "log.segment.delete.delay.ms"),
     ("flush.messages", "log.flush.interval.messages"),
@@ -424,6 +433,15 @@ const TOPIC_ONLY: &[(&str, &str)] = &[("remote.storage.enable", "false")];
 
 /// Gone in Kafka 4.
 const GONE_IN_KAFKA_4: &[&str] = &["message.downconversion.enable", "message.timestamp.difference.max.ms"];
+
+/// Known only from some version on, or with remote storage.
+const ONLY_ON_SOME: &[&str] = &[
+    "compression.gzip.level",
+    "compression.lz4.level",
+    "compression.zstd.level",
+    "local.retention.bytes",
+    "local.retention.ms",
+];
 
 /// Never carried over, and why.
 const NOT_CARRIED: &[(&str, &str)] = &[
@@ -468,7 +486,7 @@ impl TargetDefaults {
             .collect();
         // Any topic names all the settings there are.
         known.extend(target.configs.values().flat_map(|configs| configs.keys().cloned()));
-        let complete = known.len() * 2 > BROKER_SYNONYMS.len();
+        let complete = known.len() * 3 > BROKER_SYNONYMS.len();
         Self { values, known, complete }
     }
 
@@ -482,8 +500,8 @@ impl TargetDefaults {
         if self.known.contains(setting) || TOPIC_ONLY.iter().any(|(name, _)| *name == setting) {
             return true;
         }
-        let local = setting.starts_with("local.retention.");
-        !self.complete && !local && !GONE_IN_KAFKA_4.contains(&setting) && synonym(setting).is_some()
+        let everywhere = !ONLY_ON_SOME.contains(&setting) && !GONE_IN_KAFKA_4.contains(&setting);
+        !self.complete && everywhere && synonym(setting).is_some()
     }
 
     /// Whether the target is Kafka 4 or later, as far as its settings tell.
@@ -508,6 +526,7 @@ fn plan_topic(topic: &TopicDescription, source: &SourceInventory, target: &Targe
     let hold = hold_configs(replication_factor, max_message_bytes, value("remote.storage.enable"), &defaults);
     let mut hold_configs = final_configs.clone();
     hold_configs.extend(hold);
+    hold_segments(&mut hold_configs, &defaults);
     let sizes = topic.partitions.iter().map(|p| TopicPartition { topic: topic.name.clone(), partition: p.id });
     PlannedTopic {
         name: topic.name.clone(),
@@ -557,6 +576,16 @@ fn hold_configs(
         hold.insert("local.retention.bytes".to_owned(), "-1".to_owned());
     }
     hold
+}
+
+/// A batch larger than a segment is refused (error 18), and packing makes batches that the source never had.
+fn hold_segments(hold: &mut BTreeMap<String, String>, defaults: &TargetDefaults) {
+    let number = |value: Option<&str>| value.and_then(|value| value.parse::<i64>().ok());
+    let batch = number(hold.get("max.message.bytes").map(String::as_str)).unwrap_or(HOLD_MESSAGE_BYTES_MIN);
+    let segment = number(hold.get("segment.bytes").map(String::as_str).or(defaults.value("segment.bytes")));
+    if segment.is_some_and(|segment| segment < batch) {
+        hold.insert("segment.bytes".to_owned(), batch.to_string());
+    }
 }
 
 /// The settings to end with, and those left out with the reason.
@@ -917,7 +946,7 @@ mod tests {
             ]
         );
         assert!(topic.compacted);
-        assert_eq!(topic.ready_changes().len(), 2);
+        assert_eq!(topic.ready_changes().len(), 3);
         let mut configs = topic.hold_configs.clone();
         for (key, value) in topic.ready_changes().into_iter().chain(topic.final_changes()) {
             match value {
@@ -975,6 +1004,9 @@ mod tests {
         let topic = one(&own, &target(3));
         assert_eq!(values(&topic.final_configs), [("segment.bytes", "16384")]);
         assert_eq!(topic.settings_left_out.len(), 3);
+        // While copying, a segment must hold the largest batch that packing can make.
+        assert_eq!(topic.hold_configs["segment.bytes"], "8388608");
+        assert_eq!(topic.final_changes()["segment.bytes"].as_deref(), Some("16384"));
         let topic = one(&[("segment.bytes", "16384")], &target_4());
         assert_eq!(topic.final_configs["segment.bytes"], "1048576");
         assert!(topic.settings_left_out["segment.bytes"].contains("16384"));
