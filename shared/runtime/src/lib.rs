@@ -3,6 +3,17 @@
 //! Only here are the environment and the wall clock read, and only here are adapters chosen. Phases are given a
 //! [`Migration`] and know its ports, not who stands behind them.
 
+pub mod clock;
+pub mod connect;
+pub mod freeze;
 pub mod migration;
+pub mod terminal;
+pub mod tracing;
+pub mod webhook;
 
+pub use self::tracing::start_tracing;
+pub use clock::SystemClock;
+pub use freeze::Freeze;
 pub use migration::{ForStep, Migration, MigrationError, MigrationResult};
+pub use terminal::TerminalFreeze;
+pub use webhook::WebhookFreeze;

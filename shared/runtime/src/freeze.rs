@@ -1,0 +1,29 @@
+//! Producers' standstill, by whichever way the operator has configured.
+
+use krossing_core::ports::{FreezeAnswer, FreezeError, ProducerFreeze};
+
+use crate::{terminal::TerminalFreeze, webhook::WebhookFreeze};
+
+/// The configured way.
+pub enum Freeze {
+    /// A program of the operator's.
+    Webhook(WebhookFreeze),
+    /// The operator.
+    Terminal(TerminalFreeze),
+}
+
+impl ProducerFreeze for Freeze {
+    async fn freeze(&self, expires_at_unix_ms: i64) -> Result<FreezeAnswer, FreezeError> {
+        match self {
+            Freeze::Webhook(webhook) => webhook.freeze(expires_at_unix_ms).await,
+            Freeze::Terminal(terminal) => terminal.freeze(expires_at_unix_ms).await,
+        }
+    }
+
+    async fn unfreeze(&self) -> Result<FreezeAnswer, FreezeError> {
+        match self {
+            Freeze::Webhook(webhook) => webhook.unfreeze().await,
+            Freeze::Terminal(terminal) => terminal.unfreeze().await,
+        }
+    }
+}
