@@ -3,6 +3,8 @@
 mod check;
 mod tidy;
 
+use std::process::ExitCode;
+
 use clap::Parser;
 
 /// Commands for those who work on Krossing.
@@ -14,9 +16,16 @@ enum Command {
     Tidy,
 }
 
-fn main() -> anyhow::Result<()> {
-    match Command::parse() {
+fn main() -> ExitCode {
+    let outcome = match Command::parse() {
         Command::Check => check::check(),
         Command::Tidy => tidy::tidy(),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{error:#}");
+            ExitCode::FAILURE
+        }
     }
 }
