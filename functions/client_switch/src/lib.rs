@@ -1,1 +1,283 @@
-//! To be written.
+//! Between READY and the acknowledgement: keeps every group that still works on the source in step on the target, and
+//! shows who has switched.
+//!
+//! The rule is `krossing_core::client_switch::decide`; what is about to be written is stored before it is written. A
+//! group that has switched is never written again. Does not end by itself: the operator's acknowledgement ends it.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use futures::{StreamExt, TryStreamExt, stream};
+use krossing_core::{
+    ErrorClass, GroupId, Offset, SourceOffset, TargetOffset, TopicPartition,
+    client_switch::{CLIENT_SWITCH_DOCUMENT, ClientSwitchRecord, GroupRecord, Move, Seen, Step, Switched, decide},
+    cutover::{CutoverReport, cutover_report_key},
+    limits::GROUPS_IN_FLIGHT_MAX,
+    ports::{Clock, CommittedOffset, GroupOffsets, Groups, Ledger, Objects, Ports, StoreError, Version},
+    progress::PartitionProgress,
+};
+use krossing_replication::{LanePlan, ScanFrom, load_map, records_behind};
+use krossing_runtime::{ForStep, Migration, MigrationError};
+use serde::Serialize;
+
+/// How often groups are looked at.
+const ROUND_EVERY: Duration = Duration::from_secs(1);
+
+/// Why a round could not be finished. Each can be repeated without harm.
+#[derive(Debug, thiserror::Error)]
+pub enum SwitchError {
+    /// A step failed.
+    #[error(transparent)]
+    Migration(#[from] MigrationError),
+    /// Positions that were committed are not on the target.
+    #[error("the position of group {group} in {partition} was committed on the target and does not read back")]
+    NotReadBack {
+        /// The group.
+        group: GroupId,
+        /// Where.
+        partition: TopicPartition,
+    },
+}
+
+impl SwitchError {
+    /// What an orchestrator may do about it.
+    pub fn class(&self) -> ErrorClass {
+        match self {
+            SwitchError::Migration(error) => error.class(),
+            SwitchError::NotReadBack { .. } => ErrorClass::Retryable,
+        }
+    }
+}
+
+/// Where the groups stand after a round.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct SwitchReport {
+    /// Positions written in this round.
+    pub positions_moved: usize,
+    /// Groups whose clients have switched, and how that is known.
+    pub switched: BTreeMap<GroupId, Switched>,
+    /// Groups that still are on the source, or are nowhere.
+    pub not_switched: Vec<GroupId>,
+    /// Groups whose position on the source went back; it was not followed.
+    pub went_back: Vec<(GroupId, TopicPartition)>,
+    /// Records behind a closing marker: producers left behind. The first of each partition.
+    pub records_behind_marker: BTreeMap<TopicPartition, Offset>,
+}
+
+/// What rounds work with.
+pub struct ClientSwitch<'a, P: Ports> {
+    migration: &'a Migration<P>,
+    report: CutoverReport,
+    progress: BTreeMap<TopicPartition, PartitionProgress>,
+    starts: Vec<ScanFrom>,
+}
+
+impl<'a, P: Ports> ClientSwitch<'a, P> {
+    /// Reads what the cutover has left.
+    pub async fn load(migration: &'a Migration<P>, lanes: &[LanePlan]) -> Result<Self, SwitchError> {
+        let key = cutover_report_key(&migration.id);
+        let attempt = "read the cutover's report";
+        let stored = migration.evidence.get(&key).await.during(attempt)?;
+        let stored = stored.ok_or_else(|| StoreError::Missing { attempt: format!("read {key}") }).during(attempt)?;
+        let report: CutoverReport = serde_json::from_slice(&stored)
+            .map_err(|error| StoreError::Damaged { attempt: format!("read {key}"), detail: error.to_string() })
+            .during(attempt)?;
+        let mut progress = BTreeMap::new();
+        for lane in lanes {
+            let lane = migration.ledger.lane_progress(lane.id).await.during("read the lanes' progress")?;
+            progress.extend(lane.into_iter().map(|progress| (progress.partition.clone(), progress)));
+        }
+        let planned = lanes.iter().flat_map(|lane| &lane.partitions);
+        let ids: BTreeMap<_, _> = planned.map(|planned| (&planned.partition, planned.topic_id)).collect();
+        let starts = report.markers.iter().map(|marker| ScanFrom {
+            partition: marker.partition.clone(),
+            topic_id: ids.get(&marker.partition).copied().flatten(),
+            offset: marker.source_offset.0 + 1,
+        });
+        let starts = starts.collect();
+        Ok(Self { migration, report, progress, starts })
+    }
+
+    /// Looks at every group once, and brings those that have not switched into step.
+    pub async fn round(&self) -> Result<SwitchReport, SwitchError> {
+        let (version, mut record) = self.record().await?;
+        let seen = self.look(&record).await?;
+        let mut report = SwitchReport::default();
+        let mut commits: BTreeMap<GroupId, GroupOffsets> = BTreeMap::new();
+        for (group, (seen, metadata)) in &seen {
+            let kept = record.groups.entry(group.clone()).or_default();
+            match decide(kept, seen, false) {
+                Step::SwitchedForGood(why) => {
+                    kept.switched = Some(why.clone());
+                    report.switched.insert(group.clone(), why);
+                }
+                Step::Follow(moves) => {
+                    kept.announce(seen, &moves);
+                    report.not_switched.push(group.clone());
+                    for (partition, step) in moves {
+                        match step {
+                            Move::To(offset) | Move::Again(offset) => {
+                                let metadata = metadata.get(&partition).cloned().unwrap_or_default();
+                                let position = CommittedOffset { offset: offset.0, metadata };
+                                commits.entry(group.clone()).or_default().insert(partition, position);
+                            }
+                            Move::Keep => {}
+                            Move::SourceWentBack { .. } => report.went_back.push((group.clone(), partition)),
+                        }
+                    }
+                }
+            }
+        }
+        report.positions_moved = commits.values().map(BTreeMap::len).sum();
+        let version = self.store(version, &record).await?;
+        if !commits.is_empty() {
+            self.commit(&commits, &mut record).await?;
+            self.store(Some(version), &record).await?;
+        }
+        report.records_behind_marker =
+            records_behind(&self.migration.source, &self.migration.clock, self.starts.clone())
+                .await
+                .during("look behind the closing markers")?;
+        Ok(report)
+    }
+
+    /// Round after round until `stop`; each is shown.
+    pub async fn follow(
+        &self,
+        stop: impl Future<Output = ()> + Send,
+        mut show: impl FnMut(&SwitchReport) + Send,
+    ) -> Result<(), SwitchError> {
+        let mut stop = std::pin::pin!(stop);
+        loop {
+            // A round that has begun is finished: what it has announced is then also written.
+            show(&self.round().await?);
+            tokio::select! {
+                () = &mut stop => return Ok(()),
+                () = self.migration.clock.sleep(ROUND_EVERY) => {}
+            }
+        }
+    }
+
+    async fn record(&self) -> Result<(Option<Version>, ClientSwitchRecord), SwitchError> {
+        let attempt = "read who has switched";
+        match self.migration.ledger.document(CLIENT_SWITCH_DOCUMENT).await.during(attempt)? {
+            None => Ok((None, ClientSwitchRecord::default())),
+            Some((version, content)) => {
+                let record = serde_json::from_slice(&content)
+                    .map_err(|error| StoreError::Damaged {
+                        attempt: format!("read {CLIENT_SWITCH_DOCUMENT}"),
+                        detail: error.to_string(),
+                    })
+                    .during(attempt)?;
+                Ok((Some(version), record))
+            }
+        }
+    }
+
+    async fn store(&self, version: Option<Version>, record: &ClientSwitchRecord) -> Result<Version, SwitchError> {
+        let content = Bytes::from(serde_json::to_vec(record).expect("a record is plain data"));
+        let ledger = &self.migration.ledger;
+        Ok(ledger.put_document(CLIENT_SWITCH_DOCUMENT, version, content).await.during("write who has switched")?)
+    }
+
+    /// Every group that may need something, on both sides.
+    async fn look(
+        &self,
+        record: &ClientSwitchRecord,
+    ) -> Result<BTreeMap<GroupId, (Seen, BTreeMap<TopicPartition, String>)>, SwitchError> {
+        let source = &self.migration.source;
+        let target = &self.migration.target;
+        let mut groups: BTreeSet<GroupId> = record.groups.keys().cloned().collect();
+        groups.extend(source.list_groups().await.during("list the source's groups")?);
+        let groups: Vec<_> = groups.into_iter().collect();
+        let described = target.describe_groups(&groups).await.during("describe the groups on the target")?;
+        let members: BTreeMap<_, _> = described.into_iter().map(|group| (group.id, group.members)).collect();
+        let positions: BTreeMap<GroupId, (GroupOffsets, GroupOffsets)> = stream::iter(&groups)
+            .map(|group| async move {
+                let on_source = source.group_offsets(group).await.during("read a group's positions on the source")?;
+                let on_target = target.group_offsets(group).await.during("read a group's positions on the target")?;
+                Ok::<_, SwitchError>((group.clone(), (on_source, on_target)))
+            })
+            .buffer_unordered(GROUPS_IN_FLIGHT_MAX)
+            .try_collect()
+            .await?;
+        let translated = self.translate(record, &positions).await?;
+        let mut seen = BTreeMap::new();
+        for (group, (on_source, on_target)) in positions {
+            let copied = |offsets: GroupOffsets| {
+                offsets.into_iter().filter(|(partition, _)| self.progress.contains_key(partition))
+            };
+            let mut metadata = BTreeMap::new();
+            let mut source = BTreeMap::new();
+            for (partition, committed) in copied(on_source) {
+                let offset = SourceOffset(committed.offset);
+                source.insert(partition.clone(), (offset, translated[&(partition.clone(), offset)]));
+                metadata.insert(partition, committed.metadata);
+            }
+            if source.is_empty() && !record.groups.contains_key(&group) {
+                continue;
+            }
+            let looked = Seen {
+                target_members: members.get(&group).copied().unwrap_or(0),
+                source,
+                target: copied(on_target).map(|(partition, at)| (partition, TargetOffset(at.offset))).collect(),
+            };
+            seen.insert(group, (looked, metadata));
+        }
+        Ok(seen)
+    }
+
+    /// Translates each position once. Those that have not moved are known; maps are loaded only for the others.
+    async fn translate(
+        &self,
+        record: &ClientSwitchRecord,
+        positions: &BTreeMap<GroupId, (GroupOffsets, GroupOffsets)>,
+    ) -> Result<BTreeMap<(TopicPartition, SourceOffset), TargetOffset>, SwitchError> {
+        let written = record.groups.values().flat_map(|group: &GroupRecord| &group.written);
+        let mut known: BTreeMap<_, _> =
+            written.map(|(partition, written)| ((partition.clone(), written.source), written.target)).collect();
+        let mut wanted: BTreeMap<&TopicPartition, BTreeSet<SourceOffset>> = BTreeMap::new();
+        for (on_source, _) in positions.values() {
+            for (partition, committed) in on_source {
+                let offset = SourceOffset(committed.offset);
+                if !known.contains_key(&(partition.clone(), offset)) {
+                    wanted.entry(partition).or_default().insert(offset);
+                }
+            }
+        }
+        let boundaries = self.report.boundary_of();
+        for (partition, offsets) in wanted {
+            let (Some(progress), Some(boundary)) = (self.progress.get(partition), boundaries.get(partition)) else {
+                continue;
+            };
+            let map = load_map(&self.migration.evidence, progress).await.during("read the offset map")?;
+            for offset in offsets {
+                known.insert((partition.clone(), offset), map.translate(offset, *boundary));
+            }
+        }
+        Ok(known)
+    }
+
+    async fn commit(
+        &self,
+        commits: &BTreeMap<GroupId, GroupOffsets>,
+        record: &mut ClientSwitchRecord,
+    ) -> Result<(), SwitchError> {
+        let target = &self.migration.target;
+        for (group, offsets) in commits {
+            // What is refused because members have come is found by the next round.
+            let refused =
+                target.commit_group_offsets(group, offsets).await.during("write a group's positions to the target")?;
+            let read_back = target.group_offsets(group).await.during("read a group's positions back")?;
+            let read_back = read_back.into_iter().map(|(partition, at)| (partition, TargetOffset(at.offset))).collect();
+            let missing = record.groups.entry(group.clone()).or_default().confirm(&read_back);
+            if let Some(partition) = missing.into_iter().find(|partition| !refused.contains_key(partition)) {
+                return Err(SwitchError::NotReadBack { group: group.clone(), partition });
+            }
+        }
+        Ok(())
+    }
+}

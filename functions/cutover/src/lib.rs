@@ -1,1 +1,132 @@
-//! To be written.
+//! The cutover: producers stand still, the source is closed with markers, the target is completed and closed, and every
+//! group's position is carried over. Then clients may switch.
+//!
+//! Everything that can be done before producers stand still is done before ([`prepare`]); from then on one budget runs
+//! ([`standstill`]). The point of no return is the journal entry `awaiting_client_switch`: every failure before it lets
+//! producers go on, reads that back, opens the lanes again and returns to `drain_ready`; the next cutover is a new
+//! decision. Nothing here decides: the rules are in `krossing_core`.
+
+mod close;
+mod error;
+mod groups;
+mod mark;
+mod prepare;
+mod standstill;
+
+use std::sync::{Arc, Mutex};
+
+use krossing_core::{
+    cutover::CutoverReport,
+    journal::{EntryKind, Journal},
+    plan::Scope,
+    ports::{Clock, Ports, ProducerFreeze},
+    transition::State,
+};
+use krossing_replication::{Crew, LaneContext, LanePlan, reopen_lane};
+use krossing_runtime::{ForStep, Migration};
+use serde_json::json;
+
+pub use error::CutoverError;
+
+/// Everything a cutover works with.
+pub struct Cutover<'a, P: Ports> {
+    /// The migration.
+    pub migration: &'a Migration<P>,
+    /// Its topics.
+    pub scope: &'a Scope,
+    /// Its lanes.
+    pub lanes: &'a [LanePlan],
+    /// What lanes work with in this process.
+    pub ctx: Arc<LaneContext<P>>,
+    /// What is being done, for displays and for the reason of a failure.
+    pub step: Step,
+}
+
+/// The step a cutover is at.
+#[derive(Debug, Clone, Default)]
+pub struct Step(Arc<Mutex<&'static str>>);
+
+impl Step {
+    /// In words.
+    pub fn name(&self) -> &'static str {
+        *self.0.lock().expect("no holder panics")
+    }
+
+    fn begin(&self, name: &'static str) {
+        *self.0.lock().expect("no holder panics") = name;
+        tracing::info!(step = name, "cutover");
+    }
+}
+
+/// Runs a cutover from `drain_ready` to `awaiting_client_switch`, or back to `drain_ready` with the reason.
+pub async fn run<P: Ports>(cutover: &Cutover<'_, P>, journal: &mut Journal) -> Result<CutoverReport, CutoverError> {
+    let migration = cutover.migration;
+    migration.enter(journal, State::Cutover, "the operator asked for the cutover", json!({})).await?;
+    let mut crew = Crew::new(cutover.ctx.clone());
+    let error = match attempt(cutover, journal, &mut crew).await {
+        Ok(report) => return Ok(report),
+        Err(error) => error,
+    };
+    // Whatever the lanes still say, they are brought to rest before they are opened again.
+    if let Err(lane) = crew.stop().await {
+        tracing::warn!(error = %error::chain(&lane), "a lane stopped during the failed cutover");
+    }
+    // An entry may have been stored just when the budget ran out.
+    *journal = migration.journal().await?;
+    if journal.tip() == Some(State::AwaitingClientSwitch) {
+        return Err(CutoverError::ReadyUnseen { source: Box::new(error) });
+    }
+    release(cutover, journal).await?;
+    let reason = format!("the cutover failed: {}", error::chain(&error));
+    migration.enter(journal, State::DrainReady, reason, json!({})).await?;
+    Err(error)
+}
+
+/// After a killed cutover: lets producers go on, opens the lanes again, and returns to `drain_ready`.
+pub async fn abandon<P: Ports>(cutover: &Cutover<'_, P>, journal: &mut Journal) -> Result<(), CutoverError> {
+    let migration = cutover.migration;
+    release(cutover, journal).await?;
+    if journal.tip() == Some(State::Cutover) {
+        migration.enter(journal, State::Failed, "the cutover was interrupted", json!({})).await?;
+    }
+    let reason = "an interrupted cutover was taken back; a new one is the operator's decision";
+    migration.enter(journal, State::DrainReady, reason, json!({})).await?;
+    Ok(())
+}
+
+/// Opens closed lanes, and lets producers go on if they were asked to stand still since the cutover began.
+async fn release<P: Ports>(cutover: &Cutover<'_, P>, journal: &mut Journal) -> Result<(), CutoverError> {
+    let migration = cutover.migration;
+    for lane in cutover.lanes {
+        reopen_lane(&migration.ledger, lane.id).await.during("open the lanes again")?;
+    }
+    let asked = journal.last_since(State::Cutover, EntryKind::FreezeAsked).is_some();
+    let released = journal.last_since(State::Cutover, EntryKind::Unfrozen).is_some();
+    if !asked || released {
+        return Ok(());
+    }
+    let answer = migration.freeze.unfreeze().await.map_err(|source| CutoverError::NotReleased { source })?;
+    let reason = if answer.confirmed {
+        format!("producers may go on: {}", answer.detail)
+    } else {
+        format!("producers were told that they may go on, which nobody confirmed: {}", answer.detail)
+    };
+    migration.note(journal, EntryKind::Unfrozen, reason, json!({ "confirmed": answer.confirmed })).await?;
+    Ok(())
+}
+
+async fn attempt<P: Ports>(
+    cutover: &Cutover<'_, P>,
+    journal: &mut Journal,
+    crew: &mut Crew<P>,
+) -> Result<CutoverReport, CutoverError> {
+    let prepared = prepare::prepare(cutover, crew).await?;
+    let budget = cutover.migration.config.cutover.max_producer_freeze;
+    let board = crew.board();
+    tokio::select! {
+        done = standstill::standstill(cutover, journal, crew, prepared) => done,
+        () = cutover.migration.clock.sleep(budget) => {
+            Err(CutoverError::OutOfTime { budget, step: cutover.step.name(), causes: prepare::open_transactions(&board) })
+        }
+    }
+}

@@ -1,0 +1,192 @@
+//! Why a cutover did not reach READY.
+
+use std::{error::Error, time::Duration};
+
+use krossing_core::{ErrorClass, GroupId, KafkaCode, Offset, Side, TopicPartition, ports::FreezeError};
+use krossing_replication::LaneError;
+use krossing_runtime::MigrationError;
+
+/// Why a cutover did not reach READY. Unless it says otherwise, producers may go on and the migration is at
+/// `drain_ready` again.
+#[derive(Debug, thiserror::Error)]
+pub enum CutoverError {
+    /// A step failed.
+    #[error(transparent)]
+    Migration(#[from] MigrationError),
+    /// A lane cannot go on.
+    #[error("the copy cannot go on")]
+    Lane(#[from] LaneError),
+    /// Producers could not be asked to stand still.
+    #[error("producers were not brought to stand still")]
+    NotFrozen(#[source] FreezeError),
+    /// Producers were asked, and nobody confirmed that they stand still.
+    #[error("nobody confirmed that producers stand still: {detail}")]
+    FreezeNotConfirmed {
+        /// What was answered instead.
+        detail: String,
+    },
+    /// Producers could not be told that they may go on.
+    #[error("producers may still be standing still: they could not be told to go on; do it by hand, then `krossing resume`")]
+    NotReleased {
+        /// What happened.
+        #[source]
+        source: FreezeError,
+    },
+    /// The target did not keep up before the freeze.
+    #[error("the target is not close enough to the source to begin: {causes}")]
+    NotCaughtUp {
+        /// What holds it back.
+        causes: String,
+    },
+    /// The freeze took longer than the operator allows.
+    #[error("producers stood still for {budget:?} (cutover.max_producer_freeze), which ended while {step}{}", held_back(.causes))]
+    OutOfTime {
+        /// The bound.
+        budget: Duration,
+        /// What was being done.
+        step: &'static str,
+        /// Partitions that waited for an open transaction.
+        causes: Vec<TopicPartition>,
+    },
+    /// READY was journaled at the moment at which the budget ran out.
+    #[error("the cutover reached READY as its time ran out; `krossing status` shows how it stands")]
+    ReadyUnseen {
+        /// What was reported first.
+        #[source]
+        source: Box<CutoverError>,
+    },
+    /// Partitions refused their closing marker.
+    #[error("{partition} on the {side} could not be marked: {code}")]
+    NotMarked {
+        /// On which cluster.
+        side: Side,
+        /// Which.
+        partition: TopicPartition,
+        /// The broker's code.
+        code: KafkaCode,
+    },
+    /// A closing marker was written but not seen in time.
+    #[error("the closing marker of {partition} was not seen at offset {offset}")]
+    MarkNotSeen {
+        /// Which.
+        partition: TopicPartition,
+        /// Where it was looked for.
+        offset: Offset,
+    },
+    /// A producer was not frozen.
+    #[error(
+        "{partition} received a record at offset {offset}, behind its closing marker: a producer of this topic was not \
+         standing still"
+    )]
+    ProducerLeftBehind {
+        /// Which.
+        partition: TopicPartition,
+        /// The record's offset.
+        offset: Offset,
+    },
+    /// Topics or partitions appeared after the lanes were laid.
+    #[error("{partition} appeared on the source after the copy began; `krossing execute` takes it up")]
+    Appeared {
+        /// Which.
+        partition: TopicPartition,
+    },
+    /// A lane was closed before it had reached the marker.
+    #[error("{partition} is copied up to source offset {copied_to}, not up to its marker at {marker}")]
+    NotDrained {
+        /// Which.
+        partition: TopicPartition,
+        /// How far it is copied.
+        copied_to: Offset,
+        /// Where its marker is.
+        marker: Offset,
+    },
+    /// A group has members on the target already.
+    #[error("group {group} has {members} members on the target: stop them before the cutover; they would move positions")]
+    GroupOnTarget {
+        /// Which.
+        group: GroupId,
+        /// How many.
+        members: usize,
+    },
+    /// The target's log moved under the copy.
+    #[error("the target's log of {partition} is from {log_start} to {end}, where {expected_start} to {expected_end} was copied")]
+    Floor {
+        /// Which.
+        partition: TopicPartition,
+        /// Its first offset.
+        log_start: Offset,
+        /// Its end.
+        end: Offset,
+        /// Where its first offset must be.
+        expected_start: Offset,
+        /// Where its end must be.
+        expected_end: Offset,
+    },
+    /// A position could not be written.
+    #[error("the position of group {group} in {partition} was refused on the target: {code}")]
+    CommitRefused {
+        /// Which group.
+        group: GroupId,
+        /// Where.
+        partition: TopicPartition,
+        /// The broker's code.
+        code: KafkaCode,
+    },
+    /// A position reads back as something else.
+    #[error("group {group} reads back {found:?} in {partition} on the target, where {expected} was committed")]
+    CommitNotReadBack {
+        /// Which group.
+        group: GroupId,
+        /// Where.
+        partition: TopicPartition,
+        /// What was written.
+        expected: Offset,
+        /// What was read.
+        found: Option<Offset>,
+    },
+}
+
+fn held_back(causes: &[TopicPartition]) -> String {
+    if causes.is_empty() {
+        return String::new();
+    }
+    let names: Vec<_> = causes.iter().map(ToString::to_string).collect();
+    format!("; held back by an open transaction: {}", names.join(", "))
+}
+
+impl CutoverError {
+    /// What an orchestrator may do about it.
+    pub fn class(&self) -> ErrorClass {
+        match self {
+            CutoverError::Migration(error) => error.class(),
+            CutoverError::Lane(error) => error.class(),
+            CutoverError::NotFrozen(_)
+            | CutoverError::FreezeNotConfirmed { .. }
+            | CutoverError::NotReleased { .. }
+            | CutoverError::NotCaughtUp { .. }
+            | CutoverError::OutOfTime { .. }
+            | CutoverError::ReadyUnseen { .. }
+            | CutoverError::NotMarked { .. }
+            | CutoverError::MarkNotSeen { .. }
+            | CutoverError::ProducerLeftBehind { .. }
+            | CutoverError::Appeared { .. }
+            | CutoverError::GroupOnTarget { .. }
+            | CutoverError::CommitRefused { .. } => ErrorClass::Refused,
+            CutoverError::NotDrained { .. }
+            | CutoverError::Floor { .. }
+            | CutoverError::CommitNotReadBack { .. } => ErrorClass::DataAtRisk,
+        }
+    }
+}
+
+/// An error with everything behind it, in one line.
+pub(crate) fn chain(error: &(dyn Error + 'static)) -> String {
+    let mut texts = vec![error.to_string()];
+    let mut source = error.source();
+    while let Some(behind) = source {
+        texts.push(behind.to_string());
+        source = behind.source();
+    }
+    texts.dedup();
+    texts.join(": ")
+}

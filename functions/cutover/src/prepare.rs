@@ -1,0 +1,178 @@
+//! What is done before producers stand still: catching up, and everything that needs no standstill.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use futures::{StreamExt, TryStreamExt, stream};
+use krossing_core::{
+    GroupId, Producer, TopicId, TopicName, TopicPartition,
+    cutover::{marking_parts, marking_transactional_id},
+    drain::{DrainReadiness, PartitionDrain},
+    limits::GROUPS_IN_FLIGHT_MAX,
+    ports::{Clock, Groups, Inventory, LogEnd, LogReader, Marker, Ports, TopicAdmin},
+};
+use krossing_replication::{Crew, TailBoard};
+use krossing_runtime::{ForStep, MigrationError};
+
+use crate::{Cutover, CutoverError};
+
+/// How often the board is judged.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+
+/// A part of the source that one transaction marks.
+pub(crate) struct MarkingPart {
+    pub(crate) transactional_id: String,
+    pub(crate) producer: Producer,
+    pub(crate) partitions: Vec<TopicPartition>,
+}
+
+/// What is ready when producers stand still.
+pub(crate) struct Prepared {
+    /// All partitions with the identity of their topics.
+    pub(crate) partitions: BTreeMap<TopicPartition, Option<TopicId>>,
+    pub(crate) parts: Vec<MarkingPart>,
+    pub(crate) groups: Vec<GroupId>,
+}
+
+pub(crate) async fn prepare<P: Ports>(
+    cutover: &Cutover<'_, P>,
+    crew: &mut Crew<P>,
+) -> Result<Prepared, CutoverError> {
+    let lanes = cutover.lanes.iter().flat_map(|lane| &lane.partitions);
+    let partitions: BTreeMap<_, _> =
+        lanes.map(|planned| (planned.partition.clone(), planned.topic_id)).collect();
+    cutover.step.begin("looking for partitions that appeared");
+    nothing_appeared(cutover, &partitions).await?;
+    cutover.step.begin("preparing topics, markers and groups");
+    give_compacted_topics_their_policy(cutover).await?;
+    let groups = warm_up_groups(cutover).await?;
+    let parts = warm_up_markers(cutover, &partitions).await?;
+    cutover.step.begin("catching up");
+    catch_up(cutover, crew, &partitions).await?;
+    Ok(Prepared { partitions, parts, groups })
+}
+
+/// A topic or partition that nobody copies would be missing on the target.
+pub(crate) async fn nothing_appeared<P: Ports>(
+    cutover: &Cutover<'_, P>,
+    partitions: &BTreeMap<TopicPartition, Option<TopicId>>,
+) -> Result<(), CutoverError> {
+    let migration = cutover.migration;
+    let topics = migration.source.describe_topics(None).await.during("look for topics that appeared")?;
+    let selection = &migration.config.topics;
+    for topic in topics.iter().filter(|topic| selection.reason_to_leave_out(topic).is_none()) {
+        for described in &topic.partitions {
+            let partition = TopicPartition { topic: topic.name.clone(), partition: described.id };
+            if !partitions.contains_key(&partition) {
+                return Err(CutoverError::Appeared { partition });
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Connect and schema registries insist on `compact`; nothing is compacted yet.
+async fn give_compacted_topics_their_policy<P: Ports>(cutover: &Cutover<'_, P>) -> Result<(), CutoverError> {
+    let changes: BTreeMap<TopicName, BTreeMap<String, Option<String>>> = cutover
+        .scope
+        .topics
+        .iter()
+        .map(|topic| (topic.name.clone(), topic.ready_changes()))
+        .filter(|(_, changes)| !changes.is_empty())
+        .collect();
+    if changes.is_empty() {
+        return Ok(());
+    }
+    let answers = cutover
+        .migration
+        .target
+        .alter_topic_configs(&changes)
+        .await
+        .during("give compacted topics their cleanup policy on the target")?;
+    match answers.into_iter().find_map(|(topic, answer)| answer.err().map(|error| (topic, error))) {
+        None => Ok(()),
+        Some((topic, (code, detail))) => Err(MigrationError::Refused {
+            sentence: format!("the target refuses cleanup.policy=compact for {topic}: {code} {detail}"),
+        }
+        .into()),
+    }
+}
+
+/// Finds the coordinators of all groups on both sides, and makes sure that nobody uses them on the target yet.
+async fn warm_up_groups<P: Ports>(cutover: &Cutover<'_, P>) -> Result<Vec<GroupId>, CutoverError> {
+    let migration = cutover.migration;
+    let groups = migration.source.list_groups().await.during("list the source's groups")?;
+    let on_target = migration.target.describe_groups(&groups).await.during("describe the groups on the target")?;
+    if let Some(active) = on_target.into_iter().find(|described| described.members > 0) {
+        return Err(CutoverError::GroupOnTarget { group: active.id, members: active.members });
+    }
+    let on_source: Vec<_> = stream::iter(&groups)
+        .map(|group| migration.source.group_offsets(group))
+        .buffer_unordered(GROUPS_IN_FLIGHT_MAX)
+        .try_collect()
+        .await
+        .during("read the groups' positions on the source")?;
+    tracing::debug!(groups = on_source.len(), "groups are warm");
+    Ok(groups)
+}
+
+/// Takes the transactional ids that will mark the source.
+async fn warm_up_markers<P: Ports>(
+    cutover: &Cutover<'_, P>,
+    partitions: &BTreeMap<TopicPartition, Option<TopicId>>,
+) -> Result<Vec<MarkingPart>, CutoverError> {
+    let migration = cutover.migration;
+    let partitions: Vec<_> = partitions.keys().cloned().collect();
+    let mut parts = Vec::new();
+    for (number, partitions) in marking_parts(&partitions).into_iter().enumerate() {
+        let transactional_id = marking_transactional_id(&migration.id, number);
+        let producer = migration
+            .source
+            .open_producer(&transactional_id)
+            .await
+            .during("open the producer that marks the source")?;
+        parts.push(MarkingPart { transactional_id, producer, partitions });
+    }
+    migration.source.log_ends(&partitions, LogEnd::Latest).await.during("read the source's ends")?;
+    Ok(parts)
+}
+
+/// Lets the lanes copy until they are as close as the operator wants.
+async fn catch_up<P: Ports>(
+    cutover: &Cutover<'_, P>,
+    crew: &mut Crew<P>,
+    partitions: &BTreeMap<TopicPartition, Option<TopicId>>,
+) -> Result<(), CutoverError> {
+    let settings = &cutover.migration.config.cutover;
+    let clock = &cutover.migration.clock;
+    cutover.lanes.iter().for_each(|lane| crew.add(lane.clone()));
+    let mut readiness = DrainReadiness::new(settings.drain_max_partition_lag, Duration::ZERO);
+    let started = clock.now();
+    loop {
+        tokio::select! {
+            error = crew.failure() => return Err(error.into()),
+            () = clock.sleep(LOOK_EVERY) => {}
+        }
+        let board = crew.board().partitions();
+        let drains = partitions
+            .keys()
+            .map(|partition| {
+                let drain = board.get(partition).map_or(PartitionDrain::NotHeardOf, |lag| PartitionDrain::At {
+                    lag: lag.lag(),
+                    waits_for_transaction: lag.waits_for_transaction(),
+                });
+                (partition.clone(), drain)
+            })
+            .collect();
+        let Err(causes) = readiness.judge(clock.now(), &drains) else { return Ok(()) };
+        if clock.now() - started > settings.drain_timeout {
+            let causes: Vec<_> = causes.iter().map(ToString::to_string).collect();
+            return Err(CutoverError::NotCaughtUp { causes: causes.join("; ") });
+        }
+    }
+}
+
+/// Partitions that wait for an open transaction now.
+pub(crate) fn open_transactions(board: &TailBoard) -> Vec<TopicPartition> {
+    let partitions = board.partitions().into_iter();
+    partitions.filter(|(_, lag)| lag.waits_for_transaction()).map(|(partition, _)| partition).collect()
+}

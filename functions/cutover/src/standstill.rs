@@ -1,0 +1,182 @@
+//! The steps while producers stand still, in the order of the design.
+
+use std::time::Instant;
+
+use bytes::Bytes;
+use krossing_core::{
+    canonical::canonical_json,
+    client_switch::{CLIENT_SWITCH_DOCUMENT, ClientSwitchRecord, Written},
+    cutover::{
+        Boundary, CUTOVER_REPORT_VERSION, ClosingMarker, CutoverReport, CutoverTimings, cutover_report_key,
+    },
+    journal::{EntryKind, Journal},
+    offset_map::sha256_hex,
+    ports::{Clock, Ledger, Objects, Ports, ProducerFreeze},
+    transition::State,
+};
+use krossing_replication::Crew;
+use krossing_runtime::ForStep;
+use serde_json::json;
+
+use crate::{Cutover, CutoverError, close, groups, mark, prepare, prepare::Prepared};
+
+/// Measures step after step.
+struct Watch<C> {
+    clock: C,
+    began: Instant,
+    last: Instant,
+}
+
+impl<C: Clock> Watch<C> {
+    fn start(clock: C) -> Self {
+        let now = clock.now();
+        Self { clock, began: now, last: now }
+    }
+
+    /// Milliseconds since the last lap.
+    fn lap_ms(&mut self) -> u64 {
+        let now = self.clock.now();
+        let lap = now - std::mem::replace(&mut self.last, now);
+        u64::try_from(lap.as_millis()).unwrap_or(u64::MAX)
+    }
+
+    fn total_ms(&self) -> u64 {
+        u64::try_from((self.clock.now() - self.began).as_millis()).unwrap_or(u64::MAX)
+    }
+}
+
+/// From the request that producers stand still to READY.
+pub(crate) async fn standstill<P: Ports>(
+    cutover: &Cutover<'_, P>,
+    journal: &mut Journal,
+    crew: &mut Crew<P>,
+    prepared: Prepared,
+) -> Result<CutoverReport, CutoverError> {
+    let migration = cutover.migration;
+    let mut timings = CutoverTimings::default();
+    let mut asking = Watch::start(migration.clock.clone());
+
+    cutover.step.begin("asking producers to stand still");
+    let freeze = ask_to_freeze(cutover, journal).await?;
+    timings.freeze_ms = asking.lap_ms();
+
+    let mut watch = Watch::start(migration.clock.clone());
+    cutover.step.begin("marking the source");
+    let markers = mark::mark(cutover, &prepared).await?;
+    timings.mark_ms = watch.lap_ms();
+
+    cutover.step.begin("copying up to the markers");
+    close::drain(crew, &markers).await?;
+    mark::nothing_behind_markers(cutover, &prepared, &markers).await?;
+    timings.drain_ms = watch.lap_ms();
+
+    cutover.step.begin("closing the lanes");
+    let closed = close::close(cutover, &markers).await?;
+    let boundaries = close::boundaries(&closed);
+    let boundary_list: Vec<_> = boundaries
+        .iter()
+        .map(|(partition, offset)| Boundary { partition: partition.clone(), target_offset: *offset })
+        .collect();
+    let digest = sha256_hex(canonical_json(&boundary_list).expect("boundaries are whole numbers").as_bytes());
+    let reason = format!("{} partitions are closed on the target", boundaries.len());
+    migration.note(journal, EntryKind::TargetBoundary, reason, json!({ "sha256": digest })).await?;
+    timings.close_ms = watch.lap_ms();
+
+    cutover.step.begin("translating the groups' positions");
+    let snapshot = groups::snapshot(cutover, &prepared.groups, &closed).await?;
+    let translated = groups::translate(cutover, &snapshot, &closed).await?;
+    timings.translate_ms = watch.lap_ms();
+
+    cutover.step.begin("committing the groups' positions");
+    close::guard_floor(cutover, &closed).await?;
+    groups::commit(cutover, &translated).await?;
+    close::guard_floor(cutover, &closed).await?;
+    mark::nothing_behind_markers(cutover, &prepared, &markers).await?;
+    prepare::nothing_appeared(cutover, &prepared.partitions).await?;
+    timings.commit_ms = watch.lap_ms();
+    timings.frozen_ms = watch.total_ms();
+
+    cutover.step.begin("journaling READY");
+    let report = CutoverReport {
+        version: CUTOVER_REPORT_VERSION,
+        ready_unix_ms: migration.clock.unix_ms(),
+        freeze,
+        markers: markers
+            .into_iter()
+            .map(|(partition, source_offset)| ClosingMarker { partition, source_offset })
+            .collect(),
+        boundaries: boundary_list,
+        groups: translated,
+        warnings: Vec::new(),
+        timings,
+    };
+    let content = Bytes::from(serde_json::to_vec(&report).expect("a report is plain data"));
+    let digest = sha256_hex(&content);
+    migration
+        .evidence
+        .put(&cutover_report_key(&migration.id), vec![content])
+        .await
+        .during("store the cutover's report")?;
+    remember_groups(cutover, &report).await?;
+    ready(cutover, journal, &report, &digest).await?;
+    Ok(report)
+}
+
+async fn ask_to_freeze<P: Ports>(cutover: &Cutover<'_, P>, journal: &mut Journal) -> Result<String, CutoverError> {
+    let migration = cutover.migration;
+    let budget_ms =
+        i64::try_from(migration.config.cutover.max_producer_freeze.as_millis()).unwrap_or(i64::MAX);
+    let expires_at_unix_ms = migration.clock.unix_ms().saturating_add(budget_ms);
+    let detail = json!({ "expires_at_unix_ms": expires_at_unix_ms });
+    migration.note(journal, EntryKind::FreezeAsked, "producers are asked to stand still", detail).await?;
+    let answer = migration.freeze.freeze(expires_at_unix_ms).await.map_err(CutoverError::NotFrozen)?;
+    if !answer.confirmed {
+        return Err(CutoverError::FreezeNotConfirmed { detail: answer.detail });
+    }
+    let reason = format!("producers stand still: {}", answer.detail);
+    migration.note(journal, EntryKind::FreezeConfirmed, reason, json!({})).await?;
+    Ok(answer.detail)
+}
+
+/// What was written for each group, so that it can be kept in step, and left alone once its clients have moved it.
+async fn remember_groups<P: Ports>(cutover: &Cutover<'_, P>, report: &CutoverReport) -> Result<(), CutoverError> {
+    let ledger = &cutover.migration.ledger;
+    let mut record = ClientSwitchRecord::default();
+    for translated in &report.groups {
+        let written = Written {
+            source: translated.source_offset,
+            target: translated.target_offset,
+            unconfirmed_over: None,
+        };
+        let group = record.groups.entry(translated.group.clone()).or_default();
+        group.written.insert(translated.partition.clone(), written);
+    }
+    let content = Bytes::from(serde_json::to_vec(&record).expect("a record is plain data"));
+    let attempt = "write down the groups' positions";
+    // A cutover that was taken back may have left one.
+    let earlier = ledger.document(CLIENT_SWITCH_DOCUMENT).await.during(attempt)?;
+    ledger
+        .put_document(CLIENT_SWITCH_DOCUMENT, earlier.map(|(version, _)| version), content)
+        .await
+        .during(attempt)?;
+    Ok(())
+}
+
+async fn ready<P: Ports>(
+    cutover: &Cutover<'_, P>,
+    journal: &mut Journal,
+    report: &CutoverReport,
+    digest: &str,
+) -> Result<(), CutoverError> {
+    let mut groups: Vec<_> = report.groups.iter().map(|translated| &translated.group).collect();
+    groups.dedup();
+    let reason = format!(
+        "READY_FOR_CLIENT_SWITCH: groups_translated={} offsets_committed={} warnings={} frozen_ms={}",
+        groups.len(),
+        report.groups.len(),
+        report.warnings.len(),
+        report.timings.frozen_ms
+    );
+    let detail = json!({ "report_sha256": digest, "timings": report.timings });
+    Ok(cutover.migration.enter(journal, State::AwaitingClientSwitch, reason, detail).await?)
+}
