@@ -38,8 +38,9 @@ pub(crate) struct Session {
     pub(crate) journal: Journal,
     /// Names this process in leases.
     pub(crate) owner: String,
+    /// How many entries of the journal have been shown.
+    pub(crate) shown: usize,
     common: Common,
-    shown: usize,
     lock: Option<CommandLock>,
 }
 

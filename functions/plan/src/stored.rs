@@ -67,7 +67,7 @@ pub async fn store<P: Ports>(
     };
     let identity = identify(migration, &plan.source_cluster_id, &plan.target_cluster_id);
     let reason = format!(
-        "planned: topics={} partitions={} groups={} lanes={} bytes={}",
+        "topics={} partitions={} groups={} lanes={} bytes={}",
         detail.topics, detail.partitions, detail.groups, detail.lanes, detail.bytes
     );
     migration.begin(journal, identity, reason, detail).await

@@ -13,7 +13,7 @@ use krossing_core::{
     Side,
     plan::{MigrationPlan, Selection, SourceInventory, TargetInventory},
     ports::{ClusterError, Ports},
-    precheck::{Finding, PrecheckFacts, decide},
+    precheck::{Finding, PrecheckFacts, Severity, decide},
 };
 use krossing_runtime::{Migration, MigrationResult};
 
@@ -99,7 +99,16 @@ pub fn unreachable(failures: &[(Side, ClusterError)]) -> Vec<Finding> {
 
 /// The findings as lines, one each.
 pub fn render_text(findings: &[Finding]) -> String {
-    findings.iter().map(|finding| format!("{finding}\n")).collect()
+    let line = |finding: &Finding| {
+        let severity = match finding.severity {
+            Severity::Blocker => "blocker",
+            Severity::Warning => "warn",
+            Severity::Info => "info",
+        };
+        let Finding { code, subject, problem, remedy, .. } = finding;
+        format!("{code} {severity}: {subject}: {problem} — {remedy}\n")
+    };
+    findings.iter().map(line).collect()
 }
 
 /// The findings as JSON, for scripts.

@@ -1,6 +1,6 @@
 //! `krossing cutover`: from `drain_ready` to `awaiting_client_switch`, or back with the reason.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, convert::Infallible, time::Duration};
 
 use anyhow::anyhow;
 use krossing_core::{
@@ -17,7 +17,7 @@ use tokio::sync::mpsc;
 use crate::{Outcome, arguments::Existing, hand_over, phases, session::Session, show};
 
 /// How often the step is looked at, to show a new one.
-const LOOK_EVERY: Duration = Duration::from_millis(50);
+const LOOK_EVERY: Duration = Duration::from_millis(100);
 
 pub(crate) async fn run(existing: Existing) -> anyhow::Result<Outcome> {
     let mut session = Session::resume(&existing, Command::Cutover).await?;
@@ -29,7 +29,7 @@ pub(crate) async fn run(existing: Existing) -> anyhow::Result<Outcome> {
     let (cutover, mut notices) = cutover(&migration, &session.owner, &scope, &lanes);
     let ended = tokio::select! {
         ended = krossing_cutover::run(&cutover, &mut session.journal) => Some(ended),
-        () = show_steps(&migration, &cutover.step) => None,
+        never = show_steps(&migration, &cutover.step, &mut session.shown) => match never {},
         signal = phases::interrupted() => {
             show::advice(&format!("interrupted by {signal}: the cutover is taken back"));
             None
@@ -51,7 +51,7 @@ pub(crate) async fn run(existing: Existing) -> anyhow::Result<Outcome> {
         Ok(report) => report,
         Err(error) => return Err(anyhow::Error::new(error).context(next(&session))),
     };
-    let groups: std::collections::BTreeSet<_> = report.groups.iter().map(|position| &position.group).collect();
+    let groups: BTreeSet<_> = report.groups.iter().map(|position| &position.group).collect();
     show::line(&format!(
         "producers stood still for {} ms (freeze {}, mark {}, drain {}, close {}, translate {}, commit {})",
         report.timings.frozen_ms,
@@ -94,10 +94,17 @@ fn cutover<'a>(
     (Cutover { migration, scope, lanes, ctx, step: Step::default() }, notices)
 }
 
-/// Shows each step as it begins. Never ends.
-async fn show_steps(migration: &Migration<Local>, step: &Step) {
+/// Shows each step as it begins, and what is journaled as it is stored. Never ends.
+async fn show_steps(migration: &Migration<Local>, step: &Step, shown: &mut usize) -> Infallible {
     let mut last = "";
     loop {
+        // What cannot be read now is shown at the end.
+        if let Ok(journal) = migration.journal().await {
+            for entry in &journal.entries()[(*shown).min(journal.position())..] {
+                show::line(&show::entry(entry));
+            }
+            *shown = journal.position().max(*shown);
+        }
         let now = step.name();
         if now != last {
             show::line_at(migration.clock.unix_ms(), &format!("cutover: {now}"));
