@@ -129,6 +129,9 @@ impl<P: Ports> Comparison<'_, P> {
         let witness = &self.migration.source_witness;
         // A log that ends before its marker has its own finding; asking for what is not there would be an error.
         let to = self.known.marker.0.min(self.known.source_end);
+        if to <= self.known.source_start {
+            return Ok(None);
+        }
         first_record(witness, self.known.partition(), from.0, to, "read records of the source").await
     }
 

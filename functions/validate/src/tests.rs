@@ -334,6 +334,18 @@ async fn a_lane_that_stopped_short_or_wrote_on_is_found() {
 }
 
 #[tokio::test]
+async fn a_count_within_the_tolerance_is_a_note() {
+    let one_fence_more = |world: &mut World| world.progress[0].counts.fences += 1;
+    check(one_fence_more, &["counts_and_offsets"]).await;
+    let tolerated = |world: &mut World| {
+        one_fence_more(world);
+        world.migration.config.validation.count_tolerance = 1;
+    };
+    let report = check(tolerated, &[]).await;
+    assert!(report.counts_and_offsets.notes[0].ends_with("within the tolerance)"));
+}
+
+#[tokio::test]
 async fn what_was_lost_before_it_was_read_is_a_note() {
     let gap = Gap { from: SourceOffset(90), to: SourceOffset(100), noticed_unix_ms: 0 };
     let report = check(|world| world.progress[0].gaps.push(gap), &[]).await;
