@@ -19,9 +19,11 @@ use rdkafka::{
     consumer::{BaseConsumer, Consumer},
 };
 
-use crate::reading::{ANSWER_MAX, Isolation, PartitionReader, difference, digest, partitions};
+use crate::reading::{
+    ANSWER_MAX, Isolation, Position, PartitionReader, Stream, difference, digest, handfuls, partitions,
+};
 
-/// Partitions read at the same time: each takes a thread and a connection to each cluster.
+/// Threads that read at the same time, each with a connection to every broker.
 const READERS: usize = 3;
 
 /// How many records from its position on are compared for a group: one would do, if no two records were equal.
@@ -55,7 +57,7 @@ pub async fn compare(source: &ClientConfig, target: &ClientConfig, topics: &BTre
             if there != here || there == 0 {
                 comparison.differences.push(format!("{topic}: {there} partitions on the source, {here} on the target"));
             }
-            work.extend((0..there.min(here)).map(|partition| (topic.clone(), partition)));
+            work.extend((0..there.min(here)).map(|partition| (topic.clone(), partition, 0)));
         }
         comparison.partitions = work.len();
         let (records, bytes) = (AtomicU64::new(0), AtomicU64::new(0));
@@ -63,11 +65,12 @@ pub async fn compare(source: &ClientConfig, target: &ClientConfig, topics: &BTre
             let source = PartitionReader::new(&source, Isolation::Committed)?;
             Ok((source, PartitionReader::new(&target, Isolation::Committed)?))
         };
-        let found = for_each(work, readers, |(source, target), (topic, partition)| {
-            compare_partition(source, target, topic, *partition, &records, &bytes)
-                .with_context(|| format!("comparing {topic}-{partition}"))
+        let work = handfuls(work, |(topic, partition, _)| (topic, *partition));
+        let found = for_each(work, readers, |(source, target), positions: &Vec<Position>| {
+            let pairs = source.open(positions)?.into_iter().zip(target.open(positions)?);
+            pairs.map(|(source, target)| compare_partition(&source, &target, &records, &bytes)).collect::<Result<Vec<_>>>()
         })?;
-        comparison.differences.extend(found.into_iter().flatten());
+        comparison.differences.extend(found.into_iter().flatten().flatten());
         comparison.records = records.into_inner();
         comparison.bytes = bytes.into_inner();
         comparison.took = begun.elapsed();
@@ -77,15 +80,11 @@ pub async fn compare(source: &ClientConfig, target: &ClientConfig, topics: &BTre
 }
 
 fn compare_partition(
-    source: &PartitionReader,
-    target: &PartitionReader,
-    topic: &str,
-    partition: i32,
+    source: &Stream,
+    target: &Stream,
     records: &AtomicU64,
     bytes: &AtomicU64,
 ) -> Result<Option<String>> {
-    source.turn_to(topic, partition, 0)?;
-    target.turn_to(topic, partition, 0)?;
     for number in 0_u64.. {
         let what = match (source.next()?, target.next()?) {
             (None, None) => return Ok(None),
@@ -100,7 +99,7 @@ fn compare_partition(
                 }
             },
         };
-        return Ok(Some(format!("{topic}-{partition}, record {number}: {what}")));
+        return Ok(Some(format!("{}, record {number}: {what}", source.name())));
     }
     unreachable!("2^64 records")
 }
@@ -135,68 +134,100 @@ pub async fn groups_resume_exactly(
     let (source, target, groups) = (source.clone(), target.clone(), groups.to_vec());
     tokio::task::spawn_blocking(move || {
         let topics = partitions(&source)?;
-        let positions = || Ok(());
-        let committed = for_each(groups, positions, |(), group| {
+        let none = || Ok(());
+        let committed = for_each(groups, none, |(), group| {
             Ok((group.clone(), committed(&source, group, &topics)?, committed(&target, group, &topics)?))
         })?;
-        let mut work = Vec::new();
-        for (group, at_source, at_target) in committed {
-            let all: BTreeSet<_> = at_source.keys().chain(at_target.keys()).cloned().collect();
-            work.extend(all.into_iter().map(|at| (group.clone(), at_source.get(&at).cloned(), at_target.get(&at).cloned(), at)));
-        }
-        let readers = || {
-            let source = PartitionReader::new(&source, Isolation::Committed)?;
-            Ok((source, PartitionReader::new(&target, Isolation::Committed)?))
+        let wanted = |side: fn(&(String, Positions, Positions)) -> &Positions| -> BTreeSet<Position> {
+            let positions = committed.iter().flat_map(side);
+            positions.map(|((topic, partition), (offset, _))| (topic.clone(), *partition, *offset)).collect()
         };
-        for_each(work, readers, |(source, target), (group, at_source, at_target, (topic, partition))| {
-            let next = |reader: &PartitionReader, position: &Option<(i64, String)>| match position {
-                Some((offset, _)) => next_records(reader, topic, *partition, *offset),
-                None => Ok(Vec::new()),
-            };
-            let (left, right) = (next(source, at_source)?, next(target, at_target)?);
-            let digests = |records: &[(i64, u64)]| records.iter().map(|&(_, digest)| digest).collect::<Vec<_>>();
-            let problem = match (at_source, at_target) {
-                (Some(_), None) => Some("it has a position on the source alone".to_owned()),
-                (None, _) => Some("it has a position on the target alone".to_owned()),
-                (Some((_, left)), Some((_, right))) if left != right => {
-                    Some(format!("its metadata differ: {left:?} and {right:?}"))
-                }
-                (Some(_), Some((offset, _))) if *offset > target.bounds(topic, *partition)?.1 => {
-                    Some("its position is beyond the target's end".to_owned())
-                }
-                _ if digests(&left) != digests(&right) => Some("the next records differ".to_owned()),
-                _ => None,
-            };
-            Ok(Resumption {
-                group: group.clone(),
-                topic: topic.clone(),
-                partition: *partition,
-                source_committed: at_source.as_ref().map(|(offset, _)| *offset),
-                target_committed: at_target.as_ref().map(|(offset, _)| *offset),
-                source_next: left.first().map(|&(offset, _)| offset),
-                target_next: right.first().map(|&(offset, _)| offset),
-                problem,
-            })
-        })
+        let at_source = next_records(&source, wanted(|(_, source, _)| source))?;
+        let at_target = next_records(&target, wanted(|(_, _, target)| target))?;
+        let mut resumptions = Vec::new();
+        for (group, source, target) in &committed {
+            let all: BTreeSet<_> = source.keys().chain(target.keys()).collect();
+            for at in all {
+                let next = |positions: &Positions, records: &NextRecords| {
+                    let (offset, _) = positions.get(at)?;
+                    records.get(&(at.0.clone(), at.1, *offset)).cloned()
+                };
+                let (left, right) = (next(source, &at_source), next(target, &at_target));
+                resumptions.push(Resumption {
+                    group: group.clone(),
+                    topic: at.0.clone(),
+                    partition: at.1,
+                    source_committed: source.get(at).map(|(offset, _)| *offset),
+                    target_committed: target.get(at).map(|(offset, _)| *offset),
+                    source_next: left.as_ref().and_then(|next| next.first_offset),
+                    target_next: right.as_ref().and_then(|next| next.first_offset),
+                    problem: problem(source.get(at).zip(left), target.get(at).zip(right)),
+                });
+            }
+        }
+        Ok(resumptions)
     })
     .await?
 }
 
-/// Offset and digest of the records that follow an offset.
-fn next_records(reader: &PartitionReader, topic: &str, partition: i32, from: i64) -> Result<Vec<(i64, u64)>> {
-    // An offset beyond the end would be answered by a reset to the beginning: what the application would suffer, but
-    // for a group at the end it is the end that is meant.
-    let (_, end) = reader.bounds(topic, partition)?;
-    let mut next = Vec::new();
-    if from >= end {
-        return Ok(next);
+/// Topic and partition, to offset and metadata.
+pub type Positions = HashMap<(String, i32), (i64, String)>;
+
+type NextRecords = HashMap<Position, Next>;
+
+/// What follows an offset.
+#[derive(Clone)]
+struct Next {
+    first_offset: Option<i64>,
+    digests: Vec<u64>,
+    /// Whether the offset is beyond the end of the log.
+    beyond: bool,
+}
+
+fn problem(source: Option<(&(i64, String), Next)>, target: Option<(&(i64, String), Next)>) -> Option<String> {
+    match (source, target) {
+        (_, None) => Some("it has a position on the source alone".to_owned()),
+        (None, _) => Some("it has a position on the target alone".to_owned()),
+        (Some(((_, left), _)), Some(((_, right), _))) if left != right => {
+            Some(format!("its metadata differ: {left:?} and {right:?}"))
+        }
+        (_, Some((_, next))) if next.beyond => Some("its position is beyond the target's end".to_owned()),
+        (Some((_, left)), Some((_, right))) if left.digests != right.digests => {
+            Some("the next records differ".to_owned())
+        }
+        _ => None,
     }
-    reader.turn_to(topic, partition, from)?;
-    while next.len() < RESUMED_RECORDS {
-        let Some(record) = reader.next()? else { break };
-        next.push((record.offset(), digest(&record)));
-    }
-    Ok(next)
+}
+
+fn next_records(client: &ClientConfig, wanted: BTreeSet<Position>) -> Result<NextRecords> {
+    let readers = || PartitionReader::shallow(client, Isolation::Committed);
+    let work = handfuls(wanted.into_iter().collect(), |(topic, partition, _)| (topic, *partition));
+    let found = for_each(work, readers, |reader, positions: &Vec<Position>| {
+        let mut found = Vec::new();
+        // A reader answers an offset beyond the end with the beginning, as an application suffers it; a group at the end
+        // means the end.
+        let mut inside = Vec::new();
+        for position in positions {
+            let (_, end) = reader.bounds(&position.0, position.1)?;
+            if position.2 < end {
+                inside.push(position.clone());
+            } else {
+                let next = Next { first_offset: None, digests: Vec::new(), beyond: position.2 > end };
+                found.push((position.clone(), next));
+            }
+        }
+        for (position, stream) in inside.iter().zip(reader.open(&inside)?) {
+            let (mut first_offset, mut digests) = (None, Vec::new());
+            while digests.len() < RESUMED_RECORDS {
+                let Some(record) = stream.next()? else { break };
+                first_offset.get_or_insert(record.offset());
+                digests.push(digest(&record));
+            }
+            found.push((position.clone(), Next { first_offset, digests, beyond: false }));
+        }
+        Ok(found)
+    })?;
+    Ok(found.into_iter().flatten().collect())
 }
 
 /// A group's positions, with the metadata beside them.
@@ -204,7 +235,7 @@ pub fn committed(
     client: &ClientConfig,
     group: &str,
     topics: &BTreeMap<String, i32>,
-) -> Result<HashMap<(String, i32), (i64, String)>> {
+) -> Result<Positions> {
     let consumer: BaseConsumer = client.clone().set("group.id", group).set("enable.auto.commit", "false").create()?;
     let mut asked = TopicPartitionList::new();
     for (topic, &count) in topics {

@@ -7,13 +7,14 @@
 
 use std::{
     collections::BTreeMap,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, bail};
 use rdkafka::{
     ClientConfig, Message, Offset, TopicPartitionList,
-    consumer::{BaseConsumer, Consumer},
+    consumer::{BaseConsumer, Consumer, DefaultConsumerContext, base_consumer::PartitionQueue},
     error::KafkaError,
     message::{BorrowedMessage, Headers},
 };
@@ -34,56 +35,126 @@ pub enum Isolation {
     Uncommitted,
 }
 
-/// One consumer, which reads one partition after the other.
+/// A topic's partition and an offset in it.
+pub type Position = (String, i32, i64);
+
+/// Partitions that one reader opens at the same time: opening takes a few hundred milliseconds, however many there are.
+const OPEN_MAX: usize = 12;
+
+/// One consumer, which opens a handful of partitions at a time.
 pub struct PartitionReader {
-    consumer: BaseConsumer,
+    consumer: Arc<BaseConsumer>,
+}
+
+/// A partition being read.
+pub struct Stream {
+    name: String,
+    queue: PartitionQueue<DefaultConsumerContext>,
+    consumer: Arc<BaseConsumer>,
 }
 
 impl PartitionReader {
-    /// A reader that has connected to nothing yet.
+    /// A reader for whole partitions, which has connected to nothing yet.
     pub fn new(client: &ClientConfig, isolation: Isolation) -> Result<Self> {
+        Self::ahead(client, isolation, "2048", "1048576")
+    }
+
+    /// A reader for a few records here and there: what is read ahead is mostly read in vain.
+    pub fn shallow(client: &ClientConfig, isolation: Isolation) -> Result<Self> {
+        Self::ahead(client, isolation, "64", "65536")
+    }
+
+    fn ahead(client: &ClientConfig, isolation: Isolation, queued_kib: &str, fetched_bytes: &str) -> Result<Self> {
         let mut config = client.clone();
         // librdkafka assigns partitions only where there is a group id; nothing is ever committed under it.
         config.set("group.id", "lab-reader").set("enable.auto.commit", "false");
         config.set("enable.partition.eof", "true").set("auto.offset.reset", "earliest").set("check.crcs", "true");
-        config.set("isolation.level", if isolation == Isolation::Committed { "read_committed" } else { "read_uncommitted" });
-        // Each bounds memory; the waits at their defaults (half a second at each end, a second at each full queue)
-        // would be most of the time.
-        config.set("queued.max.messages.kbytes", "16384").set("fetch.message.max.bytes", "4194304");
+        let committed = isolation == Isolation::Committed;
+        config.set("isolation.level", if committed { "read_committed" } else { "read_uncommitted" });
+        config.set("queued.max.messages.kbytes", queued_kib).set("fetch.message.max.bytes", fetched_bytes);
+        config.set("fetch.max.bytes", "8388608");
+        // At their defaults, half a second at each end and a second at each full queue, waits would be most of the time.
         config.set("fetch.wait.max.ms", "10").set("fetch.queue.backoff.ms", "5");
-        Ok(Self { consumer: config.create()? })
+        Ok(Self { consumer: Arc::new(config.create()?) })
     }
 
-    /// Turns to a partition; an offset that is gone means the first that is there.
-    pub fn turn_to(&self, topic: &str, partition: i32, from: i64) -> Result<()> {
+    /// Turns to some partitions, each named once, and away from those before. An offset that is gone means the first
+    /// that is there.
+    pub fn open(&self, positions: &[Position]) -> Result<Vec<Stream>> {
+        // Each partition gets its queue before it is assigned: what is fetched between the two would go elsewhere.
+        let streams: Option<Vec<_>> = positions
+            .iter()
+            .map(|(topic, partition, _)| {
+                let queue = self.consumer.split_partition_queue(topic, *partition)?;
+                Some(Stream { name: format!("{topic}-{partition}"), queue, consumer: self.consumer.clone() })
+            })
+            .collect();
         let mut list = TopicPartitionList::new();
-        let from = if from <= 0 { Offset::Beginning } else { Offset::Offset(from) };
-        list.add_partition_offset(topic, partition, from)?;
-        self.consumer.assign(&list).with_context(|| format!("turning to {topic}-{partition}"))
+        for (topic, partition, from) in positions {
+            let from = if *from <= 0 { Offset::Beginning } else { Offset::Offset(*from) };
+            list.add_partition_offset(topic, *partition, from)?;
+        }
+        self.consumer.assign(&list).with_context(|| format!("turning to {positions:?}"))?;
+        streams.context("librdkafka has no queue for a partition")
     }
 
-    /// The next record; none at the end.
-    pub fn next(&self) -> Result<Option<BorrowedMessage<'_>>> {
-        let begun = Instant::now();
-        loop {
-            match self.consumer.poll(Duration::from_secs(1)) {
-                Some(Ok(message)) => return Ok(Some(message)),
-                Some(Err(KafkaError::PartitionEOF(_))) => return Ok(None),
-                // Brokers that fail over: librdkafka tries again by itself.
-                Some(Err(error)) if begun.elapsed() < SILENCE_MAX && is_passing(&error) => {}
-                Some(Err(error)) => return Err(error).context("reading"),
-                None if begun.elapsed() > SILENCE_MAX => {
-                    bail!("neither a record nor the end within {SILENCE_MAX:?} in {:?}", self.consumer.assignment()?)
-                }
-                None => {}
-            }
-        }
+    /// Turns to one partition.
+    pub fn open_one(&self, topic: &str, partition: i32, from: i64) -> Result<Stream> {
+        Ok(self.open(&[(topic.to_owned(), partition, from)])?.remove(0))
     }
 
     /// First offset and high watermark of a partition.
     pub fn bounds(&self, topic: &str, partition: i32) -> Result<(i64, i64)> {
         Ok(self.consumer.fetch_watermarks(topic, partition, ANSWER_MAX)?)
     }
+}
+
+impl Stream {
+    /// The partition's name, as `topic-3`.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The next record; none at the end.
+    pub fn next(&self) -> Result<Option<BorrowedMessage<'_>>> {
+        let begun = Instant::now();
+        loop {
+            match self.queue.poll(Duration::from_secs(1)) {
+                Some(Ok(message)) => return Ok(Some(message)),
+                Some(Err(KafkaError::PartitionEOF(_))) => return Ok(None),
+                // Brokers that fail over: librdkafka tries again by itself.
+                Some(Err(error)) if begun.elapsed() < SILENCE_MAX && is_passing(&error) => {}
+                Some(Err(error)) => return Err(error).with_context(|| format!("reading {}", self.name)),
+                None if begun.elapsed() > SILENCE_MAX => {
+                    bail!("neither a record nor the end of {} within {SILENCE_MAX:?}", self.name)
+                }
+                // What concerns the whole consumer waits in a queue of its own.
+                None => match self.consumer.poll(Duration::ZERO) {
+                    Some(Err(error)) if !is_passing(&error) => return Err(error.into()),
+                    _ => {}
+                },
+            }
+        }
+    }
+}
+
+/// Shares work out into handfuls for a reader to open at once: no partition twice in one, and the partitions of a topic,
+/// which tend to be of one size, in different ones.
+pub(crate) fn handfuls<W>(work: Vec<W>, partition: impl Fn(&W) -> (&str, i32)) -> Vec<Vec<W>> {
+    let count = work.len().div_ceil(OPEN_MAX).max(4);
+    let mut handfuls: Vec<Vec<W>> = std::iter::repeat_with(Vec::new).take(count).collect();
+    for (number, item) in work.into_iter().enumerate() {
+        let fits = |handful: &Vec<W>| {
+            handful.len() < OPEN_MAX && handful.iter().all(|other| partition(other) != partition(&item))
+        };
+        let begin = number % count;
+        match (begin..handfuls.len()).chain(0..begin).find(|&at| fits(&handfuls[at])) {
+            Some(at) => handfuls[at].push(item),
+            None => handfuls.push(vec![item]),
+        }
+    }
+    handfuls.retain(|handful| !handful.is_empty());
+    handfuls
 }
 
 fn is_passing(error: &KafkaError) -> bool {

@@ -416,7 +416,7 @@ impl Loading {
     /// Deletes the first half of partition 0, in the middle of a batch, and all of partition 1.
     async fn delete_heads(&self) -> Result<()> {
         let topic = "deleted-head";
-        let reader = PartitionReader::new(&self.client, Isolation::Committed)?;
+        let reader = PartitionReader::shallow(&self.client, Isolation::Committed)?;
         let (half, all) = (reader.bounds(topic, 0)?.1 / 2 + 1, reader.bounds(topic, 1)?.1);
         let mut list = TopicPartitionList::new();
         list.add_partition_offset(topic, 0, Offset::Offset(half))?;
@@ -459,9 +459,9 @@ fn until_cleaned(client: &ClientConfig) -> Result<()> {
         for (topic, partitions) in topics::COMPACTED {
             for partition in 0..partitions {
                 let (first, end) = reader.bounds(topic, partition)?;
-                reader.turn_to(topic, partition, 0)?;
+                let stream = reader.open_one(topic, partition, 0)?;
                 let mut count = 0;
-                while reader.next()?.is_some() {
+                while stream.next()?.is_some() {
                     count += 1;
                 }
                 // A quarter gone is more than aborted records and markers can account for.

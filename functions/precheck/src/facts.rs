@@ -8,7 +8,7 @@ use krossing_core::{
     GroupId, Offset, TopicPartition,
     limits::GROUPS_IN_FLIGHT_MAX,
     plan::{MigrationPlan, SourceInventory, TargetInventory},
-    ports::{GroupOffsets, Groups, LogEnd, LogReader, Objects, Ports},
+    ports::{ClusterResult, GroupOffsets, Groups, LogEnd, LogReader, Objects, Ports},
     precheck::LogSpan,
     records::RecordProblem,
 };
@@ -101,7 +101,7 @@ pub(crate) async fn target_logs<P: Ports>(
 async fn spans(
     reader: &impl LogReader,
     partitions: &[TopicPartition],
-) -> krossing_core::ports::ClusterResult<BTreeMap<TopicPartition, LogSpan>> {
+) -> ClusterResult<BTreeMap<TopicPartition, LogSpan>> {
     if partitions.is_empty() {
         return Ok(BTreeMap::new());
     }
@@ -126,9 +126,7 @@ pub(crate) async fn target_positions<P: Ports>(
         let positions = migration.target.group_offsets(&group.id).await?;
         Ok((group.id.clone(), positions))
     });
-    stream::iter(asked)
-        .buffer_unordered(GROUPS_IN_FLIGHT_MAX)
-        .try_collect()
-        .await
-        .during("read the positions of groups on the target")
+    let positions: ClusterResult<BTreeMap<GroupId, GroupOffsets>> =
+        stream::iter(asked).buffer_unordered(GROUPS_IN_FLIGHT_MAX).try_collect().await;
+    positions.during("read the positions of groups on the target")
 }

@@ -141,6 +141,8 @@ async fn log_end<P: Ports>(
 
 fn refused(partition: &TopicPartition, why: String) -> MigrationError {
     MigrationError::Refused {
-        sentence: format!("the source could not be asked where {partition} ends ({why}): see that its brokers are well"),
+        sentence: format!(
+            "the source could not be asked where {partition} ends ({why}): see that its brokers are well"
+        ),
     }
 }

@@ -9,7 +9,9 @@ use krossing_core::{
     cutover::{CutoverReport, cutover_report_key},
     limits::GROUPS_IN_FLIGHT_MAX,
     plan::Scope,
-    ports::{GroupOffsets, Groups, Inventory, Ledger, LogEnd, LogReader, Objects, PerPartition, Ports, TopicDescription},
+    ports::{
+        GroupOffsets, Groups, Inventory, Ledger, LogEnd, LogReader, Objects, PerPartition, Ports, TopicDescription,
+    },
     progress::PartitionProgress,
     validation::{CheckReport, ExpectedPosition, PartitionFacts, expected_positions, not_looked_at},
 };
@@ -67,14 +69,11 @@ impl Facts {
         let names: Vec<TopicName> = scope.topics.iter().map(|topic| topic.name.clone()).collect();
         let partitions: Vec<TopicPartition> = scope.partitions().collect();
         let (source, target) = (&migration.source, &migration.target);
-        let source_topics =
-            async { source.describe_topics(Some(&names)).await.during("describe the source's topics") };
-        let target_topics =
-            async { target.describe_topics(Some(&names)).await.during("describe the target's topics") };
+        let source_topics = async { source.describe_topics(Some(&names)).await.during("describe the source's topics") };
+        let target_topics = async { target.describe_topics(Some(&names)).await.during("describe the target's topics") };
         let (source_topics, target_topics) = tokio::try_join!(source_topics, target_topics)?;
         // A partition that a topic does not have would only cost the retries for unknown partitions.
-        let (on_source, on_target) =
-            (existing(&partitions, &source_topics), existing(&partitions, &target_topics));
+        let (on_source, on_target) = (existing(&partitions, &source_topics), existing(&partitions, &target_topics));
         let (source_start, source_end) = log_ends(source, &on_source, "ask the source where its logs end").await?;
         let (target_start, target_end) = log_ends(target, &on_target, "ask the target where its logs end").await?;
         let mut positions = expected_positions(&cutover, &client_switch(migration).await?);

@@ -11,9 +11,7 @@ use krossing_core::{
     limits::VALIDATION_PARTITIONS_IN_FLIGHT,
     offset_map::MapView,
     ports::{Ports, ReadRange, VisibleRecord, Witness},
-    validation::{
-        CheckReport, ExpectedPosition, copy_difference, mapped_record, next_record, sample,
-    },
+    validation::{CheckReport, ExpectedPosition, copy_difference, mapped_record, next_record, sample},
 };
 use krossing_replication::load_map;
 use krossing_runtime::{ForStep, Migration, MigrationResult};

@@ -232,7 +232,16 @@ async fn a_group_that_was_kept_in_step_is_held_to_its_last_position() {
     let stored = serde_json::to_vec(&switched).unwrap().into();
     world.migration.ledger.put_document(CLIENT_SWITCH_DOCUMENT, None, stored).await.unwrap();
     assert_eq!(validate(&world).await.failed_checks(), ["consumer_group_reconciliation"]);
-    world.migration.target.content().groups.get_mut(&GroupId::new("middle")).unwrap().get_mut(&orders()).unwrap().offset = 8;
+    world
+        .migration
+        .target
+        .content()
+        .groups
+        .get_mut(&GroupId::new("middle"))
+        .unwrap()
+        .get_mut(&orders())
+        .unwrap()
+        .offset = 8;
     assert_eq!(validate(&world).await.failed_checks(), [""; 0]);
 }
 
@@ -295,7 +304,8 @@ async fn a_partition_more_or_a_topic_made_anew_is_found() {
         &["topic_parity"],
     )
     .await;
-    let gone = |world: &mut World| drop(world.migration.target.content().logs.remove(&TopicPartition::new("orders", 1)));
+    let gone =
+        |world: &mut World| drop(world.migration.target.content().logs.remove(&TopicPartition::new("orders", 1)));
     check(gone, &["topic_parity", "counts_and_offsets"]).await;
 }
 
@@ -333,11 +343,9 @@ async fn what_was_lost_before_it_was_read_is_a_note() {
 #[tokio::test]
 async fn a_tombstone_that_was_cleaned_before_it_was_read_is_found() {
     // The source deleted key d (source offset 5) behind our back, and nothing of it is left.
-    let report = check(
-        |world| world.migration.source.log(&prices(), |log| drop(log.records.remove(&5))),
-        &["compacted_keys"],
-    )
-    .await;
+    let report =
+        check(|world| world.migration.source.log(&prices(), |log| drop(log.records.remove(&5))), &["compacted_keys"])
+            .await;
     assert!(problems(&report.compacted_keys)[0].contains("tombstone was cleaned"));
 }
 

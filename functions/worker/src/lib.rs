@@ -288,6 +288,14 @@ impl<P: Ports> Workers<P> {
         })
     }
 
+    /// Waits for a lane to fail while they go on tailing. Never returns while all is well.
+    pub async fn failure(&mut self) -> WorkerError {
+        match &mut self.crew {
+            Some(crew) => WorkerError::Lane(crew.failure().await),
+            None => std::future::pending().await,
+        }
+    }
+
     /// Brings every lane to rest.
     pub async fn stop(&mut self) -> Result<(), WorkerError> {
         match &mut self.crew {

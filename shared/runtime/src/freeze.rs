@@ -5,6 +5,7 @@ use krossing_core::ports::{FreezeAnswer, FreezeError, ProducerFreeze};
 use crate::{terminal::TerminalFreeze, webhook::WebhookFreeze};
 
 /// The configured way.
+#[expect(clippy::large_enum_variant, reason = "a process has one")]
 pub enum Freeze {
     /// A program of the operator's.
     Webhook(WebhookFreeze),

@@ -53,10 +53,8 @@ impl TopicAdmin for WireCluster {
     }
 
     async fn create_partitions(&self, topic: &TopicName, partitions: i32) -> ClusterResult<()> {
-        let wanted = CreatePartitionsTopic::default()
-            .with_name(wire_topic(topic))
-            .with_count(partitions)
-            .with_assignments(None);
+        let wanted =
+            CreatePartitionsTopic::default().with_name(wire_topic(topic)).with_count(partitions).with_assignments(None);
         let request = CreatePartitionsRequest::default()
             .with_topics(vec![wanted])
             .with_timeout_ms(millis(limits::REQUEST_WAIT_MAX / 2));
@@ -118,9 +116,8 @@ impl WireCluster {
             .with_timeout_ms(millis(limits::REQUEST_WAIT_MAX / 2));
         let answer = self.0.controller().await?.call(&request).await?;
         let results = answer.topics.iter().map(|topic| {
-            let result = KafkaCode::from_wire(topic.error_code).map_or(Ok(()), |code| {
-                Err((code, text(topic.error_message.as_ref())))
-            });
+            let result = KafkaCode::from_wire(topic.error_code)
+                .map_or(Ok(()), |code| Err((code, text(topic.error_message.as_ref()))));
             (TopicName::new(topic.name.as_str()), result)
         });
         let results: PerTopic = results.collect();
@@ -151,9 +148,8 @@ impl WireCluster {
         let request = IncrementalAlterConfigsRequest::default().with_resources(resources.collect());
         let answer = self.0.any_connection().await?.call(&request).await?;
         let results = answer.responses.iter().map(|resource| {
-            let result = KafkaCode::from_wire(resource.error_code).map_or(Ok(()), |code| {
-                Err((code, text(resource.error_message.as_ref())))
-            });
+            let result = KafkaCode::from_wire(resource.error_code)
+                .map_or(Ok(()), |code| Err((code, text(resource.error_message.as_ref()))));
             (TopicName::new(resource.resource_name.as_str()), result)
         });
         Ok(results.collect())
@@ -232,22 +228,23 @@ async fn settle<'a>(
             return Ok(asked);
         }
     };
-    let mut again = BTreeSet::new();
-    let mut last = None;
+    let mut again = BTreeMap::new();
     for name in asked {
         match answers.remove(&name) {
             None => return Err(retry.error(CallError::NotUnderstood(format!("nothing is said about {name}")))),
             Some(Err((code, detail))) if passes(code) => {
-                last = Some(CallError::Code(code, format!("{name}: {detail}")));
-                again.insert(name);
+                again.insert(name, (code, detail));
             }
             Some(result) => {
                 done.insert(name, result);
             }
         }
     }
-    match last {
-        Some(error) => retry.again(error).await.map(|()| again),
-        None => Ok(again),
+    let Some((_, (code, detail))) = again.first_key_value() else { return Ok(BTreeSet::new()) };
+    if retry.again(CallError::Code(*code, detail.clone())).await.is_err() {
+        // The tries are used up: the last codes are the answer.
+        done.extend(again.into_iter().map(|(name, refused)| (name, Err(refused))));
+        return Ok(BTreeSet::new());
     }
+    Ok(again.into_keys().collect())
 }

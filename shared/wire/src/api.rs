@@ -35,6 +35,12 @@ macro_rules! apis {
                 apis!(@$throttle answer)
             }
         })+
+
+        /// Every answer in use, for tests that must leave none out.
+        #[cfg(test)]
+        pub(crate) fn all_answers() -> Vec<crate::schema::tests::AnswerKind> {
+            vec![$($(crate::schema::tests::AnswerKind::of::<$request>($version, $schema)),+),+]
+        }
     };
     (@throttled $answer:ident) => { $answer.throttle_time_ms };
     (@never $answer:ident) => {{ let _ = $answer; 0 }};

@@ -163,8 +163,7 @@ impl Inner {
         let all: Vec<_> = known.iter().chain(&self.bootstrap).collect();
         let first = self.next_candidate.fetch_add(1, Ordering::Relaxed);
         // Each may cost a connect timeout: three at once, and others at the next try.
-        let tries: Vec<_> =
-            (0..all.len().min(3)).map(|n| Box::pin(all[(first + n) % all.len()].control())).collect();
+        let tries: Vec<_> = (0..all.len().min(3)).map(|n| Box::pin(all[(first + n) % all.len()].control())).collect();
         select_ok(tries).await.map(|(connection, _)| connection)
     }
 
@@ -310,7 +309,8 @@ impl Inner {
         T: Send,
     {
         let mut retry = self.retry(attempt);
-        let unknown_topics_until = Instant::now() + limits::UNKNOWN_TOPIC_WAIT_MAX;
+        // Ends before `retry` does, so that one missing topic does not end the tries of the others.
+        let unknown_topics_until = Instant::now() + limits::UNKNOWN_TOPIC_WAIT_MAX - limits::RETRY_PAUSE_MAX;
         let mut left = partitions.to_vec();
         let mut done: PerPartition<T> = BTreeMap::new();
         let mut fresh = false;
@@ -465,28 +465,25 @@ fn forbidden(code: KafkaCode) -> bool {
 pub(crate) struct Retry {
     side: Side,
     attempt: String,
-    until: Instant,
+    began: Instant,
     pause: Duration,
 }
 
 impl Retry {
     fn new(side: Side, attempt: String) -> Self {
-        Self { side, attempt, until: Instant::now() + limits::CALL_RETRY_MAX, pause: limits::RETRY_PAUSE }
-    }
-
-    /// As it is, but with another bound.
-    pub(crate) fn within(self, bound: Duration) -> Self {
-        Self { until: Instant::now() + bound, ..self }
+        Self { side, attempt, began: Instant::now(), pause: limits::RETRY_PAUSE }
     }
 
     /// Waits before the next try, where one makes sense.
     pub(crate) async fn again(&mut self, error: CallError) -> ClusterResult<()> {
-        let passing = match &error {
-            CallError::NotSent(_) | CallError::Lost(_) => true,
-            CallError::Code(code, _) => passes(*code),
-            CallError::NotAllowed(_) | CallError::NotUnderstood(_) => false,
+        let bound = match &error {
+            CallError::NotSent(_) | CallError::Lost(_) => limits::CALL_RETRY_MAX,
+            CallError::Code(KafkaCode::UNKNOWN_TOPIC_OR_PARTITION, _) => limits::UNKNOWN_TOPIC_WAIT_MAX,
+            CallError::Code(KafkaCode::UNSTABLE_OFFSET_COMMIT, _) => limits::UNSTABLE_OFFSETS_WAIT_MAX,
+            CallError::Code(code, _) if passes(*code) => limits::CALL_RETRY_MAX,
+            CallError::Code(..) | CallError::NotAllowed(_) | CallError::NotUnderstood(_) => Duration::ZERO,
         };
-        if !passing || Instant::now() + self.pause >= self.until {
+        if self.began.elapsed() + self.pause >= bound {
             return Err(self.error(error));
         }
         tracing::debug!(side = %self.side, attempt = self.attempt, ?error, pause = ?self.pause, "trying again");
@@ -502,7 +499,7 @@ impl Retry {
             CallError::NotSent(detail) | CallError::Lost(detail) => ClusterError::Unavailable { side, attempt, detail },
             CallError::NotAllowed(detail) => ClusterError::NotAllowed { side, attempt, detail },
             CallError::NotUnderstood(detail) => ClusterError::NotUnderstood { side, attempt, detail },
-            CallError::Code(code, detail) if passes(code) => {
+            CallError::Code(code, detail) if passes(code) && code != KafkaCode::UNKNOWN_TOPIC_OR_PARTITION => {
                 ClusterError::Unavailable { side, attempt, detail: with_detail(code, &detail) }
             }
             CallError::Code(code, detail) if forbidden(code) => {
@@ -565,7 +562,7 @@ mod tests {
         }
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn a_call_is_tried_again_only_while_that_can_help_and_within_its_bound() {
         let mut retry = Retry::new(Side::Source, "ask".to_owned());
         for definite in [
@@ -576,10 +573,12 @@ mod tests {
             assert!(retry.again(definite).await.is_err());
         }
         assert!(retry.again(CallError::Lost("cut".to_owned())).await.is_ok());
-        let mut over = Retry::new(Side::Source, "ask".to_owned()).within(Duration::ZERO);
-        assert!(matches!(
-            over.again(CallError::Lost("cut".to_owned())).await,
-            Err(ClusterError::Unavailable { .. })
-        ));
+        retry.pause = limits::CALL_RETRY_MAX;
+        let over = retry.again(CallError::Lost("cut".to_owned())).await;
+        assert!(matches!(over, Err(ClusterError::Unavailable { .. })), "{over:?}");
+        // A topic that is not there is waited for, but not for long, and is then a definite answer.
+        retry.pause = limits::UNKNOWN_TOPIC_WAIT_MAX;
+        let missing = retry.again(CallError::Code(KafkaCode::UNKNOWN_TOPIC_OR_PARTITION, String::new())).await;
+        assert!(matches!(missing, Err(ClusterError::Refused { .. })), "{missing:?}");
     }
 }

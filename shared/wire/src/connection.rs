@@ -28,11 +28,7 @@ use tokio::{
     sync::{mpsc, oneshot, watch},
 };
 
-use crate::{
-    api::Api,
-    schema,
-    security::Dialer,
-};
+use crate::{api::Api, schema, security::Dialer};
 
 /// Why a request has no usable answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -112,7 +108,9 @@ impl Connection {
         };
         opened.map_err(|error| match error {
             // Whatever was lost was part of the greeting.
-            CallError::NotSent(detail) | CallError::Lost(detail) => CallError::NotSent(format!("{host}:{port}: {detail}")),
+            CallError::NotSent(detail) | CallError::Lost(detail) => {
+                CallError::NotSent(format!("{host}:{port}: {detail}"))
+            }
             CallError::NotAllowed(detail) => CallError::NotAllowed(format!("{host}:{port}: {detail}")),
             CallError::NotUnderstood(detail) => CallError::NotUnderstood(format!("{host}:{port}: {detail}")),
             CallError::Code(code, detail) => CallError::Code(code, format!("{host}:{port}: {detail}")),
@@ -141,8 +139,7 @@ impl Connection {
         let (outgoing, queue) = mpsc::channel(limits::CONNECTION_QUEUE_MAX);
         let (ended, _) = watch::channel(());
         let now = Instant::now();
-        let state =
-            State { pending: VecDeque::new(), closing: false, broken: None, quiet_until: now, used_at: now };
+        let state = State { pending: VecDeque::new(), closing: false, broken: None, quiet_until: now, used_at: now };
         let shared = Arc::new(Shared { state: Mutex::new(state), ended });
         let (read, write) = tokio::io::split(stream);
         tokio::spawn(write_requests(write, queue, shared.clone()));
@@ -207,11 +204,7 @@ impl Connection {
     }
 
     /// One call.
-    pub(crate) async fn call_with<R: Api>(
-        &self,
-        request: &R,
-        options: CallOptions,
-    ) -> Result<R::Response, CallError> {
+    pub(crate) async fn call_with<R: Api>(&self, request: &R, options: CallOptions) -> Result<R::Response, CallError> {
         let version = match options.version {
             Some(version) => version,
             None => self.version::<R>()?,
@@ -247,9 +240,8 @@ impl Connection {
         let outgoing = Outgoing { frame, send_before: options.send_before, reply };
         let quiet = self.shared.lock().quiet_until.saturating_duration_since(Instant::now());
         let wait = options.wait_max + quiet;
-        let exchanged = async {
-            if self.outgoing.send(outgoing).await.is_ok() { (&mut answer).await.ok() } else { None }
-        };
+        let exchanged =
+            async { if self.outgoing.send(outgoing).await.is_ok() { (&mut answer).await.ok() } else { None } };
         match tokio::time::timeout(wait, exchanged).await {
             Ok(Some(answer)) => answer,
             Ok(None) => Err(CallError::NotSent(self.shared.reason())),
@@ -411,17 +403,29 @@ fn refuse_queued(mut queue: mpsc::Receiver<Outgoing>, shared: &Shared) {
 async fn read_answers(stream: impl AsyncRead + Unpin, shared: Arc<Shared>) {
     let mut ended = shared.ended.subscribe();
     let mut frames = Frames { stream: BufReader::with_capacity(16 * 1024, stream), head: [0; 4], have: 0, body: None };
+    let mut let_go_at = None;
     loop {
         {
             let state = shared.lock();
             if state.broken.is_some() || (state.closing && state.pending.is_empty()) {
                 return;
             }
+            if state.closing {
+                let_go_at.get_or_insert_with(tokio::time::Instant::now);
+            }
         }
+        // Whoever asked has gone away: a broker that stays silent must not keep the socket for ever.
+        let abandoned = async {
+            match let_go_at {
+                Some(at) => tokio::time::sleep_until(at + 2 * limits::REQUEST_WAIT_MAX).await,
+                None => std::future::pending().await,
+            }
+        };
         let frame = tokio::select! {
             biased;
             _ = ended.changed() => continue,
             frame = frames.next() => frame,
+            () = abandoned => return,
         };
         if let Err(error) = frame.and_then(|frame| shared.deliver(frame)) {
             shared.fail(error);
@@ -459,7 +463,10 @@ impl<S: AsyncRead + Unpin> Frames<S> {
                 let size = i32::from_be_bytes(self.head);
                 let size = usize::try_from(size).ok().filter(|size| *size <= limits::ANSWER_BYTES_MAX);
                 let size = size.ok_or_else(|| {
-                    CallError::NotUnderstood(format!("an answer that begins with {:02x?} instead of its size", self.head))
+                    // A TLS alert, which is what a TLS listener says to anybody else.
+                    let tls = if self.head[..2] == [0x15, 3] { "; it speaks TLS here" } else { "" };
+                    let head = format!("an answer that begins with {:02x?} instead of its size{tls}", self.head);
+                    CallError::NotUnderstood(head)
                 })?;
                 self.body = Some((size, BytesMut::new()));
             }
@@ -508,4 +515,211 @@ pub(crate) fn decode<R: Api>(mut answer: Bytes, version: i16) -> Result<R::Respo
         return Err(strange(format!("{} bytes too many", answer.remaining())));
     }
     Ok(decoded)
+}
+
+#[cfg(test)]
+mod tests {
+    use kafka_protocol::messages::{EndTxnRequest, EndTxnResponse, SaslAuthenticateRequest, SaslAuthenticateResponse};
+    use tokio::io::DuplexStream;
+
+    use super::*;
+    use crate::security::tests::scram_by;
+
+    const SOON: Duration = Duration::from_millis(100);
+
+    /// A connection, and the broker's end of it. `buffer` is what the "network" takes before somebody reads.
+    fn pair(buffer: usize) -> (Connection, DuplexStream) {
+        let (ours, theirs) = tokio::io::duplex(buffer);
+        let mut connection = Connection::start(ours, StrBytes::from_static_str("test"));
+        connection.offered = [(26, (3, 3)), (36, (0, 2)), (17, (0, 1))].into();
+        (connection, theirs)
+    }
+
+    async fn call(connection: &Connection, wait_max: Duration) -> Result<i16, CallError> {
+        let options = CallOptions { wait_max, ..CallOptions::default() };
+        connection.call_with(&EndTxnRequest::default(), options).await.map(|answer| answer.error_code)
+    }
+
+    /// The next request: its correlation id and everything behind it.
+    async fn read_request(broker: &mut DuplexStream) -> (i32, Bytes) {
+        let size = broker.read_i32().await.expect("a request");
+        let mut request = vec![0; size as usize];
+        broker.read_exact(&mut request).await.expect("a whole request");
+        let mut request = Bytes::from(request);
+        request.advance(4);
+        (request.get_i32(), request)
+    }
+
+    async fn answer<T: Encodable + HeaderVersion>(
+        broker: &mut DuplexStream,
+        correlation: i32,
+        answer: &T,
+        version: i16,
+    ) {
+        let mut frame = BytesMut::new();
+        frame.extend_from_slice(&correlation.to_be_bytes());
+        if T::header_version(version) >= 1 {
+            frame.extend_from_slice(&[0]);
+        }
+        answer.encode(&mut frame, version).expect("an answer");
+        broker.write_i32(frame.len() as i32).await.expect("room");
+        broker.write_all(&frame).await.expect("room");
+    }
+
+    fn end_txn(code: i16) -> EndTxnResponse {
+        EndTxnResponse::default().with_error_code(code)
+    }
+
+    #[tokio::test]
+    async fn many_requests_are_under_way_and_each_gets_its_own_answer() {
+        let (connection, mut broker) = pair(4096);
+        let broker = async {
+            let (first, _) = read_request(&mut broker).await;
+            let (second, _) = read_request(&mut broker).await;
+            answer(&mut broker, first, &end_txn(1), 3).await;
+            answer(&mut broker, second, &end_txn(2), 3).await;
+        };
+        let wait = Duration::from_secs(5);
+        let (one, two, ()) = tokio::join!(call(&connection, wait), call(&connection, wait), broker);
+        assert_eq!((one, two), (Ok(1), Ok(2)));
+    }
+
+    #[tokio::test]
+    async fn a_cut_connection_says_what_may_have_been_written_and_what_was_not() {
+        let (connection, mut broker) = pair(4096);
+        let cut = async {
+            read_request(&mut broker).await;
+            drop(broker);
+        };
+        let (pending, ()) = tokio::join!(call(&connection, Duration::from_secs(5)), cut);
+        assert!(matches!(pending, Err(CallError::Lost(_))), "{pending:?}");
+        assert!(!connection.usable());
+        let later = call(&connection, SOON).await;
+        assert!(matches!(later, Err(CallError::NotSent(_))), "{later:?}");
+    }
+
+    #[tokio::test]
+    async fn a_request_stuck_behind_another_was_not_sent() {
+        let (connection, _silent) = pair(8);
+        let (stuck, behind) = tokio::join!(call(&connection, SOON), call(&connection, SOON * 2));
+        assert!(matches!(stuck, Err(CallError::Lost(_))), "{stuck:?}");
+        assert!(matches!(behind, Err(CallError::NotSent(_))), "{behind:?}");
+    }
+
+    #[tokio::test]
+    async fn a_broker_that_stays_silent_costs_the_wait_and_the_connection() {
+        let (connection, _silent) = pair(4096);
+        let lost = call(&connection, SOON).await;
+        assert!(matches!(lost, Err(CallError::Lost(_))), "{lost:?}");
+        assert!(!connection.usable());
+    }
+
+    #[tokio::test]
+    async fn nothing_is_written_after_its_time() {
+        let (connection, mut broker) = pair(4096);
+        let options = CallOptions { send_before: Some(Instant::now()), ..CallOptions::default() };
+        let late = connection.call_with(&EndTxnRequest::default(), options).await;
+        assert!(matches!(late, Err(CallError::NotSent(_))), "{late:?}");
+        drop(connection);
+        let mut written = Vec::new();
+        broker.read_to_end(&mut written).await.expect("the end");
+        assert!(written.is_empty(), "{written:?}");
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_is_too_large_or_to_something_else_ends_the_connection() {
+        for frame in [
+            i32::MAX.to_be_bytes().to_vec(),
+            (-1i32).to_be_bytes().to_vec(),
+            b"HTTP/1.1 400".to_vec(),
+            [&10i32.to_be_bytes()[..], &77i32.to_be_bytes(), &[0; 6]].concat(),
+            [&2i32.to_be_bytes()[..], &[0; 2]].concat(),
+        ] {
+            let (connection, mut broker) = pair(4096);
+            let scripted = async {
+                read_request(&mut broker).await;
+                broker.write_all(&frame).await.expect("room");
+            };
+            let (refused, ()) = tokio::join!(call(&connection, Duration::from_secs(5)), scripted);
+            assert!(matches!(refused, Err(CallError::NotUnderstood(_))), "{frame:02x?}: {refused:?}");
+            assert!(!connection.usable());
+        }
+    }
+
+    #[tokio::test]
+    async fn a_throttled_connection_stays_quiet_for_as_long() {
+        let (connection, mut broker) = pair(4096);
+        let scripted = async {
+            let (first, _) = read_request(&mut broker).await;
+            answer(&mut broker, first, &end_txn(0).with_throttle_time_ms(SOON.as_millis() as i32), 3).await;
+            let asked_at = Instant::now();
+            let (second, _) = read_request(&mut broker).await;
+            answer(&mut broker, second, &end_txn(0), 3).await;
+            asked_at.elapsed()
+        };
+        let calls = async {
+            assert_eq!(call(&connection, Duration::from_secs(5)).await, Ok(0));
+            // The pause does not count as the broker's silence.
+            assert_eq!(call(&connection, SOON).await, Ok(0));
+        };
+        let (quiet_for, ()) = tokio::join!(scripted, calls);
+        assert!(quiet_for >= SOON * 9 / 10, "{quiet_for:?}");
+    }
+
+    #[tokio::test]
+    async fn what_is_in_flight_is_still_answered_when_a_connection_is_let_go() {
+        let (connection, mut broker) = pair(4096);
+        let connection = Arc::new(connection);
+        let calling = tokio::spawn({
+            let connection = connection.clone();
+            async move { call(&connection, Duration::from_secs(5)).await }
+        });
+        let (correlation, _) = read_request(&mut broker).await;
+        drop(connection);
+        answer(&mut broker, correlation, &end_txn(0), 3).await;
+        assert_eq!(calling.await.expect("no panic"), Ok(0));
+        assert_eq!(broker.read_i32().await.map_err(|e| e.kind()), Err(io::ErrorKind::UnexpectedEof));
+    }
+
+    #[tokio::test]
+    async fn a_call_that_the_broker_does_not_offer_is_named_with_both_versions() {
+        let (mut connection, _broker) = pair(64);
+        connection.offered = [(26, (0, 2))].into();
+        let refused = call(&connection, SOON).await;
+        let said = "EndTxn version 3 is wanted, the broker offers 0 to 2".to_owned();
+        assert_eq!(refused, Err(CallError::NotUnderstood(said)));
+    }
+
+    /// A broker that knows the password by heart, or does not.
+    async fn scram_broker(broker: &mut DuplexStream, password: &str) {
+        let (correlation, _) = read_request(broker).await;
+        answer(broker, correlation, &kafka_protocol::messages::SaslHandshakeResponse::default(), 1).await;
+        let mut server = scram_by(password);
+        for _ in 0..2 {
+            let (correlation, mut request) = read_request(broker).await;
+            // The rest of the header: client id "test", no tagged fields.
+            request.advance(2 + 4 + 1);
+            let request = SaslAuthenticateRequest::decode(&mut request, 2).expect("a request");
+            let said = server(&request.auth_bytes);
+            let lifetime = 60_000;
+            let reply = SaslAuthenticateResponse::default()
+                .with_auth_bytes(Bytes::from(said))
+                .with_session_lifetime_ms(lifetime);
+            answer(broker, correlation, &reply, 2).await;
+        }
+    }
+
+    #[tokio::test]
+    async fn a_server_that_does_not_know_the_password_itself_is_not_believed() {
+        let sasl = crate::Sasl::ScramSha512 { username: "alice".to_owned(), password: "secret".to_owned() };
+        for (password, believed) in [("secret", true), ("guess", false)] {
+            let (connection, mut broker) = pair(4096);
+            let (outcome, ()) = tokio::join!(sasl.authenticate(&connection), scram_broker(&mut broker, password));
+            if believed {
+                assert_eq!(outcome, Ok(Some(Duration::from_secs(60))));
+            } else {
+                assert!(matches!(outcome, Err(CallError::NotAllowed(_))), "{outcome:?}");
+            }
+        }
+    }
 }

@@ -31,7 +31,8 @@ impl Inner {
             let remembered = self.remembered();
             let look = |key: &String| (key.clone(), remembered.get(&(kind, key.clone())).copied());
             let (found, unknown): (Vec<_>, Vec<_>) = keys.iter().map(look).partition(|(_, broker)| broker.is_some());
-            let found: BTreeMap<_, _> = found.into_iter().filter_map(|(key, broker)| Some((key, Ok(broker?)))).collect();
+            let found: BTreeMap<_, _> =
+                found.into_iter().filter_map(|(key, broker)| Some((key, Ok(broker?)))).collect();
             (found, unknown.into_iter().map(|(key, _)| key).collect::<Vec<_>>())
         };
         if !unknown.is_empty() {

@@ -14,7 +14,6 @@ use kafka_protocol::messages::{
 };
 use krossing_core::{
     error::KafkaCode,
-    limits,
     ports::{ClusterResult, CommittedOffset, GroupDescription, GroupOffsets, Groups},
     types::{BrokerId, GroupId, TopicName, TopicPartition},
 };
@@ -85,7 +84,7 @@ impl Groups for WireCluster {
             .with_group_id(wire_group(group.as_str()))
             .with_topics(None)
             .with_require_stable(true);
-        let retry = self.0.retry(attempt).within(limits::UNSTABLE_OFFSETS_WAIT_MAX);
+        let retry = self.0.retry(attempt);
         let answer = self
             .0
             .ask_coordinator(CoordinatorKind::Group, group.as_str(), retry, &request, |answer| {

@@ -92,7 +92,10 @@ impl WireCluster {
                 let mut codes = BTreeMap::new();
                 for topic in &answer.results_by_topic_v3_and_below {
                     for p in &topic.results_by_partition {
-                        codes.insert(TopicPartition::new(topic.name.as_str(), p.partition_index), p.partition_error_code);
+                        codes.insert(
+                            TopicPartition::new(topic.name.as_str(), p.partition_index),
+                            p.partition_error_code,
+                        );
                     }
                 }
                 exactly(partitions.iter(), &codes)?;

@@ -58,8 +58,10 @@ impl LogReader for WireCluster {
     async fn epoch_end(&self, partition: &TopicPartition, epoch: LeaderEpoch) -> ClusterResult<Option<EpochEnd>> {
         let attempt = format!("ask for the end of leader epoch {} of {partition}", epoch.0);
         let asked = std::slice::from_ref(partition);
-        let mut answer =
-            self.0.by_leader(&attempt, asked, |connection, partitions| epoch_ends(connection, partitions, epoch)).await?;
+        let mut answer = self
+            .0
+            .by_leader(&attempt, asked, |connection, partitions| epoch_ends(connection, partitions, epoch))
+            .await?;
         let retry = self.0.retry(attempt);
         match answer.remove(partition) {
             Some(Ok(end)) => Ok(end),
@@ -123,11 +125,7 @@ fn wire_fetch(request: &FetchRequest, version: i16) -> WireFetchRequest {
         .with_topics(topics.collect())
 }
 
-fn read_fetch(
-    request: &FetchRequest,
-    version: i16,
-    answer: FetchResponse,
-) -> Result<PerPartition<Fetched>, CallError> {
+fn read_fetch(request: &FetchRequest, version: i16, answer: FetchResponse) -> Result<PerPartition<Fetched>, CallError> {
     check_code(answer.error_code, None)?;
     let ids: HashMap<_, _> =
         request.partitions.iter().filter_map(|p| Some((p.topic_id?.0, p.partition.topic.clone()))).collect();
@@ -235,17 +233,17 @@ async fn epoch_ends(
         OffsetForLeaderTopic::default().with_topic(wire_topic(topic)).with_partitions(wanted.collect())
     });
     // The default of the field is a replica's debugging number, which brokers treat as a follower.
-    let request =
-        OffsetForLeaderEpochRequest::default().with_replica_id(CONSUMER).with_topics(topics.collect());
+    let request = OffsetForLeaderEpochRequest::default().with_replica_id(CONSUMER).with_topics(topics.collect());
     let answer = connection.call(&request).await?;
     let mut ends = BTreeMap::new();
     for topic in &answer.topics {
         for p in &topic.partitions {
-            let end = match KafkaCode::from_wire(p.error_code) {
-                Some(code) => Err(code),
-                None => Ok((p.end_offset >= 0)
-                    .then_some(EpochEnd { epoch: LeaderEpoch(p.leader_epoch), end: p.end_offset })),
-            };
+            let end =
+                match KafkaCode::from_wire(p.error_code) {
+                    Some(code) => Err(code),
+                    None => Ok((p.end_offset >= 0)
+                        .then_some(EpochEnd { epoch: LeaderEpoch(p.leader_epoch), end: p.end_offset })),
+                };
             ends.insert(TopicPartition::new(topic.topic.as_str(), p.partition), end);
         }
     }
@@ -283,10 +281,7 @@ fn describe_producer(
 ) -> Result<ProducerDescription, CallError> {
     let strange = |_| CallError::NotUnderstood(format!("producer epoch {}", state.producer_epoch));
     Ok(ProducerDescription {
-        producer: Producer {
-            id: state.producer_id.0,
-            epoch: i16::try_from(state.producer_epoch).map_err(strange)?,
-        },
+        producer: Producer { id: state.producer_id.0, epoch: i16::try_from(state.producer_epoch).map_err(strange)? },
         last_timestamp_ms: state.last_timestamp,
         open_transaction_from: (state.current_txn_start_offset >= 0).then_some(state.current_txn_start_offset),
     })

@@ -247,3 +247,253 @@ fn known_tag(known: &str, tag: u32) -> Option<&str> {
         };
     }
 }
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use bytes::{Bytes, BytesMut};
+    use kafka_protocol::protocol::{Encodable, HeaderVersion, Request};
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::{
+        api::{Api, all_answers},
+        connection::{CallError, decode},
+    };
+
+    /// One answer in one version, with its type left out.
+    pub(crate) struct AnswerKind {
+        name: &'static str,
+        version: i16,
+        schema: &'static str,
+        flexible: bool,
+        header_tags: bool,
+        /// Decodes as a connection does, and encodes what came out.
+        round_trip: fn(Bytes, i16) -> Result<Bytes, CallError>,
+    }
+
+    impl AnswerKind {
+        pub(crate) fn of<R: Api>(version: i16, schema: &'static str) -> Self {
+            Self {
+                name: R::NAME,
+                version,
+                schema,
+                flexible: <R as HeaderVersion>::header_version(version) >= 2,
+                header_tags: <R::Response as HeaderVersion>::header_version(version) >= 1,
+                round_trip: round_trip::<R>,
+            }
+        }
+
+        fn read(&self, body: &[u8]) -> Result<Bytes, CallError> {
+            let header: &[u8] = if self.header_tags { &[0] } else { &[] };
+            (self.round_trip)(Bytes::from([header, body].concat()), self.version)
+        }
+    }
+
+    fn round_trip<R: Api>(answer: Bytes, version: i16) -> Result<Bytes, CallError> {
+        let decoded: <R as Request>::Response = decode::<R>(answer, version)?;
+        let mut encoded = BytesMut::new();
+        decoded.encode(&mut encoded, version).expect("what was decoded can be encoded");
+        Ok(encoded.freeze())
+    }
+
+    /// Writes an answer by its schema: with everything populated, or with one length that is a lie.
+    struct Writer {
+        frame: Vec<u8>,
+        flexible: bool,
+        seed: u64,
+        /// How many lengths are still honest; the one after them says 2^30.
+        honest: Option<usize>,
+        lied: bool,
+    }
+
+    impl Writer {
+        fn populated(kind: &AnswerKind, seed: u64) -> Vec<u8> {
+            let mut writer = Self { frame: Vec::new(), flexible: kind.flexible, seed, honest: None, lied: false };
+            writer.fields(kind.schema);
+            writer.frame
+        }
+
+        /// Ends where the lie is told, as a broken broker's answer of a few bytes would; none where there are fewer
+        /// lengths.
+        fn lying(kind: &AnswerKind, honest: usize) -> Option<Vec<u8>> {
+            let mut writer =
+                Self { frame: Vec::new(), flexible: kind.flexible, seed: 0, honest: Some(honest), lied: false };
+            writer.fields(kind.schema);
+            writer.lied.then_some(writer.frame)
+        }
+
+        fn random(&mut self, below: u64) -> u64 {
+            self.seed = self.seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (self.seed >> 33) % below
+        }
+
+        fn fields(&mut self, schema: &str) {
+            let mut rest = schema.trim_start();
+            let mut known = "";
+            while !rest.is_empty() && !self.lied {
+                if let Some(tagged) = rest.strip_prefix('<') {
+                    known = tagged.trim_end_matches('>');
+                    break;
+                }
+                rest = self.field(rest).trim_start();
+            }
+            if self.flexible && !self.lied {
+                self.tagged(known);
+            }
+        }
+
+        fn field<'s>(&mut self, schema: &'s str) -> &'s str {
+            if self.lied {
+                return "";
+            }
+            let (kind, rest) = schema.split_at(1);
+            match kind {
+                "1" => self.frame.push(1),
+                "2" | "4" | "8" | "u" => {
+                    let size = kind.parse().unwrap_or(16);
+                    for _ in 0..size {
+                        let byte = self.random(255) as u8 + 1;
+                        self.frame.push(byte);
+                    }
+                }
+                "s" | "b" => {
+                    let length = self.random(200) as usize;
+                    if self.length(length, if kind == "s" { 2 } else { 4 }) {
+                        self.frame.extend(std::iter::repeat_n(b'x', length));
+                    }
+                }
+                "*" => {
+                    let count = self.random(3) as usize + 1;
+                    for _ in 0..if self.length(count, 4) { count } else { 0 } {
+                        self.field(rest);
+                    }
+                    return &rest[1..];
+                }
+                "[" | "(" => {
+                    let (open, close) = if kind == "[" { ('[', ']') } else { ('(', ')') };
+                    let (inner, after) = split_group(rest, open, close);
+                    let count = if kind == "[" { self.random(3) as usize + 1 } else { 1 };
+                    if kind == "(" || self.length(count, 4) {
+                        (0..count).for_each(|_| self.fields(inner));
+                    }
+                    return after;
+                }
+                other => panic!("{other:?} in a schema"),
+            }
+            rest
+        }
+
+        /// Writes a length; false where it was the lie.
+        fn length(&mut self, honest: usize, bytes: usize) -> bool {
+            let lie = self.honest == Some(0) && (self.flexible || bytes == 4);
+            if lie {
+                self.lied = true;
+            } else if let Some(left) = &mut self.honest {
+                *left = left.saturating_sub(1);
+            }
+            let length = if lie { 1 << 30 } else { honest };
+            match (self.flexible, bytes) {
+                (true, _) => self.varint(length as u32 + 1),
+                (false, 2) => self.frame.extend(i16::try_from(length).expect("short").to_be_bytes()),
+                (false, _) => self.frame.extend((length as i32).to_be_bytes()),
+            }
+            !lie
+        }
+
+        /// All tagged fields that are known, and one that is not.
+        fn tagged(&mut self, known: &str) {
+            let mut fields = Vec::new();
+            for tag in 0..4 {
+                // A later version's field, of which this one has no part, is never sent.
+                let Some(schema) = known_tag(known, tag).filter(|schema| !schema.starts_with("[]")) else { continue };
+                let seed = self.random(u64::MAX);
+                let mut inner = Self { frame: Vec::new(), flexible: true, seed, honest: None, lied: false };
+                inner.field(schema);
+                fields.push((tag, inner.frame));
+            }
+            fields.push((77, b"unknown".to_vec()));
+            self.varint(fields.len() as u32);
+            for (tag, bytes) in fields {
+                self.varint(tag);
+                self.varint(bytes.len() as u32);
+                self.frame.extend(bytes);
+            }
+        }
+
+        fn varint(&mut self, mut value: u32) {
+            while value >= 0x80 {
+                self.frame.push(value as u8 | 0x80);
+                value >>= 7;
+            }
+            self.frame.push(value as u8);
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
+        /// A schema that names other fields than the decoder reads would not bring the same bytes back.
+        #[test]
+        fn every_schema_names_exactly_what_the_decoder_reads(seed: u64) {
+            for kind in all_answers() {
+                let frame = Writer::populated(&kind, seed);
+                prop_assert_eq!(check(&frame, kind.schema, kind.flexible), Ok(()), "{} {}", kind.name, kind.version);
+                let back = kind.read(&frame).unwrap_or_else(|e| panic!("{} {}: {e:?}", kind.name, kind.version));
+                prop_assert_eq!(&back[..], &frame[..], "{} {}", kind.name, kind.version);
+            }
+        }
+
+        #[test]
+        fn an_answer_that_is_cut_off_or_has_more_to_it_is_refused(seed: u64, cut: prop::sample::Index) {
+            for kind in all_answers() {
+                let mut frame = Writer::populated(&kind, seed);
+                prop_assert!(check(&frame[..cut.index(frame.len())], kind.schema, kind.flexible).is_err());
+                frame.push(0);
+                prop_assert!(check(&frame, kind.schema, kind.flexible).is_err());
+            }
+        }
+
+        /// Whatever it says, it ends in an answer or an error: no panic, and no allocation beyond the frame's measure.
+        #[test]
+        fn an_answer_with_any_bytes_changed_harms_nobody(seed: u64, changes: Vec<(prop::sample::Index, u8)>) {
+            for kind in all_answers() {
+                let mut frame = Writer::populated(&kind, seed);
+                for (at, byte) in &changes {
+                    let at = at.index(frame.len());
+                    frame[at] = *byte;
+                }
+                let _ = kind.read(&frame);
+            }
+        }
+    }
+
+    #[test]
+    fn a_count_of_a_billion_is_refused_wherever_it_stands() {
+        let mut refused = 0;
+        for kind in all_answers() {
+            for honest in 0.. {
+                let Some(mut frame) = Writer::lying(&kind, honest) else { break };
+                // A few bytes more, as in a frame of 16: far from what is counted.
+                frame.resize(frame.len().max(16), 0);
+                let answer = kind.read(&frame);
+                assert!(
+                    matches!(answer, Err(CallError::NotUnderstood(_))),
+                    "{} {}: {answer:?}",
+                    kind.name,
+                    kind.version
+                );
+                refused += 1;
+            }
+        }
+        assert!(refused > 70, "only {refused} places");
+    }
+
+    #[test]
+    fn a_tagged_field_of_another_size_than_it_says_is_refused() {
+        // The decoder would read a known field by its own measure and be out of step with what was checked.
+        let schema = "2 <0:(4 8)>";
+        let frame = |size: u8| [&[0, 0, 1, 0, size][..], &[0; 14]].concat();
+        assert!(matches!(check(&frame(14), schema, true), Err(FrameError::Malformed { .. })));
+        assert_eq!(check(&[&[0, 0, 1, 0, 13][..], &[0; 13]].concat(), schema, true), Ok(()));
+    }
+}

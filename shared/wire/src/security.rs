@@ -254,3 +254,59 @@ fn scram_session(username: &str, password: &str) -> Result<Session, String> {
     let mechanism = Mechname::parse(b"SCRAM-SHA-512").map_err(|e| e.to_string())?;
     SASLClient::new(config).start_suggested([mechanism].iter()).map_err(|e| e.to_string())
 }
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use std::collections::HashMap;
+
+    use super::*;
+
+    /// A server's side of SCRAM-SHA-512 (RFC 5802) that does not look at the client's proof, and computes its own from
+    /// `password`.
+    pub(crate) fn scram_by(password: &str) -> impl FnMut(&[u8]) -> Vec<u8> {
+        let password = password.to_owned();
+        let mut client_first = String::new();
+        let mut server_first = String::new();
+        move |message| {
+            let message = String::from_utf8(message.to_vec()).expect("text");
+            let fields: HashMap<_, _> = message.split(',').filter_map(|field| field.split_once('=')).collect();
+            if server_first.is_empty() {
+                client_first = message.trim_start_matches("n,,").to_owned();
+                server_first = format!("r={}server,s=c2FsdA==,i=4096", fields["r"]);
+                return server_first.clone().into_bytes();
+            }
+            let without_proof = message.split(",p=").next().unwrap_or_default();
+            let signed = format!("{client_first},{server_first},{without_proof}");
+            let mut salted = [0; 64];
+            pbkdf2::pbkdf2_hmac::<sha2::Sha512>(password.as_bytes(), b"salt", 4096, &mut salted);
+            let signature = hmac(&hmac(&salted, b"Server Key"), signed.as_bytes());
+            format!("v={}", base64::Engine::encode(&base64::prelude::BASE64_STANDARD, signature)).into_bytes()
+        }
+    }
+
+    fn hmac(key: &[u8], message: &[u8]) -> Vec<u8> {
+        use hmac::Mac;
+        let mut mac = hmac::Hmac::<sha2::Sha512>::new_from_slice(key).expect("any length");
+        mac.update(message);
+        mac.finalize().into_bytes().to_vec()
+    }
+
+    #[test]
+    fn secrets_are_not_shown() {
+        let secret = "5ecret".to_owned();
+        let sasl = Sasl::ScramSha512 { username: "alice".to_owned(), password: secret.clone() };
+        let key = Some(secret.clone().into_bytes());
+        let tls = TlsConfig { ca_pem: None, cert_pem: key.clone(), key_pem: key };
+        let shown = format!("{:?}", Security { tls: Some(tls.clone()), sasl: Some(sasl) });
+        assert!(shown.contains("alice") && !shown.contains(&secret) && !shown.contains("53, 101"), "{shown}");
+        let refused = Dialer::new(String::new(), Security { tls: Some(tls), sasl: None }).err();
+        assert!(refused.is_some_and(|refused| !refused.contains(&secret)));
+    }
+
+    #[test]
+    fn half_a_key_pair_and_an_empty_authority_are_refused_in_words() {
+        let with = |config| Dialer::new(String::new(), Security { tls: Some(config), sasl: None }).err();
+        let empty = with(TlsConfig { ca_pem: Some(b"nothing".to_vec()), ..TlsConfig::default() });
+        assert_eq!(empty.as_deref(), Some("the certificate authority: no certificate in PEM form"));
+    }
+}

@@ -106,9 +106,9 @@ impl Hidden {
     fn look(client: &ClientConfig, topic: &str, partition: i32) -> Result<Self> {
         let offsets = |isolation| -> Result<(Vec<i64>, (i64, i64))> {
             let reader = PartitionReader::new(client, isolation)?;
-            reader.turn_to(topic, partition, 0)?;
+            let stream = reader.open_one(topic, partition, 0)?;
             let mut offsets = Vec::new();
-            while let Some(record) = reader.next()? {
+            while let Some(record) = stream.next()? {
                 offsets.push(record.offset());
             }
             Ok((offsets, reader.bounds(topic, partition)?))
@@ -131,7 +131,7 @@ struct Places {
 
 impl Places {
     fn find(client: &ClientConfig) -> Result<Self> {
-        let reader = PartitionReader::new(client, Isolation::Committed)?;
+        let reader = PartitionReader::shallow(client, Isolation::Committed)?;
         let mut bounds = BTreeMap::new();
         for topic in topics::all() {
             for partition in 0..topic.partitions {
@@ -144,11 +144,10 @@ impl Places {
             compacted: Hidden::look(client, "compacted", 0)?,
             compacted_transactions: Hidden::look(client, "compacted-transactions", 0)?,
         };
-        for (name, hidden) in
-            [("transactions", &places.transactions), ("compacted-transactions", &places.compacted_transactions)]
-        {
-            ensure!(!hidden.aborted.is_empty() && !hidden.without.is_empty(), "{name} has nothing hidden");
-        }
+        let transactions = &places.transactions;
+        ensure!(!transactions.aborted.is_empty() && !transactions.without.is_empty(), "transactions hides nothing");
+        // The cleaner takes aborted records, too: what it leaves of them here are gaps.
+        ensure!(places.compacted_transactions.without.len() > 100, "compacted-transactions has no gaps");
         ensure!(places.compacted.without.len() > 100, "compacted has no gaps");
         Ok(places)
     }

@@ -3,11 +3,14 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
-    sync::{Arc, Condvar, Mutex},
+    sync::{
+        Arc, Condvar, Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use rdkafka::{
     ClientConfig, ClientContext, Message,
     error::{KafkaError, RDKafkaErrorCode},
@@ -17,7 +20,7 @@ use rdkafka::{
 
 use crate::{
     compare::for_each,
-    reading::{Isolation, PartitionReader, digest, key_digest},
+    reading::{Isolation, Position, PartitionReader, Stream, digest, handfuls, key_digest},
 };
 
 /// How long a producer may take to flush, or to end a transaction: brokers may be restarting under it.
@@ -90,12 +93,17 @@ impl Recorder {
             let records = recorder.records.lock().expect("no panic while held").clone();
             let compacted = recorder.compacted.lock().expect("no panic while held").clone();
             let readers = || PartitionReader::new(&client, Isolation::Committed);
-            let parts = for_each(records.into_iter().collect(), readers, |reader, ((topic, partition), records)| {
-                let compacted = compacted.contains(&**topic);
-                verify_partition(reader, topic, *partition, records.clone(), compacted, offsets)
-                    .with_context(|| format!("reading back {topic}-{partition}"))
+            let work = handfuls(records.into_iter().collect(), |((topic, partition), _)| (topic, *partition));
+            let parts = for_each(work, readers, |reader, handful| {
+                let positions: Vec<Position> =
+                    handful.iter().map(|((topic, partition), _)| (topic.to_string(), *partition, 0)).collect();
+                let streams = reader.open(&positions)?;
+                let parts = handful.iter().zip(&streams).map(|(((topic, _), records), stream)| {
+                    verify_partition(stream, records.clone(), compacted.contains(&**topic), offsets)
+                });
+                parts.collect::<Result<Vec<_>>>()
             })?;
-            Ok(parts.into_iter().fold(Verified::default(), |mut all, part| {
+            Ok(parts.into_iter().flatten().fold(Verified::default(), |mut all, part| {
                 all.records += part.records;
                 all.extra += part.extra;
                 all.missing.extend(part.missing);
@@ -107,9 +115,7 @@ impl Recorder {
 }
 
 fn verify_partition(
-    reader: &PartitionReader,
-    topic: &str,
-    partition: i32,
+    stream: &Stream,
     mut expected: Vec<Acknowledged>,
     compacted: bool,
     offsets: Offsets,
@@ -124,12 +130,11 @@ fn verify_partition(
     let mut verified = Verified::default();
     let mut missing = |range: std::ops::Range<usize>| {
         if let Some(at) = range.into_iter().find(|&at| !may_be_gone(at)) {
-            verified.missing.push(format!("{topic}-{partition}: the record acknowledged at {}", expected[at].offset));
+            verified.missing.push(format!("{}: the record acknowledged at {}", stream.name(), expected[at].offset));
         }
     };
     let (mut at, mut found_records, mut extra) = (0, 0, 0);
-    reader.turn_to(topic, partition, 0)?;
-    while let Some(record) = reader.next()? {
+    while let Some(record) = stream.next()? {
         let (offset, digest) = (record.offset(), digest(&record));
         let is_it = |it: &Acknowledged| it.digest == digest && (offsets == Offsets::Any || it.offset == offset);
         match expected[at..].iter().position(is_it) {
@@ -169,6 +174,7 @@ pub struct RecordingProducer {
     producer: ThreadedProducer<Acknowledgements>,
     topic: Arc<str>,
     recorder: Arc<Recorder>,
+    sent: AtomicU64,
 }
 
 #[derive(Default)]
@@ -216,7 +222,7 @@ impl RecordingProducer {
             config.set(*name, *value);
         }
         let producer = config.create_with_context(Acknowledgements::default())?;
-        Ok(Self { producer, topic: Arc::from(topic), recorder: recorder.clone() })
+        Ok(Self { producer, topic: Arc::from(topic), recorder: recorder.clone(), sent: AtomicU64::new(0) })
     }
 
     /// A transactional producer, fenced in.
@@ -239,7 +245,10 @@ impl RecordingProducer {
         loop {
             let arrivals = self.producer.context().pending.lock().expect("no panic while held").arrivals;
             match self.producer.send(next) {
-                Ok(()) => return Ok(()),
+                Ok(()) => {
+                    self.sent.fetch_add(1, Ordering::Relaxed);
+                    return Ok(());
+                }
                 Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), again)) => {
                     next = again;
                     self.wait_for_arrival(arrivals);
@@ -256,15 +265,24 @@ impl RecordingProducer {
         drop(context.arrived.wait_while(pending, |pending| pending.arrivals == seen));
     }
 
-    /// Waits until every record was answered; the answers are not recorded yet.
+    /// Waits until every record was answered; the answers are not recorded yet. (librdkafka's own flush looks every
+    /// 100 ms only, when another thread takes the answers; between small transactions that is most of the time.)
     pub fn flush(&self) -> Result<()> {
-        self.producer.flush(SETTLE_MAX).with_context(|| format!("flushing what was produced to {}", self.topic))
+        let context = self.producer.context();
+        let sent = self.sent.load(Ordering::Relaxed);
+        let pending = context.pending.lock().expect("no panic while held");
+        let (_answered, waited) = context
+            .arrived
+            .wait_timeout_while(pending, SETTLE_MAX, |pending| pending.arrivals < sent)
+            .expect("no panic while held");
+        ensure!(!waited.timed_out(), "what was produced to {} was not answered within {SETTLE_MAX:?}", self.topic);
+        Ok(())
     }
 
     /// Flushes, and records what was acknowledged. An error where a record was not.
     pub fn settle(&self) -> Result<()> {
         self.flush()?;
-        let pending = std::mem::take(&mut *self.producer.context().pending.lock().expect("no panic while held"));
+        let pending = self.take_pending();
         let mut records = self.recorder.records.lock().expect("no panic while held");
         for (partition, acknowledged) in pending.acknowledged {
             records.entry((self.topic.clone(), partition)).or_default().push(acknowledged);
@@ -273,6 +291,12 @@ impl RecordingProducer {
             Some(failure) => bail!("a record was not acknowledged: {failure}"),
             None => Ok(()),
         }
+    }
+
+    fn take_pending(&self) -> Pending {
+        let mut pending = self.producer.context().pending.lock().expect("no panic while held");
+        let arrivals = pending.arrivals;
+        std::mem::replace(&mut *pending, Pending { arrivals, ..Pending::default() })
     }
 
     /// Begins a transaction.
@@ -290,7 +314,7 @@ impl RecordingProducer {
     pub fn abort(&self) -> Result<()> {
         self.flush()?;
         self.producer.abort_transaction(SETTLE_MAX).context("aborting a transaction")?;
-        *self.producer.context().pending.lock().expect("no panic while held") = Pending::default();
+        self.take_pending();
         Ok(())
     }
 }

@@ -8,7 +8,7 @@ pub(crate) async fn run(existing: Existing) -> anyhow::Result<Outcome> {
     let mut session = Session::resume(&existing, Command::Finalize).await?;
     let planned = session.planned().await?;
     let migration = session.migration.clone();
-    let ended = krossing_finalize::run(&migration, &planned.scope(), &mut session.journal).await;
+    let ended = krossing_finalize::run(&migration, &planned.plan, &planned.scope(), &mut session.journal).await;
     session.show_entries();
     match ended {
         Ok(report) => {

@@ -129,11 +129,8 @@ impl Inventory for SmallCluster {
 
     async fn topic_configs(&self, topics: &[TopicName]) -> ClusterResult<BTreeMap<TopicName, Configs>> {
         let content = self.content();
-        let entry = |value: &String| ConfigEntry {
-            value: Some(value.clone()),
-            origin: ConfigOrigin::Topic,
-            sensitive: false,
-        };
+        let entry =
+            |value: &String| ConfigEntry { value: Some(value.clone()), origin: ConfigOrigin::Topic, sensitive: false };
         let configs = |name: &TopicName| {
             let settings = content.settings.get(name).cloned().unwrap_or_default();
             settings.iter().map(|(name, value)| (name.clone(), entry(value))).collect()
@@ -359,10 +356,7 @@ pub(crate) fn record(offset: Offset, key: &'static str, value: Option<&'static s
         timestamp_ms: 1_000 + offset,
         key: Some(Bytes::from_static(key.as_bytes())),
         value: value.map(|value| Bytes::from_static(value.as_bytes())),
-        headers: vec![
-            (Bytes::from_static(b"h"), Some(Bytes::from_static(b"1"))),
-            (Bytes::from_static(b"h"), None),
-        ],
+        headers: vec![(Bytes::from_static(b"h"), Some(Bytes::from_static(b"1"))), (Bytes::from_static(b"h"), None)],
     }
 }
 
@@ -477,11 +471,8 @@ impl World {
         target.push_control();
         for record in records {
             source.end = record.offset;
-            let run = Run {
-                source_first: SourceOffset(record.offset),
-                target_first: TargetOffset(target.end),
-                count: 1,
-            };
+            let run =
+                Run { source_first: SourceOffset(record.offset), target_first: TargetOffset(target.end), count: 1 };
             offset_map::append(&mut progress.map_runs, run).unwrap();
             target.push(record.clone());
             source.push(record);

@@ -87,6 +87,12 @@ const LAYERS: &[Layer] = &[
         why: "the command line runs phases; it has no way of its own to a cluster",
     },
     Layer {
+        folder: "functions/finalize",
+        may_use: &["krossing-core", "krossing-runtime", "krossing-topology", "krossing-validate"],
+        must_not: CLIENTS,
+        why: "the end of a migration is a validation and the topics' planned settings, each of which has one home",
+    },
+    Layer {
         folder: "functions/*",
         may_use: &["krossing-core", "krossing-replication", "krossing-runtime"],
         must_not: CLIENTS,
