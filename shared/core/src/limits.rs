@@ -25,6 +25,10 @@ pub const PACK_BELOW_PLAIN_BYTES: usize = 64 * 1024;
 /// (`socket.request.max.bytes`), so that no honest batch is larger before compression than its producer's buffer.
 pub const BATCH_UNCOMPRESSED_BYTES_MAX: usize = 256 * 1024 * 1024;
 
+/// Bytes of a zstd decompressor that a thread keeps for its next batch. Covers the 2 MiB windows that producers leave at
+/// the default level; with a larger one each batch would keep up to 128 MiB, with none each costs 15 µs.
+pub const ZSTD_CONTEXT_BYTES_MAX: usize = 4 * 1024 * 1024;
+
 /// Bytes of record data that one worker process holds at once: fetched, in segments being filled, being produced.
 /// With the connections' buffers and the map this keeps a worker below 512 MB.
 pub const WORKER_DATA_BYTES_MAX: usize = 192 * 1024 * 1024;

@@ -6,6 +6,10 @@
 //! Invariants: give it every batch of the range that the list was made for, in order and from the range's beginning,
 //! also those that are skipped for other reasons: a transaction ends at its marker, and the list does not say where that
 //! is. The list may be the union of the lists of consecutive ranges; a transaction that is listed twice counts once.
+//!
+//! Does not: notice a marker that compaction removed between two Fetches of one union (data first, the marker only
+//! `delete.retention.ms` later); the producer's next transaction would be taken for aborted. So keep a union short: a
+//! segment, not a partition.
 
 use std::collections::{BTreeSet, HashSet};
 

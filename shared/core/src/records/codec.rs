@@ -8,6 +8,7 @@
 //! Read beyond that: snappy as one raw block (librdkafka writes it), lz4 with linked blocks and checksums.
 
 use std::{
+    cell::Cell,
     fmt,
     io::{self, Read, Write},
 };
@@ -15,6 +16,9 @@ use std::{
 use bytes::{Buf, Bytes, buf::Reader};
 use flate2::bufread::MultiGzDecoder;
 use lz4_flex::frame;
+use zstd::zstd_safe;
+
+use crate::limits;
 
 /// How the records of a batch are compressed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -69,7 +73,7 @@ pub(super) enum Decompressor {
     Gzip(Box<MultiGzDecoder<Reader<Bytes>>>),
     Snappy(SnappyReader),
     Lz4(Box<frame::FrameDecoder<Reader<Bytes>>>),
-    Zstd(zstd::stream::read::Decoder<'static, Reader<Bytes>>),
+    Zstd(ZstdReader),
 }
 
 impl Decompressor {
@@ -81,7 +85,7 @@ impl Decompressor {
             Codec::Gzip => Self::Gzip(Box::new(MultiGzDecoder::new(compressed.reader()))),
             Codec::Snappy => Self::Snappy(SnappyReader::new(compressed, bytes_max)),
             Codec::Lz4 => Self::Lz4(Box::new(frame::FrameDecoder::new(compressed.reader()))),
-            Codec::Zstd => Self::Zstd(zstd::stream::read::Decoder::with_buffer(compressed.reader())?),
+            Codec::Zstd => Self::Zstd(ZstdReader::new(compressed)?),
         })
     }
 }
@@ -98,12 +102,15 @@ impl Read for Decompressor {
     }
 }
 
+/// Measured on JSON-like text: 1.4 times as fast as the clients' default of 6, and 2 % larger; level 1 is 40 % larger.
+const GZIP_LEVEL: u32 = 3;
+
 /// Appends `plain`, compressed, to `out`.
 pub(super) fn compress(codec: Codec, plain: &[u8], out: &mut Vec<u8>) -> io::Result<()> {
     match codec {
         Codec::None => out.extend_from_slice(plain),
         Codec::Gzip => {
-            let mut writer = flate2::write::GzEncoder::new(out, flate2::Compression::default());
+            let mut writer = flate2::write::GzEncoder::new(out, flate2::Compression::new(GZIP_LEVEL));
             writer.write_all(plain)?;
             writer.finish()?;
         }
@@ -115,7 +122,8 @@ pub(super) fn compress(codec: Codec, plain: &[u8], out: &mut Vec<u8>) -> io::Res
             writer.write_all(plain)?;
             writer.finish()?;
         }
-        // Level 3 is the default of both clients. In one call, so that the frame says how large its content is.
+        // Level 3 is the clients' default; 1 is twice as fast, but 9 % larger for as long as the target keeps it. In one
+        // call, so that the frame says how large its content is.
         Codec::Zstd => out.extend_from_slice(&zstd::bulk::compress(plain, zstd::DEFAULT_COMPRESSION_LEVEL)?),
     }
     Ok(())
@@ -194,6 +202,53 @@ impl SnappyReader {
 
 fn damaged(detail: &'static str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, detail)
+}
+
+/// zstd, with a decompressor that outlives the batch: to make one costs more than to decompress a small batch.
+pub(super) struct ZstdReader {
+    rest: Bytes,
+    context: Option<zstd_safe::DCtx<'static>>,
+}
+
+thread_local! {
+    static SPARE_ZSTD: Cell<Option<zstd_safe::DCtx<'static>>> = const { Cell::new(None) };
+}
+
+impl ZstdReader {
+    fn new(compressed: Bytes) -> io::Result<Self> {
+        let context = SPARE_ZSTD.take().or_else(zstd_safe::DCtx::try_create).ok_or(io::ErrorKind::OutOfMemory)?;
+        Ok(Self { rest: compressed, context: Some(context) })
+    }
+}
+
+impl Read for ZstdReader {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        let Some(context) = &mut self.context else { return Ok(0) };
+        loop {
+            let mut output = zstd_safe::OutBuffer::around(&mut *out);
+            let mut input = zstd_safe::InBuffer::around(&self.rest);
+            context
+                .decompress_stream(&mut output, &mut input)
+                .map_err(|code| io::Error::new(io::ErrorKind::InvalidData, zstd_safe::get_error_name(code)))?;
+            let (read, written) = (input.pos(), output.pos());
+            self.rest.advance(read);
+            // Without progress it is the end, be it too early: whoever counts the records will tell.
+            if written > 0 || read == 0 {
+                return Ok(written);
+            }
+        }
+    }
+}
+
+impl Drop for ZstdReader {
+    fn drop(&mut self) {
+        if let Some(mut context) = self.context.take()
+            && context.sizeof() <= limits::ZSTD_CONTEXT_BYTES_MAX
+            && context.reset(zstd_safe::ResetDirective::SessionOnly).is_ok()
+        {
+            SPARE_ZSTD.set(Some(context));
+        }
+    }
 }
 
 impl Read for SnappyReader {

@@ -277,8 +277,8 @@ fn take_apart(mut body: Bytes) -> Option<Body> {
     let key = take_nullable(&mut body)?;
     let value = take_nullable(&mut body)?;
     let count = usize::try_from(take_number(&mut body)?).ok()?;
-    // A header has at least two bytes: more than that is a claim that nothing is reserved for.
-    let mut headers = Vec::with_capacity(count.min(body.len() / 2));
+    // The count is only a claim so far: nothing is reserved for it.
+    let mut headers = Vec::new();
     for _ in 0..count {
         let key = take_nullable(&mut body)??;
         headers.push((key, take_nullable(&mut body)?));

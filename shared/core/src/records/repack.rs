@@ -252,10 +252,10 @@ impl Packing {
     }
 
     fn finish(self) -> Result<OutBatch, RecordError> {
-        let mut payload = Vec::new();
-        let payload = match self.codec {
+        let mut payload = match self.codec {
             Codec::None => self.plain,
             codec => {
+                let mut payload = Vec::new();
                 codec::compress(codec, &self.plain, &mut payload).map_err(|e| RecordError {
                     offset: self.runs[0].source_first.0,
                     problem: RecordProblem::Compress { codec, detail: e.to_string() },
@@ -263,6 +263,8 @@ impl Packing {
                 payload
             }
         };
+        // It may wait long for its turn, and is counted by its length.
+        payload.shrink_to_fit();
         Ok(OutBatch {
             source_end: self.runs[self.runs.len() - 1].source_end(),
             runs: self.runs,
@@ -278,7 +280,8 @@ impl Packing {
     }
 }
 
-/// A batch for the target, complete but for its producer and sequence.
+/// A batch for the target, complete but for its producer and sequence. One that was passed still holds the Fetch answer
+/// that it lies in.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OutBatch {
     /// The source offsets of its records, in order; merged while consecutive and of one leader epoch.
