@@ -23,6 +23,11 @@ use lab::{
     cluster::{ALICE, KROSSING},
     in_lab,
 };
+use rdkafka::{
+    TopicPartitionList,
+    consumer::{BaseConsumer, Consumer},
+    producer::{BaseProducer, Producer as _},
+};
 
 const LONG: Duration = Duration::from_secs(30);
 
@@ -46,7 +51,8 @@ fn every_call_works_with_kraft() {
 fn it_is_let_in_by_password_and_by_certificate_and_says_why_not() {
     in_lab("wire-tls", async |lab| {
         let spec = |version| {
-            let spec = ClusterSpec { security: lab::Security::Tls, authorizer: true, version, ..ClusterSpec::default() };
+            let spec =
+                ClusterSpec { security: lab::Security::Tls, authorizer: true, version, ..ClusterSpec::default() };
             // Sessions end while the test runs.
             spec.with("connections.max.reauth.ms", "2000")
         };
@@ -60,7 +66,8 @@ fn it_is_let_in_by_password_and_by_certificate_and_says_why_not() {
 #[test]
 fn leaders_and_coordinators_that_move_are_found_again() {
     in_lab("wire-moves", async |lab| {
-        let cluster = lab.kraft_cluster(ClusterSpec { brokers: 3, version: Version::V4_1, ..ClusterSpec::default() }).await?;
+        let cluster =
+            lab.kraft_cluster(ClusterSpec { brokers: 3, version: Version::V4_1, ..ClusterSpec::default() }).await?;
         moves(&cluster).await
     });
 }
@@ -87,6 +94,10 @@ async fn every_call(cluster: &Cluster, mode: MetadataMode) -> Result<()> {
     reads(&wire, producer).await?;
     many_partitions_at_once(&wire).await?;
     groups(&wire).await?;
+    unfinished_commits_are_waited_for(cluster, &wire).await?;
+    if mode == MetadataMode::Kraft {
+        groups_of_the_newer_protocol_are_seen(cluster, &wire).await?;
+    }
 
     let sizes = wire.partition_sizes().await?;
     ensure!(sizes[&TopicPartition::new("log", 0)] > 0, "{sizes:?}");
@@ -94,7 +105,14 @@ async fn every_call(cluster: &Cluster, mode: MetadataMode) -> Result<()> {
     ensure!(wire.scram_users().await?.is_empty());
     ensure!(wire.client_quotas().await?.is_empty());
     cluster
-        .configs(&["--alter", "--add-config", "producer_byte_rate=1048576", "--entity-type", "clients", "--entity-default"])
+        .configs(&[
+            "--alter",
+            "--add-config",
+            "producer_byte_rate=1048576",
+            "--entity-type",
+            "clients",
+            "--entity-default",
+        ])
         .await?;
     let quotas = until(async || Ok(Some(wire.client_quotas().await?).filter(|quotas| !quotas.is_empty()))).await?;
     ensure!(quotas.len() == 1 && quotas[0].entity == BTreeMap::from([("client-id".to_owned(), None)]), "{quotas:?}");
@@ -180,11 +198,8 @@ async fn fences_and_produces(wire: &WireCluster) -> Result<Producer> {
     )?;
     until_end(wire, &log, 7).await?;
 
-    let late = ProduceRequest {
-        partition: log.clone(),
-        batch: Batch::of(first, 6, 1).bytes(),
-        send_before: Instant::now(),
-    };
+    let late =
+        ProduceRequest { partition: log.clone(), batch: Batch::of(first, 6, 1).bytes(), send_before: Instant::now() };
     ensure!(matches!(wire.produce(late).await, ProduceOutcome::NotAppended { .. }));
     let nowhere = ProduceRequest {
         partition: missing,
@@ -316,13 +331,57 @@ async fn groups(wire: &WireCluster) -> Result<()> {
     Ok(())
 }
 
+async fn unfinished_commits_are_waited_for(cluster: &Cluster, wire: &WireCluster) -> Result<()> {
+    let group = GroupId::new("transactional");
+    let producer: BaseProducer = cluster.client().set("transactional.id", "app").create()?;
+    let consumer: BaseConsumer = cluster.client().set("group.id", group.as_str()).create()?;
+    let mut offsets = TopicPartitionList::new();
+    offsets.add_partition_offset("log", 0, rdkafka::Offset::Offset(5))?;
+    let metadata = consumer.group_metadata().unwrap();
+    tokio::task::block_in_place(|| {
+        producer.init_transactions(LONG)?;
+        producer.begin_transaction()?;
+        producer.send_offsets_to_transaction(&offsets, &metadata, LONG)
+    })?;
+    let hidden = wire.group_offsets(&group).await;
+    ensure!(matches!(hidden, Err(ClusterError::Unavailable { .. })), "{hidden:?}");
+    ensure!(format!("{hidden:?}").contains("error 88"), "{hidden:?}");
+    let (found, committed) = tokio::join!(wire.group_offsets(&group), async {
+        tokio::task::block_in_place(|| producer.commit_transaction(LONG))
+    },);
+    committed?;
+    ensure!(found?[&TopicPartition::new("log", 0)].offset == 5);
+    Ok(())
+}
+
+async fn groups_of_the_newer_protocol_are_seen(cluster: &Cluster, wire: &WireCluster) -> Result<()> {
+    let group = GroupId::new("newer");
+    let mut config = cluster.client();
+    let consumer: BaseConsumer = config.set("group.id", group.as_str()).set("group.protocol", "consumer").create()?;
+    consumer.subscribe(&["log"])?;
+    let described = until(async || {
+        tokio::task::block_in_place(|| consumer.poll(Duration::from_millis(100)));
+        let described = wire.describe_groups(std::slice::from_ref(&group)).await?;
+        Ok((described[0].state == "Stable").then(|| described[0].clone()))
+    });
+    let described = described.await?;
+    ensure!(described.members == 1 && described.protocol_type == "consumer", "{described:?}");
+    let offsets =
+        GroupOffsets::from([(TopicPartition::new("log", 0), CommittedOffset { offset: 1, metadata: String::new() })]);
+    let refused = wire.commit_group_offsets(&group, &offsets).await;
+    println!("a commit for a group with members: {refused:?}");
+    ensure!(refused.is_err() || refused.is_ok_and(|refused| refused.len() == 1));
+    Ok(())
+}
+
 async fn secured(cluster: &Cluster) -> Result<()> {
     let ca_pem = Some(std::fs::read(cluster.ca_file())?);
     let tls = TlsConfig { ca_pem: ca_pem.clone(), ..TlsConfig::default() };
     let sasl = |user: lab::cluster::User, password: &str| {
         Some(Sasl::ScramSha512 { username: user.name.to_owned(), password: password.to_owned() })
     };
-    let by_password = |user: lab::cluster::User, password| Security { tls: Some(tls.clone()), sasl: sasl(user, password) };
+    let by_password =
+        |user: lab::cluster::User, password| Security { tls: Some(tls.clone()), sasl: sasl(user, password) };
     let certificate = |user| {
         let pair = cluster.key_pair(user);
         let read = |file| Ok::<_, anyhow::Error>(Some(std::fs::read(file)?));
@@ -350,7 +409,10 @@ async fn secured(cluster: &Cluster) -> Result<()> {
     cluster.acls(&["--add", "--allow-principal", "User:alice", "--operation", "Read", "--topic", "open"]).await?;
     let rules = until(async || Ok(admin.acls().await?.filter(|rules| !rules.is_empty()))).await?;
     let rule = &rules[0];
-    ensure!(rule.resource_type == "Topic" && rule.resource_name == "open" && rule.pattern_type == "Literal", "{rule:?}");
+    ensure!(
+        rule.resource_type == "Topic" && rule.resource_name == "open" && rule.pattern_type == "Literal",
+        "{rule:?}"
+    );
     ensure!(rule.principal == "User:alice" && rule.operation == "Read" && rule.permission == "Allow", "{rule:?}");
     ensure!(admin.scram_users().await? == ["alice", "krossing"]);
 
@@ -372,7 +434,8 @@ async fn secured(cluster: &Cluster) -> Result<()> {
     let batch = Batch::of(producer, -1, 1).bytes();
     let outcome = alice.produce(ProduceRequest { partition: open, batch, send_before: Instant::now() + LONG }).await;
     refuses(outcome, KafkaCode::TOPIC_AUTHORIZATION_FAILED)?;
-    for refused in [alice.acls().await.err(), alice.partition_sizes().await.err(), alice.open_producer("x").await.err()] {
+    for refused in [alice.acls().await.err(), alice.partition_sizes().await.err(), alice.open_producer("x").await.err()]
+    {
         ensure!(matches!(refused, Some(ClusterError::NotAllowed { .. })), "{refused:?}");
     }
     Ok(())

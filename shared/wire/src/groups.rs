@@ -11,10 +11,14 @@ use kafka_protocol::messages::{
     ConsumerGroupDescribeRequest, DescribeGroupsRequest, GroupId as WireGroupId, ListGroupsRequest,
     OffsetCommitRequest, OffsetFetchRequest,
     offset_commit_request::{OffsetCommitRequestPartition, OffsetCommitRequestTopic},
+    offset_fetch_request::OffsetFetchRequestTopic,
 };
 use krossing_core::{
     error::KafkaCode,
-    ports::{ClusterResult, CommittedOffset, GroupDescription, GroupOffsets, Groups},
+    ports::{
+        ClusterResult, CommittedOffset, GroupDescription, GroupOffsets, Groups, Inventory, LogEnd, LogReader,
+        TopicDescription,
+    },
     types::{BrokerId, GroupId, TopicName, TopicPartition},
 };
 
@@ -27,6 +31,8 @@ use crate::{
 
 /// Kafka's name for a group that is not there.
 const DEAD: &str = "Dead";
+/// Where positions are kept.
+const OFFSETS_TOPIC: &str = "__consumer_offsets";
 
 impl Groups for WireCluster {
     async fn list_groups(&self) -> ClusterResult<Vec<GroupId>> {
@@ -42,7 +48,7 @@ impl Groups for WireCluster {
 
     async fn describe_groups(&self, groups: &[GroupId]) -> ClusterResult<Vec<GroupDescription>> {
         let attempt = format!("describe {} groups", groups.len());
-        if groups.is_empty() || !self.keeps_groups(&attempt).await? {
+        if groups.is_empty() || self.offsets_partitions(&attempt).await?.is_none() {
             return Ok(groups.iter().map(absent).collect());
         }
         let mut retry = self.0.retry(attempt);
@@ -76,36 +82,14 @@ impl Groups for WireCluster {
 
     async fn group_offsets(&self, group: &GroupId) -> ClusterResult<GroupOffsets> {
         let attempt = format!("ask for the positions of group {:?}", group.as_str());
-        if !self.keeps_groups(&attempt).await? {
-            return Ok(GroupOffsets::new());
-        }
-        // No topics means all of them.
-        let request = OffsetFetchRequest::default()
-            .with_group_id(wire_group(group.as_str()))
-            .with_topics(None)
-            .with_require_stable(true);
-        let retry = self.0.retry(attempt);
-        let answer = self
-            .0
-            .ask_coordinator(CoordinatorKind::Group, group.as_str(), retry, &request, |answer| {
-                check_code(answer.error_code, None)?;
-                for topic in &answer.topics {
-                    for p in &topic.partitions {
-                        if let Some(code) = KafkaCode::from_wire(p.error_code) {
-                            let partition = TopicPartition::new(topic.name.as_str(), p.partition_index);
-                            return Err(CallError::Code(code, partition.to_string()));
-                        }
-                    }
-                }
-                Ok(())
-            })
-            .await?;
-        let mut offsets = GroupOffsets::new();
-        for topic in &answer.topics {
-            for p in topic.partitions.iter().filter(|p| p.committed_offset >= 0) {
-                let position = CommittedOffset { offset: p.committed_offset, metadata: text(p.metadata.as_ref()) };
-                offsets.insert(TopicPartition::new(topic.name.as_str(), p.partition_index), position);
-            }
+        let Some(kept_in) = self.offsets_partition(group, &attempt).await? else { return Ok(GroupOffsets::new()) };
+        let may_be_open = self.has_open_transaction(&kept_in).await?;
+        let mut offsets = self.stable_offsets(group, &attempt, None).await?;
+        // Asked for all positions, brokers leave out a partition whose first commit is still unfinished, without a code
+        // (seen on 3.9.1 and 4.1.1): only asked for by name is it said to be unstable.
+        if may_be_open {
+            let topics = self.describe_topics(None).await?;
+            offsets.extend(self.stable_offsets(group, &attempt, Some(&topics)).await?);
         }
         Ok(offsets)
     }
@@ -148,20 +132,80 @@ impl Groups for WireCluster {
 }
 
 impl WireCluster {
-    /// Whether the cluster has ever kept a group's positions. Where we may not see that (29), whoever asks about a group
-    /// has it from a listing.
-    async fn keeps_groups(&self, attempt: &str) -> ClusterResult<bool> {
-        let offsets_topic = [TopicName::new("__consumer_offsets")];
+    /// The partition of `__consumer_offsets` that keeps a group's positions; none where the cluster has never kept any.
+    async fn offsets_partition(&self, group: &GroupId, attempt: &str) -> ClusterResult<Option<TopicPartition>> {
+        let partitions = self.offsets_partitions(attempt).await?;
+        let number = |count: i32| java_hash(group.as_str()).checked_abs().unwrap_or(0) % count.max(1);
+        Ok(partitions.map(|count| TopicPartition::new(OFFSETS_TOPIC, number(count))))
+    }
+
+    /// How many partitions `__consumer_offsets` has; none where there is no such topic. Where we may not see it (29),
+    /// whoever asks about a group has it from a listing, and the answer is 0.
+    async fn offsets_partitions(&self, attempt: &str) -> ClusterResult<Option<i32>> {
+        let offsets_topic = [TopicName::new(OFFSETS_TOPIC)];
         let mut retry = self.0.retry(attempt);
         loop {
             match self.0.metadata(Some(&offsets_topic)).await {
                 Ok(answer) => {
-                    let missing = KafkaCode::UNKNOWN_TOPIC_OR_PARTITION.0;
-                    return Ok(answer.topics.iter().all(|topic| topic.error_code != missing));
+                    let topic = answer.topics.first();
+                    let missing = topic.is_none_or(|t| t.error_code == KafkaCode::UNKNOWN_TOPIC_OR_PARTITION.0);
+                    let count = topic.map_or(0, |topic| i32::try_from(topic.partitions.len()).unwrap_or(0));
+                    return Ok((!missing).then_some(count));
                 }
                 Err(error) => retry.again(error).await?,
             }
         }
+    }
+
+    /// Whether a transaction is open in a partition; also said where it cannot be seen.
+    async fn has_open_transaction(&self, partition: &TopicPartition) -> ClusterResult<bool> {
+        let asked = std::slice::from_ref(partition);
+        // In this order: what begins in between makes the end later, never the stable end.
+        let stable = self.log_ends(asked, LogEnd::LatestStable).await?.remove(partition);
+        let end = self.log_ends(asked, LogEnd::Latest).await?.remove(partition);
+        Ok(!matches!((stable, end), (Some(Ok(stable)), Some(Ok(end))) if stable >= end))
+    }
+
+    /// Positions of a group in all partitions it has any in, or in every one of `topics`, once none is unfinished.
+    async fn stable_offsets(
+        &self,
+        group: &GroupId,
+        attempt: &str,
+        topics: Option<&[TopicDescription]>,
+    ) -> ClusterResult<GroupOffsets> {
+        let named = |topic: &TopicDescription| {
+            OffsetFetchRequestTopic::default()
+                .with_name(wire_topic(&topic.name))
+                .with_partition_indexes(topic.partitions.iter().map(|partition| partition.id.0).collect())
+        };
+        let request = OffsetFetchRequest::default()
+            .with_group_id(wire_group(group.as_str()))
+            .with_topics(topics.map(|topics| topics.iter().map(named).collect()))
+            .with_require_stable(true);
+        let retry = self.0.retry(attempt);
+        let answer = self
+            .0
+            .ask_coordinator(CoordinatorKind::Group, group.as_str(), retry, &request, |answer| {
+                check_code(answer.error_code, None)?;
+                for topic in &answer.topics {
+                    for p in &topic.partitions {
+                        if let Some(code) = KafkaCode::from_wire(p.error_code) {
+                            let partition = TopicPartition::new(topic.name.as_str(), p.partition_index);
+                            return Err(CallError::Code(code, partition.to_string()));
+                        }
+                    }
+                }
+                Ok(())
+            })
+            .await?;
+        let mut offsets = GroupOffsets::new();
+        for topic in &answer.topics {
+            for p in topic.partitions.iter().filter(|p| p.committed_offset >= 0) {
+                let position = CommittedOffset { offset: p.committed_offset, metadata: text(p.metadata.as_ref()) };
+                offsets.insert(TopicPartition::new(topic.name.as_str(), p.partition_index), position);
+            }
+        }
+        Ok(offsets)
     }
 
     async fn list_groups_of(&self, broker: &Broker, attempt: &str) -> ClusterResult<Vec<GroupId>> {
@@ -277,4 +321,22 @@ fn commit_codes(
 
 fn wire_group(group: &str) -> WireGroupId {
     WireGroupId(wire_str(group))
+}
+
+/// `String.hashCode` of Java, by which brokers spread groups over the partitions of `__consumer_offsets`.
+fn java_hash(text: &str) -> i32 {
+    text.encode_utf16().fold(0i32, |hash, unit| hash.wrapping_mul(31).wrapping_add(i32::from(unit)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn groups_are_hashed_as_java_hashes_them() {
+        // As a Java virtual machine printed them.
+        for (text, hash) in [("", 0), ("console-consumer-1", 35_782_224), ("größe", 98_762_257)] {
+            assert_eq!(java_hash(text), hash, "{text:?}");
+        }
+    }
 }
