@@ -20,7 +20,7 @@ use rdkafka::{
 };
 
 use crate::reading::{
-    ANSWER_MAX, Isolation, Position, PartitionReader, Stream, difference, digest, handfuls, partitions,
+    ANSWER_MAX, Isolation, PartitionReader, Position, Stream, difference, digest, handfuls, partitions,
 };
 
 /// Threads that read at the same time, each with a connection to every broker.
@@ -53,7 +53,8 @@ pub async fn compare(source: &ClientConfig, target: &ClientConfig, topics: &BTre
         let mut comparison = Comparison::default();
         let mut work = Vec::new();
         for topic in &topics {
-            let (there, here) = (at_source.get(topic).copied().unwrap_or(0), at_target.get(topic).copied().unwrap_or(0));
+            let (there, here) =
+                (at_source.get(topic).copied().unwrap_or(0), at_target.get(topic).copied().unwrap_or(0));
             if there != here || there == 0 {
                 comparison.differences.push(format!("{topic}: {there} partitions on the source, {here} on the target"));
             }
@@ -68,7 +69,9 @@ pub async fn compare(source: &ClientConfig, target: &ClientConfig, topics: &BTre
         let work = handfuls(work, |(topic, partition, _)| (topic, *partition));
         let found = for_each(work, readers, |(source, target), positions: &Vec<Position>| {
             let pairs = source.open(positions)?.into_iter().zip(target.open(positions)?);
-            pairs.map(|(source, target)| compare_partition(&source, &target, &records, &bytes)).collect::<Result<Vec<_>>>()
+            pairs
+                .map(|(source, target)| compare_partition(&source, &target, &records, &bytes))
+                .collect::<Result<Vec<_>>>()
         })?;
         comparison.differences.extend(found.into_iter().flatten().flatten());
         comparison.records = records.into_inner();
@@ -231,11 +234,7 @@ fn next_records(client: &ClientConfig, wanted: BTreeSet<Position>) -> Result<Nex
 }
 
 /// A group's positions, with the metadata beside them.
-pub fn committed(
-    client: &ClientConfig,
-    group: &str,
-    topics: &BTreeMap<String, i32>,
-) -> Result<Positions> {
+pub fn committed(client: &ClientConfig, group: &str, topics: &BTreeMap<String, i32>) -> Result<Positions> {
     let consumer: BaseConsumer = client.clone().set("group.id", group).set("enable.auto.commit", "false").create()?;
     let mut asked = TopicPartitionList::new();
     for (topic, &count) in topics {
@@ -248,7 +247,8 @@ pub fn committed(
     for element in answer.elements() {
         element.error()?;
         if let Offset::Offset(offset) = element.offset() {
-            positions.insert((element.topic().to_owned(), element.partition()), (offset, element.metadata().to_owned()));
+            positions
+                .insert((element.topic().to_owned(), element.partition()), (offset, element.metadata().to_owned()));
         }
     }
     Ok(positions)

@@ -264,9 +264,14 @@ impl Loading {
                 4 => (record.key, record.value) = (None, None),
                 5 => (record.key, record.value) = (Some(&[][..]), Some(&[][..])),
                 6 => record.headers = vec![("same", Some(b"first")), ("other", Some(b"x")), ("same", Some(b"second"))],
-                7 => record.headers = vec![("null", None), ("empty", Some(b"")), ("null", None), ("", Some(b"no name"))],
+                7 => {
+                    record.headers = vec![("null", None), ("empty", Some(b"")), ("null", None), ("", Some(b"no name"))]
+                }
                 8 => record.headers = vec![("h", Some(filler)); 20],
-                9 => record.headers = vec![("Überschrift-見出し", Some(text.as_bytes())), ("same", None), ("same", Some(b"1"))],
+                9 => {
+                    record.headers =
+                        vec![("Überschrift-見出し", Some(text.as_bytes())), ("same", None), ("same", Some(b"1"))]
+                }
                 10 => record.timestamp_ms = None,
                 _ => record.value = Some(filler),
             }
@@ -320,7 +325,12 @@ impl Loading {
         let plain = self.producer(topic, &[("linger.ms", "0")])?;
         let producers = (0..3)
             .map(|number| {
-                RecordingProducer::transactional(&self.client, &self.recorder, topic, &format!("lab-transactions-{number}"))
+                RecordingProducer::transactional(
+                    &self.client,
+                    &self.recorder,
+                    topic,
+                    &format!("lab-transactions-{number}"),
+                )
             })
             .collect::<Result<Vec<_>>>()?;
         let mut bytes = 0;
@@ -336,7 +346,12 @@ impl Loading {
                         let (key, length) = (format!("{round}-{number}"), random.random_range(20..1_000));
                         let value = self.cut(random, length);
                         let partition = random.random_range(0..4);
-                        let record = NewRecord { partition, key: Some(key.as_bytes()), value: Some(value), ..NewRecord::default() };
+                        let record = NewRecord {
+                            partition,
+                            key: Some(key.as_bytes()),
+                            value: Some(value),
+                            ..NewRecord::default()
+                        };
                         producer.send(&record)?;
                         bytes += length as u64;
                     }
@@ -375,7 +390,13 @@ impl Loading {
             };
             let key = number.to_string();
             let (key, value) = (Some(key.as_bytes()), Some(value));
-            producer.send(&NewRecord { partition, key, value, timestamp_ms: Some(timestamp_ms), ..NewRecord::default() })?;
+            producer.send(&NewRecord {
+                partition,
+                key,
+                value,
+                timestamp_ms: Some(timestamp_ms),
+                ..NewRecord::default()
+            })?;
             bytes += length as u64;
         }
         producer.settle()?;
@@ -396,7 +417,12 @@ impl Loading {
             if partition % 10 != 9 {
                 let (key, length) = (number.to_string(), random.random_range(20..500));
                 let value = self.cut(random, length);
-                producer.send(&NewRecord { partition, key: Some(key.as_bytes()), value: Some(value), ..NewRecord::default() })?;
+                producer.send(&NewRecord {
+                    partition,
+                    key: Some(key.as_bytes()),
+                    value: Some(value),
+                    ..NewRecord::default()
+                })?;
                 bytes += length as u64;
             }
         }

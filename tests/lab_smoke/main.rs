@@ -3,6 +3,7 @@
 
 use std::{
     io::{BufRead as _, BufReader},
+    path::{Path, PathBuf},
     process::{Command, Stdio},
     time::{Duration, Instant},
 };
@@ -13,7 +14,8 @@ use lab::{
     compare::{compare, groups_resume_exactly},
     in_lab,
     workload::{
-        Groups, LiveProducers, NewRecord, Offsets, Recorder, RecordingProducer, Scale, TopicSpec, Workload, create_topics,
+        Groups, LiveProducers, NewRecord, Offsets, Recorder, RecordingProducer, Scale, TopicSpec, Workload,
+        create_topics,
     },
 };
 use rdkafka::ClientConfig;
@@ -41,6 +43,11 @@ fn load_and_read_back(scale: Scale) {
             workload.took,
             workload.cleaner_took
         );
+        let large = partition_bytes(&source.data_folder(1)).filter(|&bytes| bytes > 100 << 20).count();
+        let whole: u64 = partition_bytes(&source.data_folder(1)).sum();
+        println!("{} MiB in the log, {large} partitions above 100 MiB", whole >> 20);
+        let (bytes_min, large_min) = if scale == Scale::Full { (1 << 30, 8) } else { (30 << 20, 0) };
+        ensure!(whole >= bytes_min && large >= large_min, "the load is smaller than it says");
         let live = LiveProducers::start(&source.client(), &workload.recorder);
         let begun = Instant::now();
         let mut groups = Groups::start(&source.client()).await?;
@@ -75,6 +82,16 @@ fn load_and_read_back(scale: Scale) {
     });
 }
 
+/// The bytes of each partition's folder.
+fn partition_bytes(data: &Path) -> impl Iterator<Item = u64> {
+    let entries = |folder: PathBuf| std::fs::read_dir(folder).into_iter().flatten().flatten();
+    entries(data.to_owned()).filter(|entry| entry.path().is_dir()).map(move |partition| {
+        // Indexes are as large as they may become, on paper; the logs are the data.
+        let logs = entries(partition.path()).filter(|file| file.path().extension().is_some_and(|it| it == "log"));
+        logs.filter_map(|log| Some(log.metadata().ok()?.len())).sum()
+    })
+}
+
 #[test]
 fn a_comparison_names_what_differs() {
     in_lab("lab-compare", async |lab| {
@@ -93,9 +110,12 @@ fn a_comparison_names_what_differs() {
         }
         let comparison = compare(&source.client(), &target.client(), &topics.map(str::to_owned).into()).await?;
         let found = comparison.differences.join("\n");
-        for (topic, what) in
-            [("shorter", "the target ends"), ("header", "headers 1 differ"), ("time", "timestamps differ"), ("null", "values differ")]
-        {
+        for (topic, what) in [
+            ("shorter", "the target ends"),
+            ("header", "headers 1 differ"),
+            ("time", "timestamps differ"),
+            ("null", "values differ"),
+        ] {
             let wanted = format!("{topic}-0, record {}", if topic == "shorter" { 9 } else { 7 });
             ensure!(found.lines().any(|line| line.starts_with(&wanted) && line.contains(what)), "{topic}: {found}");
         }

@@ -53,7 +53,11 @@ impl Groups {
             let committed = Places::find(&client)?.groups();
             let none = || Ok(());
             for_each(committed.iter().collect(), none, |(), group| group.commit(&client))?;
-            let topics = [("live-on-live-plain", "live-plain"), ("live-on-transactions", "live-transactions"), ("live-on-bulk", "bulk")];
+            let topics = [
+                ("live-on-live-plain", "live-plain"),
+                ("live-on-transactions", "live-transactions"),
+                ("live-on-bulk", "bulk"),
+            ];
             let live = topics.map(|(group, topic)| LiveGroup::start(&client, group, &[topic]));
             Ok(Self { committed, live: live.into_iter().collect::<Result<_>>()? })
         })
@@ -175,12 +179,25 @@ impl Places {
             ("in-the-middle-of-old-and-future", self.at("old-and-future", 1, 2)),
             ("in-the-middle-of-log-append-time", self.at("log-append-time", 1, 2)),
             ("in-large-records", [self.at("records-900k", 1, 2), self.at("records-3m", 1, 2)].concat()),
-            ("in-every-codec", ["none", "gzip", "snappy", "lz4", "zstd"].iter().flat_map(|codec| self.at(&format!("codec-{codec}"), 3, 7)).collect()),
+            (
+                "in-every-codec",
+                ["none", "gzip", "snappy", "lz4", "zstd"]
+                    .iter()
+                    .flat_map(|codec| self.at(&format!("codec-{codec}"), 3, 7))
+                    .collect(),
+            ),
             ("in-a-hundred-partitions", self.at("hundred-partitions", 2, 5)),
             ("in-long-names", self.at(&long, 1, 2)),
             ("before-the-log-start", vec![("deleted-head".to_owned(), 0, 0), ("deleted-head".to_owned(), 1, 3)]),
             ("at-the-log-start", self.at("deleted-head", 0, 1)),
-            ("partly-committed", self.at("bulk", 1, 4).into_iter().take(1).chain(self.at("transactions", 1, 3).into_iter().skip(2)).collect()),
+            (
+                "partly-committed",
+                self.at("bulk", 1, 4)
+                    .into_iter()
+                    .take(1)
+                    .chain(self.at("transactions", 1, 3).into_iter().skip(2))
+                    .collect(),
+            ),
         ];
         let one = |topic: &str, offset| vec![(topic.to_owned(), 0, offset)];
         let (middle, last) = (|of: &[i64]| of[of.len() / 2], |of: &[i64]| of[of.len() - 1]);
@@ -191,7 +208,10 @@ impl Places {
             ("on-the-last-aborted-record", one("transactions", last(&self.transactions.aborted))),
             ("in-a-compaction-gap", one("compacted", middle(&self.compacted.without))),
             ("in-the-first-compaction-gap", one("compacted", self.compacted.without[0])),
-            ("in-a-gap-under-transactions", one("compacted-transactions", middle(&self.compacted_transactions.without))),
+            (
+                "in-a-gap-under-transactions",
+                one("compacted-transactions", middle(&self.compacted_transactions.without)),
+            ),
         ]);
         let mut groups: Vec<_> = groups
             .into_iter()
@@ -203,7 +223,11 @@ impl Places {
             metadata: "{\"app\":\"checkpoint 7\",\"ü\":1}".to_owned(),
         });
         // What is said of a partition's beginning must be true of the one that lost it.
-        assert!(self.transactions.start == 0 && self.transactions.end > 0 && self.bounds[&("deleted-head".to_owned(), 0)].0 > 0);
+        assert!(
+            self.transactions.start == 0
+                && self.transactions.end > 0
+                && self.bounds[&("deleted-head".to_owned(), 0)].0 > 0
+        );
         groups
     }
 }

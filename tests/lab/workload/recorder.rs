@@ -20,7 +20,7 @@ use rdkafka::{
 
 use crate::{
     compare::for_each,
-    reading::{Isolation, Position, PartitionReader, Stream, digest, handfuls, key_digest},
+    reading::{Isolation, PartitionReader, Position, Stream, digest, handfuls, key_digest},
 };
 
 /// How long a producer may take to flush, or to end a transaction: brokers may be restarting under it.
@@ -215,7 +215,12 @@ impl ProducerContext for Acknowledgements {
 
 impl RecordingProducer {
     /// A producer with the given settings; `acks=all` unless they say otherwise.
-    pub fn new(client: &ClientConfig, recorder: &Arc<Recorder>, topic: &str, settings: &[(&str, &str)]) -> Result<Self> {
+    pub fn new(
+        client: &ClientConfig,
+        recorder: &Arc<Recorder>,
+        topic: &str,
+        settings: &[(&str, &str)],
+    ) -> Result<Self> {
         let mut config = client.clone();
         config.set("acks", "all").set("message.timeout.ms", "60000").set("queue.buffering.max.kbytes", "131072");
         for (name, value) in settings {
@@ -241,7 +246,8 @@ impl RecordingProducer {
             record.headers.iter().fold(empty, |headers, &(key, value)| headers.insert(Header { key, value }))
         });
         let mut next: BaseRecord<'_, [u8], [u8]> = BaseRecord::to(&self.topic).partition(record.partition);
-        (next.key, next.payload, next.timestamp, next.headers) = (record.key, record.value, record.timestamp_ms, headers);
+        (next.key, next.payload, next.timestamp, next.headers) =
+            (record.key, record.value, record.timestamp_ms, headers);
         loop {
             let arrivals = self.producer.context().pending.lock().expect("no panic while held").arrivals;
             match self.producer.send(next) {
