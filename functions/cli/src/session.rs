@@ -116,8 +116,7 @@ impl Session {
         let migration = Arc::new(connect(config, id, common.journal_dir.clone()).await?);
         let journal = migration.journal().await?;
         let shown = journal.position();
-        let mut session =
-            Self { migration, journal, owner: owner(), common: common.clone(), shown, lock };
+        let mut session = Self { migration, journal, owner: owner(), common: common.clone(), shown, lock };
         let verdict = permit(command, session.journal.standing());
         if let (Decision::Refused(why), false) = (&verdict.decision, verdict.abandon_cutover_first) {
             bail!("{why}");
@@ -213,8 +212,11 @@ impl Session {
 
     /// The command line of `command` for this migration.
     pub(crate) fn next_command(&self, command: transition::Command) -> String {
-        let journal_dir =
-            self.common.journal_dir.as_ref().map_or_else(String::new, |dir| format!(" --journal-dir {}", dir.display()));
+        let journal_dir = self
+            .common
+            .journal_dir
+            .as_ref()
+            .map_or_else(String::new, |dir| format!(" --journal-dir {}", dir.display()));
         format!(
             "krossing {command} --config {} --migration-id {}{journal_dir}",
             self.common.config.display(),
@@ -283,9 +285,7 @@ impl CommandLock {
         match file.try_lock() {
             Ok(()) => Ok(Some(Self { _file: file })),
             Err(TryLockError::WouldBlock) => Ok(None),
-            Err(TryLockError::Error(error)) => {
-                Err(error).with_context(|| format!("could not lock {}", path.display()))
-            }
+            Err(TryLockError::Error(error)) => Err(error).with_context(|| format!("could not lock {}", path.display())),
         }
     }
 }

@@ -48,7 +48,11 @@ fn check(config: &str, arguments: &[&str], said: &[&str]) {
 fn all_problems_of_a_configuration_are_said_at_once_with_their_lines() {
     let config = "migration:\n  source: {bootstrap_servers: here}\n  tpoics: {}\n  seed: {lanes: 0}\n";
     for command in ["plan", "precheck", "execute"] {
-        check(config, &[command, "--config", "m.yaml"], &["line 2:", "line 3:", "line 4:", "backup.directory", "krossing:"]);
+        check(
+            config,
+            &[command, "--config", "m.yaml"],
+            &["line 2:", "line 3:", "line 4:", "backup.directory", "krossing:"],
+        );
     }
 }
 

@@ -27,11 +27,7 @@ pub async fn target<P: Ports>(migration: &Migration<P>) -> ClusterResult<TargetI
 }
 
 /// The plan for what was read.
-pub fn make<P: Ports>(
-    migration: &Migration<P>,
-    source: &SourceInventory,
-    target: &TargetInventory,
-) -> MigrationPlan {
+pub fn make<P: Ports>(migration: &Migration<P>, source: &SourceInventory, target: &TargetInventory) -> MigrationPlan {
     let mut plan = plan(&input(migration, source, target));
     match migration.config.topology.on_config_drift {
         ConfigDrift::OverwriteWithSource | ConfigDrift::Refuse => {}

@@ -89,10 +89,7 @@ pub async fn load<P: Ports>(migration: &Migration<P>, journal: &Journal) -> Migr
 }
 
 /// What was added to the plan since, in order, held against the journal.
-pub async fn load_amendments<P: Ports>(
-    migration: &Migration<P>,
-    journal: &Journal,
-) -> MigrationResult<Vec<Amendment>> {
+pub async fn load_amendments<P: Ports>(migration: &Migration<P>, journal: &Journal) -> MigrationResult<Vec<Amendment>> {
     let mut amendments = Vec::new();
     for entry in journal.entries().iter().filter(|entry| entry.kind == EntryKind::Amendment) {
         let entry: AmendmentEntry = entry.detail_as().ok_or_else(|| {

@@ -1,6 +1,10 @@
 //! The facts that need more than an inventory.
 
-use std::{collections::{BTreeMap, BTreeSet}, ops::ControlFlow, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ops::ControlFlow,
+    time::Duration,
+};
 
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};

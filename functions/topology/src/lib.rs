@@ -131,8 +131,7 @@ async fn partition_counts<P: Ports>(
     if names.is_empty() {
         return Ok(BTreeMap::new());
     }
-    let described =
-        migration.target.describe_topics(Some(&names)).await.during("describe the topics of the target")?;
+    let described = migration.target.describe_topics(Some(&names)).await.during("describe the topics of the target")?;
     let count = |partitions: usize| i32::try_from(partitions).unwrap_or(i32::MAX);
     Ok(described.into_iter().map(|topic| (topic.name, count(topic.partitions.len()))).collect())
 }
@@ -172,8 +171,7 @@ async fn set_configs<P: Ports>(
     if pending.is_empty() {
         return Ok(BTreeSet::new());
     }
-    let answers =
-        migration.target.alter_topic_configs(&pending).await.during("change topic settings on the target")?;
+    let answers = migration.target.alter_topic_configs(&pending).await.during("change topic settings on the target")?;
     refuse_failures("change the settings of topic", answers, &[])?;
     until_read_back(migration, || async {
         let still = pending_changes(migration, wanted).await?;

@@ -117,7 +117,8 @@ async fn show_steps(migration: &Migration<Local>, step: &Step, shown: &mut usize
 fn next(session: &Session) -> String {
     match session.journal.tip() {
         Some(State::DrainReady) => {
-            "producers may go on and the migration is at drain_ready again; the next cutover is yours to begin".to_owned()
+            "producers may go on and the migration is at drain_ready again; the next cutover is yours to begin"
+                .to_owned()
         }
         _ => format!("see {}", session.next_command(Command::Status)),
     }

@@ -33,7 +33,10 @@ fn summary(plan: &MigrationPlan) -> String {
         format!("estimated_seed_bytes={} ({})", plan.bytes, show::bytes(plan.bytes)),
         format!("lanes={}", plan.lanes.len()),
         format!("groups={}", plan.groups.len()),
-        format!("acls={}", plan.acls.as_ref().map_or_else(|| "no authorizer".to_owned(), |acls| acls.len().to_string())),
+        format!(
+            "acls={}",
+            plan.acls.as_ref().map_or_else(|| "no authorizer".to_owned(), |acls| acls.len().to_string())
+        ),
         "topics:".to_owned(),
     ];
     lines.extend(plan.topics.iter().map(|topic| {

@@ -92,7 +92,8 @@ fn show_lanes(session: &Session, lanes: &[LanePlan], before: &Leases, after: &Le
     let copying = matches!(session.journal.tip(), Some(State::Seed | State::Tail | State::DrainReady));
     if copying && !tailing && !closed {
         let last = session.journal.entries().last();
-        let since = last.map_or_else(String::new, |entry| format!(" since {} or soon after", show::time(entry.at_unix_ms)));
+        let since =
+            last.map_or_else(String::new, |entry| format!(" since {} or soon after", show::time(entry.at_unix_ms)));
         show::line(&format!("nothing is tailing{since}: what producers write meanwhile is only on the source"));
     }
 }
@@ -121,7 +122,10 @@ async fn show_partitions(session: &Session, lanes: &[LanePlan]) -> anyhow::Resul
             None => show::line(&format!("  {partition}: lag unknown")),
         }
         for gap in &progress.gaps {
-            show::line(&format!("  {partition}: source offsets {} to {} were gone before they were read", gap.from, gap.to));
+            show::line(&format!(
+                "  {partition}: source offsets {} to {} were gone before they were read",
+                gap.from, gap.to
+            ));
         }
     }
     lags.sort_by(|a, b| b.0.cmp(&a.0).then_with(|| a.1.cmp(b.1)));
