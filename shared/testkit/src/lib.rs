@@ -30,3 +30,6 @@ pub use freeze::{FakeFreeze, FreezeCall};
 pub use memory::{MemoryLedger, MemoryObjects};
 pub use witness::FakeWitness;
 pub use world::{FakePorts, FakeProcess, FakeWorld};
+
+#[cfg(test)]
+mod tests;
