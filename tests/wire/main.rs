@@ -324,7 +324,8 @@ async fn groups(wire: &WireCluster) -> Result<()> {
     let refused = wire.commit_group_offsets(&group, &with_missing).await?;
     ensure!(refused.keys().eq([&TopicPartition::new("missing", 0)]), "{refused:?}");
     ensure!(wire.group_offsets(&group).await? == offsets);
-    ensure!(wire.list_groups().await? == [group.clone()]);
+    let listed = wire.list_groups().await?;
+    ensure!(listed.len() == 1 && listed[0] == group, "{listed:?}");
     let described = wire.describe_groups(&[group, GroupId::new("nobody")]).await?;
     ensure!(described[0].state == "Empty" && described[0].members == 0, "{described:?}");
     ensure!(described[1].state == "Dead", "{described:?}");
@@ -450,7 +451,7 @@ async fn moves(cluster: &Cluster) -> Result<()> {
         all.iter().map(|p| (p.clone(), CommittedOffset { offset: 0, metadata: String::new() })).collect();
     let producer = wire.open_producer("krossing.test.0").await?;
     ensure!(wire.mark("krossing.test.0", producer, &all).await?.is_empty());
-    for stopped in 1..=3 {
+    for stopped in 1..=2 {
         cluster.stop_broker(stopped).await?;
         let begun = Instant::now();
         let ends = wire.log_ends(&all, LogEnd::Latest).await?;
