@@ -352,7 +352,10 @@ async fn retention_takes_old_records_and_an_endless_one_does_not() {
     cluster.set_topic_config("orders", "retention.ms", "60000");
     cluster.apply_retention();
     assert_eq!(values(&cluster.visible_records(&partition)), ["young"]);
-    assert_eq!(cluster.log_ends(&[partition.clone()], LogEnd::Earliest).await, Ok([(partition.clone(), Ok(1))].into()));
+    assert_eq!(
+        cluster.log_ends(std::slice::from_ref(&partition), LogEnd::Earliest).await,
+        Ok([(partition.clone(), Ok(1))].into())
+    );
     cluster.delete_records(&partition, 2);
     assert_eq!(cluster.ends(&partition), (2, 2, 2));
 }
