@@ -137,7 +137,7 @@ mod tests {
     #[test]
     fn a_cause_is_not_said_twice() {
         let inner: anyhow::Result<()> = Err(anyhow::anyhow!("no route")).context("could not read: no route");
-        let error = inner.context("seed failed").unwrap_err();
+        let error = inner.context("seed failed").expect_err("it is one");
         assert_eq!(chain(&error), "seed failed: could not read: no route");
     }
 }
