@@ -13,6 +13,7 @@ pub mod compare;
 pub mod freeze;
 pub mod process;
 pub mod reading;
+pub mod rehearsal;
 pub mod tools;
 pub mod workload;
 

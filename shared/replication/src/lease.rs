@@ -160,15 +160,31 @@ impl<P: LanePorts> HeldLease<P> {
         self.records_appended.load(Ordering::Relaxed)
     }
 
-    async fn update(&self, change: impl FnOnce(&mut LeaseRecord)) -> StoreResult<()> {
+    /// Writes the record with one change. A write that was cut off, or whose answer was lost, may have arrived: then the
+    /// stored record is still of our generation, and the change is made to that.
+    async fn update(&self, change: impl Fn(&mut LeaseRecord)) -> StoreResult<()> {
         let mut held = self.record.lock().await;
-        let mut record = held.1.clone();
-        change(&mut record);
-        let written_from = self.ctx.clock.now();
-        let version = write_lease(&self.ctx.ledger, self.lane, Some(held.0), &record).await?;
-        *held = (version, record);
-        *self.send_before.lock().expect("no holder panics") = send_before(written_from);
-        Ok(())
+        let mut adopted = false;
+        loop {
+            let mut record = held.1.clone();
+            change(&mut record);
+            let written_from = self.ctx.clock.now();
+            match write_lease(&self.ctx.ledger, self.lane, Some(held.0), &record).await {
+                Ok(version) => {
+                    *held = (version, record);
+                    *self.send_before.lock().expect("no holder panics") = send_before(written_from);
+                    return Ok(());
+                }
+                Err(conflict @ StoreError::Conflict { .. }) if !adopted => {
+                    match read_lease(&self.ctx.ledger, self.lane).await? {
+                        Some(stored) if stored.1.generation == self.generation => *held = stored,
+                        Some(_) | None => return Err(conflict),
+                    }
+                    adopted = true;
+                }
+                Err(error) => return Err(error),
+            }
+        }
     }
 }
 

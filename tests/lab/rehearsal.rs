@@ -1,0 +1,342 @@
+//! A whole migration in a lab: two clusters, hard data under live load, and the `krossing` command as a user runs it.
+//!
+//! The command is a process of its own, so that it can be killed, and so that its memory and CPU can be read from the
+//! outside. What it did is judged by [`compare`](crate::compare), which shares no code with it.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::{Path, PathBuf},
+    process::Stdio,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail, ensure};
+use rdkafka::admin::{AdminClient, AdminOptions, ResourceSpecifier};
+use tokio::{
+    io::{AsyncBufReadExt as _, AsyncRead, BufReader},
+    process::{Child, Command},
+    task::JoinHandle,
+};
+
+use crate::{
+    Cluster, ClusterSpec, FreezeWebhook, Lab, Listener, Security, Version,
+    cluster::KROSSING,
+    process::POLL,
+    reading::{self, Isolation, PartitionReader},
+    workload::{Groups, LiveProducers, Scale, Workload},
+};
+
+/// The secret that signs the webhook's requests.
+const WEBHOOK_SECRET: &str = "lab-webhook-secret";
+
+/// What is rehearsed.
+#[derive(Debug, Clone)]
+pub struct RehearsalSpec {
+    /// How much data.
+    pub scale: Scale,
+    /// 1 or 3 on each side.
+    pub brokers: usize,
+    /// How the command connects; load and comparison use the plaintext listener.
+    pub listener: Listener,
+    /// The target's version.
+    pub target: Version,
+    /// Seed of the data.
+    pub seed: u64,
+    /// More lines of the configuration, below `migration:`, two spaces in.
+    pub config: String,
+}
+
+impl Default for RehearsalSpec {
+    fn default() -> Self {
+        Self {
+            scale: Scale::Small,
+            brokers: 1,
+            listener: Listener::Plaintext,
+            target: Version::V3_9,
+            seed: 1,
+            config: String::new(),
+        }
+    }
+}
+
+/// Two clusters, a filled source under load, and a configuration for the command.
+pub struct Rehearsal {
+    /// The cluster in ZooKeeper mode.
+    pub source: Cluster,
+    /// The cluster in KRaft mode.
+    pub target: Cluster,
+    /// What was loaded.
+    pub workload: Workload,
+    /// What goes on producing.
+    pub producers: Arc<LiveProducers>,
+    /// What freezes them.
+    pub webhook: FreezeWebhook,
+    /// The groups.
+    pub groups: Groups,
+    /// The folder of configuration, segments and evidence.
+    pub folder: PathBuf,
+}
+
+/// What a command did.
+#[derive(Debug)]
+pub struct Outcome {
+    /// Its exit code; none where it was killed.
+    pub code: Option<i32>,
+    /// What it wrote to standard output.
+    pub stdout: String,
+    /// What it wrote to standard error.
+    pub stderr: String,
+    /// From start to end.
+    pub took: Duration,
+    /// The most memory it held, in bytes.
+    pub memory_bytes_max: u64,
+    /// Processor time it used.
+    pub cpu: Duration,
+}
+
+impl Outcome {
+    /// The outcome, if the command ended with `code`.
+    pub fn expect_code(self, code: i32) -> Result<Self> {
+        if self.code == Some(code) {
+            return Ok(self);
+        }
+        bail!("exit code {:?} instead of {code}\n--- stdout\n{}\n--- stderr\n{}", self.code, self.stdout, self.stderr)
+    }
+}
+
+impl Rehearsal {
+    /// Starts both clusters, fills the source, and starts what goes on producing and consuming.
+    pub async fn prepare(lab: &Lab, spec: &RehearsalSpec) -> Result<Self> {
+        let security = if spec.listener == Listener::Plaintext { Security::Plaintext } else { Security::Tls };
+        let cluster = ClusterSpec { brokers: spec.brokers, security, ..ClusterSpec::default() };
+        let on_target = ClusterSpec { version: spec.target, ..cluster.clone() };
+        let (source, target) = tokio::try_join!(lab.zookeeper_cluster(cluster), lab.kraft_cluster(on_target))?;
+        let workload = Workload::load(&source, spec.scale, spec.seed).await?;
+        let producers = LiveProducers::start(&source.client(), &workload.recorder);
+        let webhook = FreezeWebhook::start(producers.clone(), Some(WEBHOOK_SECRET)).await?;
+        let groups = Groups::start(&source.client()).await?;
+        let folder = lab.folder().join("migration");
+        std::fs::create_dir_all(&folder)?;
+        let it = Self { source, target, workload, producers, webhook, groups, folder };
+        std::fs::write(it.config_file(), it.config(spec))?;
+        Ok(it)
+    }
+
+    fn config_file(&self) -> PathBuf {
+        self.folder.join("migration.yaml")
+    }
+
+    fn config(&self, spec: &RehearsalSpec) -> String {
+        let cluster = |cluster: &Cluster| {
+            let servers = format!("    bootstrap_servers: \"{}\"\n", cluster.bootstrap(spec.listener));
+            let ca = |cluster: &Cluster| format!("    tls: {{enabled: true, ca_file: \"{}\"}}\n", cluster.ca_file().display());
+            match spec.listener {
+                Listener::Plaintext => servers,
+                Listener::Scram => format!(
+                    "{servers}    auth: {{mode: scram-sha-512, username: {}, password: \"${{LAB_PASSWORD}}\"}}\n{}",
+                    KROSSING.name,
+                    ca(cluster)
+                ),
+                Listener::MutualTls => {
+                    let pair = cluster.key_pair(KROSSING);
+                    format!(
+                        "{servers}    auth: {{mode: mtls, cert_file: \"{}\", key_file: \"{}\"}}\n{}",
+                        pair.cert_file.display(),
+                        pair.key_file.display(),
+                        ca(cluster)
+                    )
+                }
+            }
+        };
+        format!(
+            "migration:\n  source:\n{}  target:\n{}  backup: {{directory: \"{folder}/segments\"}}\n  evidence: {{directory: \
+             \"{folder}/evidence\"}}\n  cutover:\n    drain_stable_window: 2s\n    drain_timeout: 5m\n    \
+             producer_freeze_webhook: \"{}\"\n    producer_freeze_webhook_secret: \"{WEBHOOK_SECRET}\"\n{}",
+            cluster(&self.source),
+            cluster(&self.target),
+            self.webhook.url(),
+            spec.config,
+            folder = self.folder.display(),
+        )
+    }
+
+    /// A command as a user would type it; `migration` for those that need an id.
+    pub fn command(&self, name: &str, more: &[&str]) -> Result<Command> {
+        let mut command = Command::new(krossing()?);
+        command.arg(name).arg("--config").arg(self.config_file()).args(more);
+        command.env("LAB_PASSWORD", KROSSING.password).env("RUST_BACKTRACE", "1");
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+        Ok(command)
+    }
+
+    /// Runs a command of the migration `lab` to its end.
+    pub async fn run(&self, name: &str) -> Result<Outcome> {
+        self.start(name, &["--migration-id", "lab"])?.finish().await
+    }
+
+    /// Starts a command.
+    pub fn start(&self, name: &str, more: &[&str]) -> Result<Running> {
+        Running::start(self.command(name, more)?)
+    }
+
+    /// The journal of the migration `lab`: state or kind of each entry, with its reason.
+    pub fn journal(&self) -> Result<Vec<serde_json::Value>> {
+        let file = self.folder.join("evidence/lab/journal.jsonl");
+        let text = std::fs::read_to_string(&file).with_context(|| format!("reading {}", file.display()))?;
+        // A line without its end is being written.
+        let whole = text.rfind('\n').map_or("", |end| &text[..end]);
+        whole.lines().map(|line| Ok(serde_json::from_str(line)?)).collect()
+    }
+
+    /// Waits until the journal holds an entry that `wanted` likes.
+    pub async fn until_journaled(&self, wanted: impl Fn(&serde_json::Value) -> bool) -> Result<()> {
+        loop {
+            if self.journal().is_ok_and(|entries| entries.iter().any(&wanted)) {
+                return Ok(());
+            }
+            tokio::time::sleep(POLL).await;
+        }
+    }
+
+    /// What of the source must not change: topics, their settings, and both ends of every log.
+    pub async fn source_as_it_is(&self) -> Result<SourceState> {
+        SourceState::read(&self.source).await
+    }
+
+    /// The topics of the workload.
+    pub fn topics(&self) -> BTreeSet<String> {
+        self.workload.topic_names()
+    }
+}
+
+/// The command under test, built before the tests are: it lies beside the folder of the running test.
+fn krossing() -> Result<PathBuf> {
+    let running = std::env::current_exe()?;
+    let mut folders = running.ancestors().skip(1);
+    let found = folders.by_ref().take(2).map(|folder| folder.join("krossing")).find(|file| file.is_file());
+    found.context("the command is not built: run `cargo build --package krossing-cli` first")
+}
+
+/// A command that runs.
+pub struct Running {
+    child: Child,
+    began: Instant,
+    stdout: JoinHandle<String>,
+    stderr: JoinHandle<String>,
+    usage: JoinHandle<Usage>,
+}
+
+#[derive(Debug, Default, Clone, Copy)]
+struct Usage {
+    memory_bytes_max: u64,
+    cpu: Duration,
+}
+
+impl Running {
+    fn start(mut command: Command) -> Result<Self> {
+        let mut child = command.spawn().context("starting the command")?;
+        let pid = child.id().context("the command has just started")?;
+        let stdout = tokio::spawn(collect(child.stdout.take()));
+        let stderr = tokio::spawn(collect(child.stderr.take()));
+        Ok(Self { child, began: Instant::now(), stdout, stderr, usage: tokio::spawn(watch(pid)) })
+    }
+
+    /// Waits for its end.
+    pub async fn finish(mut self) -> Result<Outcome> {
+        let status = self.child.wait().await?;
+        let took = self.began.elapsed();
+        let usage = self.usage.await?;
+        Ok(Outcome {
+            code: status.code(),
+            stdout: self.stdout.await?,
+            stderr: self.stderr.await?,
+            took,
+            memory_bytes_max: usage.memory_bytes_max,
+            cpu: usage.cpu,
+        })
+    }
+
+    /// Kills it with SIGKILL, as it is.
+    pub async fn kill(mut self) -> Result<Outcome> {
+        ensure!(self.child.try_wait()?.is_none(), "the command ended before it could be killed: {:?}", self.finish().await?);
+        self.child.start_kill()?;
+        self.finish().await
+    }
+}
+
+async fn collect(stream: Option<impl AsyncRead + Unpin>) -> String {
+    let mut text = String::new();
+    let Some(stream) = stream else { return text };
+    let mut lines = BufReader::new(stream).lines();
+    while let Ok(Some(line)) = lines.next_line().await {
+        if std::env::var_os("KROSSING_SHOW").is_some() {
+            eprintln!("    {line}");
+        }
+        text.push_str(&line);
+        text.push('\n');
+    }
+    text
+}
+
+/// Reads a process's memory and CPU until it has ended.
+async fn watch(pid: u32) -> Usage {
+    let mut usage = Usage::default();
+    let folder = PathBuf::from(format!("/proc/{pid}"));
+    while let Some(now) = read_usage(&folder) {
+        usage = Usage { memory_bytes_max: now.memory_bytes_max.max(usage.memory_bytes_max), cpu: now.cpu };
+        tokio::time::sleep(POLL).await;
+    }
+    usage
+}
+
+/// None once the process has ended (a zombie has no memory lines).
+fn read_usage(folder: &Path) -> Option<Usage> {
+    let status = std::fs::read_to_string(folder.join("status")).ok()?;
+    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    let kib: u64 = peak.split_whitespace().next()?.parse().ok()?;
+    let stat = std::fs::read_to_string(folder.join("stat")).ok()?;
+    // Behind the name, which may hold anything: the fields from the third on.
+    let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
+    let ticks: u64 = fields.get(11)?.parse::<u64>().ok()? + fields.get(12)?.parse::<u64>().ok()?;
+    // Linux counts in hundredths of a second wherever Rust runs.
+    Some(Usage { memory_bytes_max: kib * 1024, cpu: Duration::from_millis(ticks * 10) })
+}
+
+/// What of the source must not change.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SourceState {
+    /// Topics with their number of partitions.
+    pub topics: BTreeMap<String, i32>,
+    /// The settings of each topic that are its own.
+    pub configs: BTreeMap<String, BTreeMap<String, String>>,
+    /// First and last offset of each partition.
+    pub bounds: BTreeMap<(String, i32), (i64, i64)>,
+}
+
+impl SourceState {
+    async fn read(cluster: &Cluster) -> Result<Self> {
+        let client = cluster.client();
+        let topics: BTreeMap<String, i32> = reading::partitions(&client)?.into_iter().collect();
+        let admin: AdminClient<_> = client.create()?;
+        let asked: Vec<_> = topics.keys().map(|topic| ResourceSpecifier::Topic(topic)).collect();
+        let mut configs = BTreeMap::new();
+        for (topic, answer) in topics.keys().zip(admin.describe_configs(&asked, &AdminOptions::new()).await?) {
+            let answer = answer.map_err(|code| anyhow::anyhow!("describing {topic}: {code}"))?;
+            let own = answer.entries.into_iter().filter(|entry| !entry.is_default && entry.value.is_some());
+            configs.insert(topic.clone(), own.map(|entry| (entry.name, entry.value.unwrap_or_default())).collect());
+        }
+        let names = topics.clone();
+        let bounds = tokio::task::spawn_blocking(move || {
+            let reader = PartitionReader::new(&client, Isolation::Committed)?;
+            let all = names.iter().flat_map(|(topic, count)| (0..*count).map(move |number| (topic.clone(), number)));
+            all.map(|(topic, number)| {
+                let bounds = reader.bounds(&topic, number)?;
+                Ok(((topic, number), bounds))
+            })
+            .collect::<Result<_>>()
+        })
+        .await??;
+        Ok(Self { topics, configs, bounds })
+    }
+}
