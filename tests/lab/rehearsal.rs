@@ -130,7 +130,9 @@ impl Rehearsal {
     fn config(&self, spec: &RehearsalSpec) -> String {
         let cluster = |cluster: &Cluster| {
             let servers = format!("    bootstrap_servers: \"{}\"\n", cluster.bootstrap(spec.listener));
-            let ca = |cluster: &Cluster| format!("    tls: {{enabled: true, ca_file: \"{}\"}}\n", cluster.ca_file().display());
+            let ca = |cluster: &Cluster| {
+                format!("    tls: {{enabled: true, ca_file: \"{}\"}}\n", cluster.ca_file().display())
+            };
             match spec.listener {
                 Listener::Plaintext => servers,
                 Listener::Scram => format!(
@@ -259,7 +261,11 @@ impl Running {
 
     /// Kills it with SIGKILL, as it is.
     pub async fn kill(mut self) -> Result<Outcome> {
-        ensure!(self.child.try_wait()?.is_none(), "the command ended before it could be killed: {:?}", self.finish().await?);
+        ensure!(
+            self.child.try_wait()?.is_none(),
+            "the command ended before it could be killed: {:?}",
+            self.finish().await?
+        );
         self.child.start_kill()?;
         self.finish().await
     }

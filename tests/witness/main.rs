@@ -150,7 +150,11 @@ async fn only_committed_records_are_seen_and_trailing_markers_end_a_range(
 
     let all = [0, 1, 2, 3, 4, 7];
     assert_eq!(offsets(witness, "transactions", 0, 14).await?, all, "ends in a marker behind aborted data");
-    assert_eq!(offsets(witness, "transactions", 0, 14).await?, all, "the same partition again, by a client used before");
+    assert_eq!(
+        offsets(witness, "transactions", 0, 14).await?,
+        all,
+        "the same partition again, by a client used before"
+    );
     for end in 8..14 {
         assert_eq!(offsets(witness, "transactions", 0, end).await?, all, "an end that no record follows: {end}");
     }
@@ -256,7 +260,10 @@ async fn large_records_and_many_ranges_at_once(cluster: &Cluster, witness: &Witn
     Ok(())
 }
 
-async fn a_topic_that_does_not_exist_is_refused_and_not_made(cluster: &Cluster, witness: &WitnessCluster) -> Result<()> {
+async fn a_topic_that_does_not_exist_is_refused_and_not_made(
+    cluster: &Cluster,
+    witness: &WitnessCluster,
+) -> Result<()> {
     let refused = offsets(witness, "missing", 0, 10).await;
     let code = KafkaCode::UNKNOWN_TOPIC_OR_PARTITION;
     assert!(matches!(&refused, Err(ClusterError::Refused { code: c, .. }) if *c == code), "{refused:?}");

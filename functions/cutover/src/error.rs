@@ -26,7 +26,9 @@ pub enum CutoverError {
         detail: String,
     },
     /// Producers could not be told that they may go on.
-    #[error("producers may still be standing still: they could not be told to go on; do it by hand, then `krossing resume`")]
+    #[error(
+        "producers may still be standing still: they could not be told to go on; do it by hand, then `krossing resume`"
+    )]
     NotReleased {
         /// What happened.
         #[source]
@@ -101,7 +103,9 @@ pub enum CutoverError {
         marker: Offset,
     },
     /// A group has members on the target already.
-    #[error("group {group} has {members} members on the target: stop them before the cutover; they would move positions")]
+    #[error(
+        "group {group} has {members} members on the target: stop them before the cutover; they would move positions"
+    )]
     GroupOnTarget {
         /// Which.
         group: GroupId,
@@ -109,7 +113,9 @@ pub enum CutoverError {
         members: usize,
     },
     /// The target's log moved under the copy.
-    #[error("the target's log of {partition} is from {log_start} to {end}, where {expected_start} to {expected_end} was copied")]
+    #[error(
+        "the target's log of {partition} is from {log_start} to {end}, where {expected_start} to {expected_end} was copied"
+    )]
     Floor {
         /// Which.
         partition: TopicPartition,
@@ -172,9 +178,9 @@ impl CutoverError {
             | CutoverError::Appeared { .. }
             | CutoverError::GroupOnTarget { .. }
             | CutoverError::CommitRefused { .. } => ErrorClass::Refused,
-            CutoverError::NotDrained { .. }
-            | CutoverError::Floor { .. }
-            | CutoverError::CommitNotReadBack { .. } => ErrorClass::DataAtRisk,
+            CutoverError::NotDrained { .. } | CutoverError::Floor { .. } | CutoverError::CommitNotReadBack { .. } => {
+                ErrorClass::DataAtRisk
+            }
         }
     }
 }

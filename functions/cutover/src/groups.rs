@@ -24,8 +24,7 @@ pub(crate) async fn snapshot<P: Ports>(
     let source = &cutover.migration.source;
     stream::iter(groups)
         .map(|group| async move {
-            let mut offsets =
-                source.group_offsets(group).await.during("read the groups' positions on the source")?;
+            let mut offsets = source.group_offsets(group).await.during("read the groups' positions on the source")?;
             offsets.retain(|partition, _| closed.contains_key(partition));
             Ok((group.clone(), offsets))
         })
@@ -80,8 +79,7 @@ pub(crate) async fn commit<P: Ports>(
 ) -> Result<(), CutoverError> {
     let mut by_group: BTreeMap<&GroupId, GroupOffsets> = BTreeMap::new();
     for translation in translated {
-        let position =
-            CommittedOffset { offset: translation.target_offset.0, metadata: translation.metadata.clone() };
+        let position = CommittedOffset { offset: translation.target_offset.0, metadata: translation.metadata.clone() };
         by_group.entry(&translation.group).or_default().insert(translation.partition.clone(), position);
     }
     stream::iter(&by_group)

@@ -31,16 +31,17 @@ pub(crate) async fn mark<P: Ports>(
         .collect();
     let mut markers = BTreeMap::new();
     let starts = starts(&prepared.partitions, |partition| before[partition]);
-    let unseen = scan(source, &cutover.migration.clock, starts, MARK_VISIBLE_WAIT_MAX, |partition, batch| match batch {
-        Ok(batch) if batch.header.is_control() && batch.header.producer == markers_of[partition] => {
-            markers.insert(partition.clone(), SourceOffset(batch.header.base_offset));
-            ControlFlow::Break(())
-        }
-        Ok(_) => ControlFlow::Continue(()),
-        Err(_) => ControlFlow::Break(()),
-    })
-    .await
-    .during("see the closing markers on the source")?;
+    let unseen =
+        scan(source, &cutover.migration.clock, starts, MARK_VISIBLE_WAIT_MAX, |partition, batch| match batch {
+            Ok(batch) if batch.header.is_control() && batch.header.producer == markers_of[partition] => {
+                markers.insert(partition.clone(), SourceOffset(batch.header.base_offset));
+                ControlFlow::Break(())
+            }
+            Ok(_) => ControlFlow::Continue(()),
+            Err(_) => ControlFlow::Break(()),
+        })
+        .await
+        .during("see the closing markers on the source")?;
     let missing = prepared.partitions.keys().find(|partition| !markers.contains_key(*partition));
     match missing {
         None => Ok(markers),
@@ -72,9 +73,8 @@ pub(crate) async fn nothing_behind_markers<P: Ports>(
 ) -> Result<(), CutoverError> {
     let starts = starts(&prepared.partitions, |partition| markers[partition].0 + 1);
     let migration = cutover.migration;
-    let found = records_behind(&migration.source, &migration.clock, starts)
-        .await
-        .during("look behind the closing markers")?;
+    let found =
+        records_behind(&migration.source, &migration.clock, starts).await.during("look behind the closing markers")?;
     match found.into_iter().next() {
         None => Ok(()),
         Some((partition, offset)) => Err(CutoverError::ProducerLeftBehind { partition, offset }),
@@ -97,7 +97,9 @@ pub(crate) fn ends(
     answer
         .during(attempt)?
         .into_iter()
-        .map(|(partition, end)| end.map(|end| (partition.clone(), end)).map_err(|code| refused(attempt, &partition, code)))
+        .map(|(partition, end)| {
+            end.map(|end| (partition.clone(), end)).map_err(|code| refused(attempt, &partition, code))
+        })
         .collect()
 }
 

@@ -33,13 +33,9 @@ pub(crate) struct Prepared {
     pub(crate) groups: Vec<GroupId>,
 }
 
-pub(crate) async fn prepare<P: Ports>(
-    cutover: &Cutover<'_, P>,
-    crew: &mut Crew<P>,
-) -> Result<Prepared, CutoverError> {
+pub(crate) async fn prepare<P: Ports>(cutover: &Cutover<'_, P>, crew: &mut Crew<P>) -> Result<Prepared, CutoverError> {
     let lanes = cutover.lanes.iter().flat_map(|lane| &lane.partitions);
-    let partitions: BTreeMap<_, _> =
-        lanes.map(|planned| (planned.partition.clone(), planned.topic_id)).collect();
+    let partitions: BTreeMap<_, _> = lanes.map(|planned| (planned.partition.clone(), planned.topic_id)).collect();
     cutover.step.begin("looking for partitions that appeared");
     nothing_appeared(cutover, &partitions).await?;
     cutover.step.begin("preparing topics, markers and groups");

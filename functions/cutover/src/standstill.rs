@@ -6,9 +6,7 @@ use bytes::Bytes;
 use krossing_core::{
     canonical::canonical_json,
     client_switch::{CLIENT_SWITCH_DOCUMENT, ClientSwitchRecord, Written},
-    cutover::{
-        Boundary, CUTOVER_REPORT_VERSION, ClosingMarker, CutoverReport, CutoverTimings, cutover_report_key,
-    },
+    cutover::{Boundary, CUTOVER_REPORT_VERSION, ClosingMarker, CutoverReport, CutoverTimings, cutover_report_key},
     journal::{EntryKind, Journal},
     offset_map::sha256_hex,
     ports::{Clock, Ledger, Objects, Ports, ProducerFreeze},
@@ -124,8 +122,7 @@ pub(crate) async fn standstill<P: Ports>(
 
 async fn ask_to_freeze<P: Ports>(cutover: &Cutover<'_, P>, journal: &mut Journal) -> Result<String, CutoverError> {
     let migration = cutover.migration;
-    let budget_ms =
-        i64::try_from(migration.config.cutover.max_producer_freeze.as_millis()).unwrap_or(i64::MAX);
+    let budget_ms = i64::try_from(migration.config.cutover.max_producer_freeze.as_millis()).unwrap_or(i64::MAX);
     let expires_at_unix_ms = migration.clock.unix_ms().saturating_add(budget_ms);
     let detail = json!({ "expires_at_unix_ms": expires_at_unix_ms });
     migration.note(journal, EntryKind::FreezeAsked, "producers are asked to stand still", detail).await?;
@@ -143,11 +140,8 @@ async fn remember_groups<P: Ports>(cutover: &Cutover<'_, P>, report: &CutoverRep
     let ledger = &cutover.migration.ledger;
     let mut record = ClientSwitchRecord::default();
     for translated in &report.groups {
-        let written = Written {
-            source: translated.source_offset,
-            target: translated.target_offset,
-            unconfirmed_over: None,
-        };
+        let written =
+            Written { source: translated.source_offset, target: translated.target_offset, unconfirmed_over: None };
         let group = record.groups.entry(translated.group.clone()).or_default();
         group.written.insert(translated.partition.clone(), written);
     }
@@ -155,10 +149,7 @@ async fn remember_groups<P: Ports>(cutover: &Cutover<'_, P>, report: &CutoverRep
     let attempt = "write down the groups' positions";
     // A cutover that was taken back may have left one.
     let earlier = ledger.document(CLIENT_SWITCH_DOCUMENT).await.during(attempt)?;
-    ledger
-        .put_document(CLIENT_SWITCH_DOCUMENT, earlier.map(|(version, _)| version), content)
-        .await
-        .during(attempt)?;
+    ledger.put_document(CLIENT_SWITCH_DOCUMENT, earlier.map(|(version, _)| version), content).await.during(attempt)?;
     Ok(())
 }
 

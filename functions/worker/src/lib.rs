@@ -309,10 +309,7 @@ impl<P: Ports> Workers<P> {
         partitions
             .map(|planned| {
                 let drain = board.get(&planned.partition).map_or(PartitionDrain::NotHeardOf, |lag| {
-                    PartitionDrain::At {
-                        lag: lag.lag(),
-                        waits_for_transaction: lag.waits_for_transaction(),
-                    }
+                    PartitionDrain::At { lag: lag.lag(), waits_for_transaction: lag.waits_for_transaction() }
                 });
                 (planned.partition.clone(), drain)
             })

@@ -7,8 +7,8 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    types::{GroupId, MigrationId, SourceOffset, TargetOffset, TopicPartition},
     limits::MARK_NAME_BYTES_MAX,
+    types::{GroupId, MigrationId, SourceOffset, TargetOffset, TopicPartition},
 };
 
 /// The version of [`CutoverReport`] that this code writes.

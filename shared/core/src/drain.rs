@@ -157,9 +157,6 @@ mod tests {
     fn a_partition_that_nobody_has_heard_of_is_not_drained() {
         let partitions = BTreeMap::from([(TopicPartition::new("t", 0), PartitionDrain::NotHeardOf)]);
         let mut readiness = DrainReadiness::new(10, Duration::ZERO);
-        assert_eq!(
-            readiness.judge(Instant::now(), &partitions),
-            Err(vec![DrainCause::NotHeardOf { partitions: 1 }])
-        );
+        assert_eq!(readiness.judge(Instant::now(), &partitions), Err(vec![DrainCause::NotHeardOf { partitions: 1 }]));
     }
 }

@@ -139,7 +139,11 @@ impl ReadBack {
                 found: TargetOffset(batch.base_offset),
             });
         }
-        if batch.control { self.see_fence(batch)? } else { self.see_records(batch)? }
+        if batch.control {
+            self.see_fence(batch)?
+        } else {
+            self.see_records(batch)?
+        }
         self.next = TargetOffset(batch.last_offset + 1);
         Ok(())
     }
@@ -293,7 +297,8 @@ mod tests {
     #[test]
     fn what_is_not_ours_is_named() {
         let stranger = Producer { id: 99, epoch: 0 };
-        for log in [data(10, 1, stranger), control(10, stranger), LogBatch { transactional: true, ..data(10, 1, OLD) }] {
+        for log in [data(10, 1, stranger), control(10, stranger), LogBatch { transactional: true, ..data(10, 1, OLD) }]
+        {
             assert!(matches!(walk(&[log]), Err(ReadBackError::ForeignWriter { .. })), "{log:?}");
         }
     }

@@ -3,9 +3,8 @@
 use std::sync::{Arc, Mutex};
 
 use krossing_core::{
-    KafkaCode, Offset, Producer, SourceOffset,
-    offset_map,
-    ports::{ProduceOutcome, ProduceRequest, LogWriter},
+    KafkaCode, Offset, Producer, SourceOffset, offset_map,
+    ports::{LogWriter, ProduceOutcome, ProduceRequest},
     progress::{PartitionProgress, Run},
     records::repack::{OutBatch, next_sequence},
 };

@@ -29,11 +29,7 @@ pub enum Goal {
 }
 
 /// Runs a lane until its goal is reached, then lets go of it.
-pub async fn run_lane<P: LanePorts>(
-    ctx: Arc<LaneContext<P>>,
-    plan: LanePlan,
-    goal: Goal,
-) -> Result<(), LaneError> {
+pub async fn run_lane<P: LanePorts>(ctx: Arc<LaneContext<P>>, plan: LanePlan, goal: Goal) -> Result<(), LaneError> {
     let lease = HeldLease::take(ctx.clone(), &plan).await?;
     let reached = sessions(&ctx, &plan, &lease, |session| reach(session, goal.clone())).await;
     let_go(reached, lease.release().await, plan.id)

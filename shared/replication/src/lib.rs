@@ -27,7 +27,7 @@ pub use context::{Bandwidth, LaneContext, LanePartition, LanePlan, LanePorts, Me
 pub use crew::{Crew, close_lanes, seed_lanes};
 pub use error::LaneError;
 pub use lane::{Goal, boundaries, close_lane, run_lane};
-pub use map::load_map;
 pub use lease::{read_lease, reopen_lane};
+pub use map::load_map;
 pub use scan::{ScanFrom, records_behind, scan};
 pub use tail::{PartitionLag, TailBoard, TailControl, TailOrder};

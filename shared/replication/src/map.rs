@@ -19,7 +19,9 @@ pub(crate) async fn spill<O: Objects>(
     migration: &MigrationId,
     progress: &mut PartitionProgress,
 ) -> StoreResult<()> {
-    while let Some(spill) = offset_map::spill(&progress.map_runs).map_err(|error| damaged(&progress.partition, &error))? {
+    while let Some(spill) =
+        offset_map::spill(&progress.map_runs).map_err(|error| damaged(&progress.partition, &error))?
+    {
         let first = progress.map_runs[0].target_first;
         let chunk = spill.chunk(chunk_key(migration, &progress.partition, first));
         objects.put(&chunk.key, vec![spill.bytes]).await?;
@@ -35,8 +37,7 @@ fn damaged(partition: &TopicPartition, error: &OffsetMapError) -> StoreError {
 
 async fn read_chunk<O: Objects>(objects: &O, chunk: &MapChunk) -> StoreResult<Vec<Run>> {
     let attempt = || format!("read {}", chunk.key);
-    let content: Bytes =
-        objects.get(&chunk.key).await?.ok_or_else(|| StoreError::Missing { attempt: attempt() })?;
+    let content: Bytes = objects.get(&chunk.key).await?.ok_or_else(|| StoreError::Missing { attempt: attempt() })?;
     if offset_map::sha256_hex(&content) != chunk.sha256 {
         return Err(StoreError::Damaged { attempt: attempt(), detail: "its digest is another".to_owned() });
     }

@@ -7,7 +7,10 @@ use krossing_core::{
     Offset, TopicId, TopicPartition,
     limits::{TAIL_FETCH_BYTES, TAIL_FETCH_PARTITION_BYTES},
     ports::{Clock, ClusterError, FetchPartition, FetchRequest, Isolation, LogEnd, LogReader},
-    records::{RecordError, batch::{Batches, RawBatch}},
+    records::{
+        RecordError,
+        batch::{Batches, RawBatch},
+    },
 };
 
 /// How long a broker may wait for the batch we look for; short, because it is about to be written.
@@ -125,7 +128,11 @@ pub async fn records_behind<R: LogReader, C: Clock>(
     let mut found = BTreeMap::new();
     scan(reader, clock, longer.collect(), LOOK_BEHIND, |partition, batch| match batch {
         Ok(batch) if batch.header.is_control() => {
-            if batch.header.last_offset() + 1 < ends[partition] { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+            if batch.header.last_offset() + 1 < ends[partition] {
+                ControlFlow::Continue(())
+            } else {
+                ControlFlow::Break(())
+            }
         }
         Ok(batch) => {
             found.insert(partition.clone(), batch.header.base_offset);

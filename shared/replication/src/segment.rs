@@ -124,9 +124,9 @@ impl<'a, P: LanePorts> Restore<'a, P> {
             .ok_or_else(|| damaged(format!("there is no segment for offset {from}")))?;
         let index_key = segment_index_key(migration, partition, first);
         let index = ctx.segments.get(&index_key).await.map_err(store)?;
-        let index: SegmentIndex = index
-            .ok_or_else(|| damaged(format!("{index_key} is gone")))
-            .and_then(|index| serde_json::from_slice(&index).map_err(|error| damaged(format!("{index_key}: {error}"))))?;
+        let index: SegmentIndex = index.ok_or_else(|| damaged(format!("{index_key} is gone"))).and_then(|index| {
+            serde_json::from_slice(&index).map_err(|error| damaged(format!("{index_key}: {error}")))
+        })?;
         if index.next <= from {
             return Err(damaged(format!("the segment from {first} ends at {} before {from}", index.next)).into());
         }

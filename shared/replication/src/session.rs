@@ -50,8 +50,15 @@ impl<P: LanePorts> Session<P> {
     ) -> Result<Self, SessionEnd> {
         let progress = load_progress(&ctx, &plan).await?;
         let producer = take_producer(&ctx, &plan, &lease).await?;
-        let mut session =
-            Self { ctx, plan, lease, producer, copies: Vec::new(), saving: tokio::sync::Mutex::new(()), stopping: AtomicBool::new(false) };
+        let mut session = Self {
+            ctx,
+            plan,
+            lease,
+            producer,
+            copies: Vec::new(),
+            saving: tokio::sync::Mutex::new(()),
+            stopping: AtomicBool::new(false),
+        };
         let progress = session.roll_back_what_was_lost(progress).await?;
         session.fence(session.partitions()).await?;
         let settled = session.read_back(progress).await?;
@@ -82,11 +89,7 @@ impl<P: LanePorts> Session<P> {
 
     /// Whether to go on: not when another task of this session has failed.
     pub(crate) fn go_on(&self) -> Result<(), SessionEnd> {
-        if self.stopping.load(Ordering::Relaxed) || self.ctx.shared.halted() {
-            Err(SessionEnd::Halted)
-        } else {
-            Ok(())
-        }
+        if self.stopping.load(Ordering::Relaxed) || self.ctx.shared.halted() { Err(SessionEnd::Halted) } else { Ok(()) }
     }
 
     fn partitions(&self) -> Vec<TopicPartition> {
@@ -103,9 +106,8 @@ impl<P: LanePorts> Session<P> {
         for progress in &mut progress {
             let end = TargetOffset(ends[&progress.partition]);
             if end < progress.target_next {
-                let records = roll_back(&ctx.evidence, progress, end)
-                    .await
-                    .map_err(|error| store_failed(self.plan.id, error))?;
+                let records =
+                    roll_back(&ctx.evidence, progress, end).await.map_err(|error| store_failed(self.plan.id, error))?;
                 ctx.shared.notice(Notice::RolledBack { partition: progress.partition.clone(), records });
             }
         }
@@ -149,7 +151,9 @@ impl<P: LanePorts> Session<P> {
             let Some(walk) = walks.get_mut(partition) else { return ControlFlow::Break(()) };
             let seen = match batch {
                 Ok(batch) => walk.see(log_batch(batch)),
-                Err(error) => Err(ReadBackError::NotUnderstood { partition: partition.clone(), detail: error.to_string() }),
+                Err(error) => {
+                    Err(ReadBackError::NotUnderstood { partition: partition.clone(), detail: error.to_string() })
+                }
             };
             match seen {
                 Ok(()) if !walk.complete() => ControlFlow::Continue(()),
@@ -189,10 +193,8 @@ impl<P: LanePorts> Session<P> {
             .settle(&mut progress, &announced)
             .map_err(|source| LaneError::ReadBack { lane: self.plan.id, source })?;
         for run in runs {
-            offset_map::append(&mut progress.map_runs, run).map_err(|error| LaneError::Map {
-                partition: progress.partition.clone(),
-                detail: error.to_string(),
-            })?;
+            offset_map::append(&mut progress.map_runs, run)
+                .map_err(|error| LaneError::Map { partition: progress.partition.clone(), detail: error.to_string() })?;
         }
         Ok(progress)
     }

@@ -10,7 +10,7 @@ use krossing_core::{
 
 use crate::{
     append::{PartitionCopy, SharedCopy},
-    context::{LaneContext, LanePlan, LanePartition, LanePorts, Notice},
+    context::{LaneContext, LanePartition, LanePlan, LanePorts, Notice},
     error::{LaneError, SessionEnd, cluster_failed},
 };
 
@@ -46,9 +46,7 @@ pub(crate) async fn judge<P: LanePorts>(
         .into()),
         Ok(fetched) => Ok(Next::Take(fetched)),
         Err(KafkaCode::OFFSET_OUT_OF_RANGE) => out_of_range(ctx, lane, partition, asked).await,
-        Err(
-            KafkaCode::UNKNOWN_TOPIC_OR_PARTITION | KafkaCode::UNKNOWN_TOPIC_ID | KafkaCode::INCONSISTENT_TOPIC_ID,
-        ) => {
+        Err(KafkaCode::UNKNOWN_TOPIC_OR_PARTITION | KafkaCode::UNKNOWN_TOPIC_ID | KafkaCode::INCONSISTENT_TOPIC_ID) => {
             confirm_identity(ctx, lane, planned).await?;
             Ok(Next::Again)
         }
@@ -79,12 +77,10 @@ async fn out_of_range<P: LanePorts>(
     let latest = ends(ctx.source.log_ends(&partitions, LogEnd::Latest).await)?;
     match (earliest, latest) {
         (Some(earliest), _) if asked.0 < earliest => Ok(Next::ReadFrom(SourceOffset(earliest))),
-        (_, Some(latest)) if asked.0 > latest => Err(LaneError::RecordsReplaced {
-            partition: partition.clone(),
-            from: SourceOffset(latest),
-            to: asked,
+        (_, Some(latest)) if asked.0 > latest => {
+            Err(LaneError::RecordsReplaced { partition: partition.clone(), from: SourceOffset(latest), to: asked }
+                .into())
         }
-        .into()),
         // In range: the log has forgotten the epoch that we compared with.
         (Some(_), Some(_)) => Ok(Next::ReadFrom(asked)),
         (None, _) | (_, None) => Ok(Next::Again),

@@ -14,8 +14,12 @@ use std::{
 use futures::{FutureExt, StreamExt, future::join_all, stream::FuturesUnordered};
 use krossing_core::{
     BrokerId, LeaderEpoch, Offset, SourceOffset, TopicPartition,
-    limits::{TAIL_FETCH_BYTES, TAIL_FETCH_PARTITION_BYTES, TAIL_FETCH_WAIT, TAIL_WINDOW_BYTES_MAX, TAIL_WINDOW_RUNS_MAX},
-    ports::{Clock, ClusterError, ClusterResult, FetchPartition, FetchRequest, Fetched, Isolation, LogReader, PerPartition},
+    limits::{
+        TAIL_FETCH_BYTES, TAIL_FETCH_PARTITION_BYTES, TAIL_FETCH_WAIT, TAIL_WINDOW_BYTES_MAX, TAIL_WINDOW_RUNS_MAX,
+    },
+    ports::{
+        Clock, ClusterError, ClusterResult, FetchPartition, FetchRequest, Fetched, Isolation, LogReader, PerPartition,
+    },
     records::{
         abort::{AbortFilter, Verdict},
         batch::Batches,
@@ -389,10 +393,8 @@ impl<'a, P: LanePorts> Tail<'a, P> {
         let copy = self.copy(place);
         let cursor = &mut self.cursors[place];
         let from = cursor.next;
-        let record_error = |source| LaneError::Record {
-            partition: self.session.plan.partitions[place].partition.clone(),
-            source,
-        };
+        let record_error =
+            |source| LaneError::Record { partition: self.session.plan.partitions[place].partition.clone(), source };
         let mut filter = AbortFilter::new(fetched.aborted);
         let mut repacker = Repacker::new(RepackLimits::default());
         let mut outs = Vec::new();
@@ -457,16 +459,15 @@ impl<'a, P: LanePorts> Tail<'a, P> {
             if !known && loads.iter().all(Option::is_none) {
                 continue;
             }
-            let runs = loads.iter().flatten().flat_map(|load| load.outs.iter().flat_map(|out| out.runs.iter().copied()));
+            let runs =
+                loads.iter().flatten().flat_map(|load| load.outs.iter().flat_map(|out| out.runs.iter().copied()));
             let mut snapshot = PartitionCopy::with(copy, |copy| copy.progress.clone());
             snapshot.ahead = runs.collect();
             copies.push(copy.clone());
             snapshots.push(snapshot);
         }
         let nothing_new = snapshots.is_empty();
-        let save = async move {
-            if nothing_new { Ok(()) } else { session.save_ahead(&copies, snapshots).await }
-        };
+        let save = async move { if nothing_new { Ok(()) } else { session.save_ahead(&copies, snapshots).await } };
         for place in producing.loads.keys() {
             self.appended_at[*place] = now;
         }
