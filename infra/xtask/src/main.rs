@@ -1,6 +1,9 @@
-//! The developers' commands: `cargo xtask check` before every push, and in `make check`.
+//! The developers' commands: `cargo xtask check` before every push, and in `make check`; `cargo xtask test` is
+//! `make test`.
 
 mod check;
+mod stage;
+mod test;
 mod tidy;
 
 use std::process::ExitCode;
@@ -12,6 +15,8 @@ use clap::Parser;
 enum Command {
     /// Formatting, lints, documentation and tidiness of the whole workspace, with the seconds of each.
     Check,
+    /// The checks, unit tests, then real clusters; ends at the first stage that fails.
+    Test,
     /// Tidiness alone: a second, without compiling anything.
     Tidy,
 }
@@ -19,6 +24,7 @@ enum Command {
 fn main() -> ExitCode {
     let outcome = match Command::parse() {
         Command::Check => check::check(),
+        Command::Test => test::test(),
         Command::Tidy => tidy::tidy(),
     };
     match outcome {

@@ -53,6 +53,8 @@ const RULES: &[Rule] = &[
             "shared/wire/",
             "shared/witness/",
             "shared/local/",
+            // Its instants are tokio's, of a clock that tests turn.
+            "shared/testkit/",
             "functions/cli/",
             "infra/xtask/",
             "tests/",
