@@ -2,7 +2,7 @@
 //!
 //! The end is librdkafka's own word for it: with `enable.partition.eof` it says so when its position has reached the
 //! last stable offset, past whatever markers and aborted records lie there. A partition that says neither record nor end
-//! for [`SILENCE_MAX`] is an error, so that a check cannot pass by having read too little. Memory is bounded by the
+//! for `SILENCE_MAX` is an error, so that a check cannot pass by having read too little. Memory is bounded by the
 //! consumer's queue.
 
 use std::{

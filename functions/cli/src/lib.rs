@@ -1,7 +1,7 @@
 //! The command `krossing`: the phases of a migration, driven from a terminal.
 //!
-//! One file a command below `commands`; what they share is here: a [`session`] that holds a migration for as long as a
-//! command drives it, the [`phases`] from the plan to `drain_ready`, and what is [`shown`](show). Which command may run
+//! One file a command below `commands`; what they share is here: a `session` that holds a migration for as long as a
+//! command drives it, the `phases` from the plan to `drain_ready`, and what is shown (`show`). Which command may run
 //! in which state is the table in `krossing_core::transition`; nothing here decides it again.
 //!
 //! Exit codes: 0 done, 1 failed (also a command that is not understood), 10 waiting for the operator.

@@ -1,8 +1,8 @@
 //! The cutover: producers stand still, the source is closed with markers, the target is completed and closed, and every
 //! group's position is carried over. Then clients may switch.
 //!
-//! Everything that can be done before producers stand still is done before ([`prepare`]); from then on one budget runs
-//! ([`standstill`]). The point of no return is the journal entry `awaiting_client_switch`: every failure before it lets
+//! Everything that can be done before producers stand still is done before (`prepare`); from then on one budget runs
+//! (`standstill`). The point of no return is the journal entry `awaiting_client_switch`: every failure before it lets
 //! producers go on, reads that back, opens the lanes again and returns to `drain_ready`; the next cutover is a new
 //! decision. Nothing here decides: the rules are in `krossing_core`.
 
