@@ -47,6 +47,8 @@ impl PartitionCopy {
                 partition: self.progress.partition.clone(),
                 detail: error.to_string(),
             })?;
+            // Together with the map, so that whoever saves in between saves a whole.
+            self.progress.source_next = run.source_end();
         }
         self.progress.target_next = target_first;
         self.sequence = next_sequence(self.sequence, out.records);
