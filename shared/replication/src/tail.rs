@@ -177,13 +177,14 @@ pub(crate) async fn tail<P: LanePorts>(session: &Session<P>, control: &mut TailC
                     let (saved, produced) = futures::join!(save, loads);
                     produced.and(saved)
                 }));
-            } else if tail.at_rest(&order) && (fetches.is_empty() || order == TailOrder::Stop) {
+            } else if tail.at_rest(&order) {
+                // What is still being asked for lies behind what was ordered; asking has no effect to wait for.
                 return Ok(());
             } else {
                 tail.refresh_quiet().await?;
             }
         }
-        if !next.full() && order != TailOrder::Stop {
+        if !next.full() && !tail.at_rest(&order) {
             tail.ask(&mut fetches).await?;
         }
         tokio::select! {
