@@ -171,8 +171,9 @@ impl PartitionProgress {
         }
     }
 
-    /// Whether the seed of this partition is on the target.
+    /// Whether the seed of this partition is on the target. The last segment may reach beyond where the seed ends: all
+    /// of it comes from the segment, or two things would announce what stands on the target.
     pub fn seeded(&self) -> bool {
-        self.source_next >= self.seed_end
+        self.source_next >= self.seed_end.max(self.stored_to)
     }
 }

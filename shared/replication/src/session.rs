@@ -184,7 +184,8 @@ impl<P: LanePorts> Session<P> {
     }
 
     async fn settle(&self, mut progress: PartitionProgress, walk: ReadBack) -> Result<PartitionProgress, SessionEnd> {
-        let announced = if progress.source_next < progress.stored_to {
+        let from_segments = progress.source_next < progress.stored_to;
+        let announced = if from_segments {
             self.announced_by_segments(&progress, walk.records_found()).await?
         } else {
             progress.ahead.clone()
@@ -192,6 +193,10 @@ impl<P: LanePorts> Session<P> {
         let runs = walk
             .settle(&mut progress, &announced)
             .map_err(|source| LaneError::ReadBack { lane: self.plan.id, source })?;
+        if !from_segments && let Some(last) = announced.iter().rfind(|run| run.source_first < progress.source_next) {
+            // With the position moves the epoch that it is compared under: the older one ends before it.
+            progress.source_epoch = Some(last.epoch);
+        }
         for run in runs {
             offset_map::append(&mut progress.map_runs, run)
                 .map_err(|error| LaneError::Map { partition: progress.partition.clone(), detail: error.to_string() })?;

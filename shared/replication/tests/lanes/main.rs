@@ -7,3 +7,4 @@
 
 mod bench;
 mod copying;
+mod crashes;
