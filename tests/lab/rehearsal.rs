@@ -191,10 +191,37 @@ impl Rehearsal {
         whole.lines().map(|line| Ok(serde_json::from_str(line)?)).collect()
     }
 
+    /// How long each step of the cutover that reached READY took, in milliseconds.
+    pub fn cutover_timings(&self) -> Result<serde_json::Value> {
+        let ready = self.journal()?.into_iter().rfind(|entry| entry["to"] == "awaiting_client_switch");
+        Ok(ready.context("the journal has no READY")?["detail"]["timings"].clone())
+    }
+
     /// Waits until the journal holds an entry that `wanted` likes.
     pub async fn until_journaled(&self, wanted: impl Fn(&serde_json::Value) -> bool) -> Result<()> {
         loop {
             if self.journal().is_ok_and(|entries| entries.iter().any(&wanted)) {
+                return Ok(());
+            }
+            tokio::time::sleep(POLL).await;
+        }
+    }
+
+    /// Waits until `wanted` segments are in the folder.
+    pub async fn until_stored_segments(&self, wanted: usize) -> Result<()> {
+        let mut folders = vec![];
+        loop {
+            folders.push(self.folder.join("segments"));
+            let mut found = 0;
+            while let Some(folder) = folders.pop() {
+                for entry in std::fs::read_dir(&folder).into_iter().flatten().flatten() {
+                    match entry.path() {
+                        path if path.is_dir() => folders.push(path),
+                        path => found += usize::from(path.extension().is_some_and(|extension| extension == "log")),
+                    }
+                }
+            }
+            if found >= wanted {
                 return Ok(());
             }
             tokio::time::sleep(POLL).await;

@@ -49,6 +49,14 @@ pub enum Scale {
 }
 
 impl Scale {
+    /// `Full`, unless `KROSSING_SCALE` is `small`.
+    pub fn from_environment() -> Self {
+        match std::env::var("KROSSING_SCALE").as_deref() {
+            Ok("small") => Scale::Small,
+            Ok(_) | Err(_) => Scale::Full,
+        }
+    }
+
     fn pick<T>(self, small: T, full: T) -> T {
         match self {
             Scale::Small => small,

@@ -23,7 +23,9 @@ pub(crate) async fn mark<P: Ports>(
 ) -> Result<BTreeMap<TopicPartition, SourceOffset>, CutoverError> {
     let source = &cutover.migration.source;
     let before = source_ends(cutover, prepared).await?;
+    tracing::debug!("the source's ends are known");
     try_join_all(prepared.parts.iter().map(|part| mark_part(cutover, part))).await?;
+    tracing::debug!("the marking transactions are committed");
     let markers_of: BTreeMap<_, _> = prepared
         .parts
         .iter()
@@ -34,7 +36,8 @@ pub(crate) async fn mark<P: Ports>(
     let unseen =
         scan(source, &cutover.migration.clock, starts, MARK_VISIBLE_WAIT_MAX, |partition, batch| match batch {
             Ok(batch) if batch.header.is_control() && batch.header.producer == markers_of[partition] => {
-                markers.insert(partition.clone(), SourceOffset(batch.header.base_offset));
+                tracing::debug!(%partition, written_unix_ms = batch.header.max_timestamp, "marker seen");
+            markers.insert(partition.clone(), SourceOffset(batch.header.base_offset));
                 ControlFlow::Break(())
             }
             Ok(_) => ControlFlow::Continue(()),

@@ -8,7 +8,7 @@ use krossing_core::{
     cutover::{marking_parts, marking_transactional_id},
     drain::{DrainReadiness, PartitionDrain},
     limits::GROUPS_IN_FLIGHT_MAX,
-    ports::{Clock, Groups, Inventory, LogEnd, LogReader, Marker, Ports, TopicAdmin},
+    ports::{Clock, GroupOffsets, Groups, Inventory, LogEnd, LogReader, Marker, Ports, TopicAdmin},
 };
 use krossing_replication::{Crew, TailBoard};
 use krossing_runtime::{ForStep, MigrationError};
@@ -107,6 +107,14 @@ async fn warm_up_groups<P: Ports>(cutover: &Cutover<'_, P>) -> Result<Vec<GroupI
         .try_collect()
         .await
         .during("read the groups' positions on the source")?;
+    // A commit of nothing finds each group's coordinator, and has a target make the topic for positions that it makes
+    // when the first commit comes: measured 0.5 to 1.7 s that producers need not stand still for.
+    stream::iter(&groups)
+        .map(|group| async move { migration.target.commit_group_offsets(group, &GroupOffsets::new()).await })
+        .buffer_unordered(GROUPS_IN_FLIGHT_MAX)
+        .try_collect::<Vec<_>>()
+        .await
+        .during("find the groups' coordinators on the target")?;
     tracing::debug!(groups = on_source.len(), "groups are warm");
     Ok(groups)
 }

@@ -567,6 +567,8 @@ pub trait Groups: Send + Sync {
     /// says `Unavailable` where one does not end.
     fn group_offsets(&self, group: &GroupId) -> impl Future<Output = ClusterResult<GroupOffsets>> + Send;
     /// Commits positions for a group without members, in one request, without a leader epoch. Answers what was refused.
+    /// A commit of no positions writes nothing, but finds the group's coordinator; a cluster that has never kept a
+    /// position then makes the topic that it keeps them in.
     fn commit_group_offsets(
         &self,
         group: &GroupId,

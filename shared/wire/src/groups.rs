@@ -99,9 +99,6 @@ impl Groups for WireCluster {
         group: &GroupId,
         offsets: &GroupOffsets,
     ) -> ClusterResult<BTreeMap<TopicPartition, KafkaCode>> {
-        if offsets.is_empty() {
-            return Ok(BTreeMap::new());
-        }
         let topics = by_topic(offsets).into_iter().map(|(topic, positions)| {
             let positions = positions.into_iter().map(|(number, position)| {
                 OffsetCommitRequestPartition::default()

@@ -1,0 +1,137 @@
+//! `make demo`: a real migration between two real clusters, told as it happens.
+//!
+//! Everything that is shown was done: the commands are the ones a user types, the load is live until producers are
+//! frozen, and the verdict is that of a client that shares no code with Krossing. `KROSSING_SCALE=small` takes a
+//! thirtieth of the data.
+
+use std::{collections::BTreeMap, time::Instant};
+
+use anyhow::{Result, ensure};
+use lab::{
+    Lab,
+    compare::{Resumption, compare, groups_resume_exactly},
+    rehearsal::{Outcome, Rehearsal, RehearsalSpec},
+    workload::{Offsets, Scale},
+};
+
+fn main() -> Result<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let lab = Lab::new("demo")?;
+    let told = runtime.block_on(demo(&lab));
+    if told.is_err() {
+        lab.keep_logs();
+    }
+    told
+}
+
+async fn demo(lab: &Lab) -> Result<()> {
+    let began = Instant::now();
+    chapter("Two clusters and a source full of hard data");
+    let spec = RehearsalSpec { scale: Scale::from_environment(), ..RehearsalSpec::default() };
+    let mut rehearsal = Rehearsal::prepare(lab, &spec).await?;
+    tell(&format!(
+        "source: Kafka 3.9.1 with ZooKeeper, up in {:.1} s; target: Kafka 3.9.1 with KRaft, up in {:.1} s",
+        rehearsal.source.started_in.as_secs_f64(),
+        rehearsal.target.started_in.as_secs_f64()
+    ));
+    tell(&format!(
+        "{} topics, {} records, {:.0} MB of keys and values, loaded in {:.0} s: every codec, transactions committed and \
+         aborted, compacted topics with gaps, deleted heads, one-record batches, records of 3 MB, old and future \
+         timestamps, tombstones, names of 249 characters",
+        rehearsal.workload.topics.len(),
+        rehearsal.workload.recorder.count(),
+        rehearsal.workload.bytes as f64 / 1e6,
+        rehearsal.workload.took.as_secs_f64()
+    ));
+    tell(&format!(
+        "{} consumer groups in awkward places, {} of them consuming; producers keep writing until they are frozen",
+        rehearsal.groups.names().len(),
+        rehearsal.groups.live.len()
+    ));
+
+    chapter("krossing execute: copy everything, then keep up");
+    let executed = show(rehearsal.run("execute").await?.expect_code(0)?);
+
+    chapter("krossing cutover: producers stand still, the source is closed, groups are carried over");
+    show(rehearsal.run("cutover").await?.expect_code(0)?);
+
+    chapter("The clients switch");
+    rehearsal.groups.stop_live().await?;
+    tell("consumers have left the source, each where it had come to");
+    show(rehearsal.run("cutover-ack").await?.expect_code(0)?);
+
+    chapter("Judged by librdkafka, reading committed records of both clusters");
+    let (source, target) = (rehearsal.source.client(), rehearsal.target.client());
+    let compared = compare(&source, &target, &rehearsal.topics()).await?;
+    tell(&format!(
+        "{} records of {} partitions compared one by one (key, value, headers, timestamp, order): {} differences",
+        compared.records,
+        compared.partitions,
+        compared.differences.len()
+    ));
+    ensure!(compared.differences.is_empty(), "{:#?}", compared.differences);
+    let acknowledged = rehearsal.workload.recorder.verify(&target, Offsets::Any).await?;
+    tell(&format!(
+        "{} records that producers had acknowledged: {} missing, {} too many",
+        acknowledged.records,
+        acknowledged.missing.len(),
+        acknowledged.extra
+    ));
+    ensure!(acknowledged.missing.is_empty() && acknowledged.extra == 0, "{acknowledged:?}");
+    let resumptions = groups_resume_exactly(&source, &target, &rehearsal.groups.names()).await?;
+    tell_groups(&resumptions);
+    let wrong: Vec<_> = resumptions.iter().filter(|resumption| resumption.problem.is_some()).collect();
+    ensure!(wrong.is_empty(), "{wrong:#?}");
+
+    chapter("krossing finalize: validate, set the planned settings, write the report");
+    show(rehearsal.run("finalize").await?.expect_code(0)?);
+
+    chapter("What it cost");
+    tell(&format!(
+        "execute: {:.0} s, {:.1} CPU-seconds, at most {:.0} MB of memory",
+        executed.took.as_secs_f64(),
+        executed.cpu.as_secs_f64(),
+        executed.memory_bytes_max as f64 / 1e6
+    ));
+    let timings = rehearsal.cutover_timings()?;
+    tell(&format!("producers stood still for {} ms until READY: {timings}", timings["frozen_ms"]));
+    tell(&format!("the whole demo: {:.0} s", began.elapsed().as_secs_f64()));
+    Ok(())
+}
+
+fn chapter(title: &str) {
+    println!("\n== {title}");
+}
+
+fn tell(sentence: &str) {
+    println!("   {sentence}");
+}
+
+fn show(outcome: Outcome) -> Outcome {
+    for line in outcome.stdout.lines().chain(outcome.stderr.lines()) {
+        println!("   | {line}");
+    }
+    outcome
+}
+
+/// One line a group: its first partition, before and after.
+fn tell_groups(resumptions: &[Resumption]) {
+    let mut of_group: BTreeMap<&str, Vec<&Resumption>> = BTreeMap::new();
+    for resumption in resumptions {
+        of_group.entry(&resumption.group).or_default().push(resumption);
+    }
+    println!("   {:<34} {:>10}  {:<28} {:>9} {:>9}  next record", "group", "partitions", "for example", "source", "target");
+    for (group, all) in of_group {
+        let example = all[0];
+        let verdict = if all.iter().all(|one| one.problem.is_none()) { "the same" } else { "DIFFERS" };
+        let at = |offset: Option<i64>| offset.map_or("-".to_owned(), |offset| offset.to_string());
+        let topic: String = example.topic.chars().take(24).collect();
+        println!(
+            "   {group:<34} {:>10}  {:<28} {:>9} {:>9}  {verdict}",
+            all.len(),
+            format!("{topic}-{}", example.partition),
+            at(example.source_committed),
+            at(example.target_committed)
+        );
+    }
+}
