@@ -133,7 +133,7 @@ pub struct PartitionProgress {
     /// Lost before they were read.
     pub gaps: Vec<Gap>,
     /// Since when, in milliseconds since 1970, we have been reading without having reached the source's end; none while
-    /// we are at the end.
+    /// we are at the end. As stored it is never none: nobody reads while nobody runs.
     pub behind_since_unix_ms: Option<i64>,
     /// The longest time from reading an offset to reaching the source's end. Where it exceeds `delete.retention.ms` of
     /// a compacted topic, a tombstone may have been cleaned before it was read.

@@ -3,17 +3,21 @@
 use bytes::Bytes;
 use krossing_core::{
     MigrationId, TargetOffset, TopicPartition,
-    offset_map::{self, MapView, OffsetMapError},
+    offset_map::{self, MapView, OffsetMapError, Spill},
     ports::{Objects, StoreError, StoreResult},
     progress::{MapChunk, PartitionProgress, Run},
 };
 
-fn chunk_key(migration: &MigrationId, partition: &TopicPartition, first: TargetOffset) -> String {
-    format!("{migration}/offset-map/{}/{}/{:020}.runs", partition.topic, partition.partition, first.0)
+/// The key names the content: what a roll-back cut is written anew beside the object that stored progress still names,
+/// and whoever writes the same twice writes the same object.
+fn chunk_key(migration: &MigrationId, partition: &TopicPartition, spill: &Spill) -> String {
+    let (first, digest) = (spill.moved[0].target_first.0, offset_map::sha256_hex(&spill.bytes));
+    format!("{migration}/offset-map/{}/{}/{first:020}-{}.runs", partition.topic, partition.partition, &digest[..16])
 }
 
-/// Moves the older runs of `progress` into a chunk object where they have become many. The object is stored before
-/// the progress that names it, so that a crash in between leaves an object that is written again, the same.
+/// Moves the older runs of `progress` into a chunk object where they have become many, and makes one of several chunks
+/// so that those stay few. Objects are stored before the progress that names them, so that a crash in between leaves
+/// one that nobody names.
 pub(crate) async fn spill<O: Objects>(
     objects: &O,
     migration: &MigrationId,
@@ -22,13 +26,32 @@ pub(crate) async fn spill<O: Objects>(
     while let Some(spill) =
         offset_map::spill(&progress.map_runs).map_err(|error| damaged(&progress.partition, &error))?
     {
-        let first = progress.map_runs[0].target_first;
-        let chunk = spill.chunk(chunk_key(migration, &progress.partition, first));
-        objects.put(&chunk.key, vec![spill.bytes]).await?;
+        let chunk = store_chunk(objects, migration, &progress.partition, &spill).await?;
         progress.map_chunks.push(chunk);
         progress.map_runs = spill.kept;
     }
+    while let Some(range) = offset_map::chunks_to_fold(&progress.map_chunks) {
+        let mut decoded = Vec::with_capacity(range.len());
+        for chunk in &progress.map_chunks[range.clone()] {
+            decoded.push(read_chunk(objects, chunk).await?);
+        }
+        let folded = offset_map::fold(decoded).map_err(|error| damaged(&progress.partition, &error))?;
+        let Some(folded) = folded else { break };
+        let chunk = store_chunk(objects, migration, &progress.partition, &folded).await?;
+        progress.map_chunks.splice(range, [chunk]);
+    }
     Ok(())
+}
+
+async fn store_chunk<O: Objects>(
+    objects: &O,
+    migration: &MigrationId,
+    partition: &TopicPartition,
+    spill: &Spill,
+) -> StoreResult<MapChunk> {
+    let chunk = spill.chunk(chunk_key(migration, partition, spill));
+    objects.put(&chunk.key, vec![spill.bytes.clone()]).await?;
+    Ok(chunk)
 }
 
 fn damaged(partition: &TopicPartition, error: &OffsetMapError) -> StoreError {
@@ -70,7 +93,10 @@ pub(crate) async fn roll_back<O: Objects>(
         progress.source_next = source_next;
     }
     let records_lost = records_before - records(progress);
+    // Every offset of the target's log holds a record or a fence of ours: validation counts on it.
+    let fences_lost = progress.target_next.0 - target_end.0 - records_lost;
     progress.counts.records = progress.counts.records.saturating_sub(records_lost.unsigned_abs());
+    progress.counts.fences = progress.counts.fences.saturating_sub(fences_lost.unsigned_abs());
     tracing::warn!(
         partition = %progress.partition, acknowledged = %progress.target_next, %target_end,
         "the target lost what it had acknowledged"

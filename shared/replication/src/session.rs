@@ -14,7 +14,7 @@ use krossing_core::{
     fence::{LogBatch, ReadBack, ReadBackError},
     limits::{LEASE, LEASE_MARGIN, MARK_VISIBLE_WAIT_MAX},
     offset_map,
-    ports::{Clock, ClusterResult, Ledger, LogEnd, LogReader, Marker, PerPartition},
+    ports::{Clock, ClusterError, ClusterResult, Ledger, LogEnd, LogReader, Marker, PerPartition},
     progress::{PartitionProgress, SourceRun},
     records::batch::RawBatch,
 };
@@ -97,19 +97,28 @@ impl<P: LanePorts> Session<P> {
     }
 
     /// A target that ends before what it had acknowledged has lost records: forget them, so that they are copied again.
+    /// Written down before the fence, whose control batch takes the place of the first of them: a successor that knew
+    /// of nothing would take it for the record.
     async fn roll_back_what_was_lost(
         &self,
         mut progress: Vec<PartitionProgress>,
     ) -> Result<Vec<PartitionProgress>, SessionEnd> {
         let ctx = &*self.ctx;
         let ends = ends_of(self.plan.id, ctx.target.log_ends(&self.partitions(), LogEnd::Latest).await)?;
+        let store = |error| store_failed(self.plan.id, error);
+        let mut rolled_back = Vec::new();
         for progress in &mut progress {
             let end = TargetOffset(ends[&progress.partition]);
             if end < progress.target_next {
-                let records =
-                    roll_back(&ctx.evidence, progress, end).await.map_err(|error| store_failed(self.plan.id, error))?;
+                let records = roll_back(&ctx.evidence, progress, end).await.map_err(store)?;
+                spill(&ctx.evidence, &ctx.settings.migration, progress).await.map_err(store)?;
                 ctx.shared.notice(Notice::RolledBack { partition: progress.partition.clone(), records });
+                rolled_back.push(progress.clone());
             }
+        }
+        if !rolled_back.is_empty() {
+            let (lane, generation) = (self.plan.id, self.lease.generation());
+            ctx.ledger.save_lane_progress(lane, generation, &rolled_back).await.map_err(store)?;
         }
         Ok(progress)
     }
@@ -122,7 +131,19 @@ impl<P: LanePorts> Session<P> {
             .target
             .mark(&self.plan.transactional_id, self.producer, &partitions)
             .await
-            .map_err(|error| cluster_failed(self.plan.id, error))?;
+            .map_err(|error| match error {
+                // Another owner has raised the epoch, or the id has expired after days without a fence. Which of them,
+                // the lease tells before the next session.
+                ClusterError::Refused {
+                    code:
+                        KafkaCode::INVALID_PRODUCER_EPOCH
+                        | KafkaCode::PRODUCER_FENCED
+                        | KafkaCode::INVALID_PRODUCER_ID_MAPPING
+                        | KafkaCode::INVALID_TXN_STATE,
+                    ..
+                } => SessionEnd::StartOver(error.to_string()),
+                error => cluster_failed(self.plan.id, error),
+            })?;
         match refused.into_iter().next() {
             None => Ok(()),
             Some((partition, code)) => {
@@ -250,7 +271,10 @@ impl<P: LanePorts> Session<P> {
         mut progress: Vec<PartitionProgress>,
     ) -> Result<(), SessionEnd> {
         let store = |error| store_failed(self.plan.id, error);
+        let unix_ms = self.ctx.clock.unix_ms();
         for (copy, progress) in copies.iter().zip(&mut progress) {
+            // Whoever reads this has not been reading the source since: a tombstone may come and go meanwhile.
+            progress.behind_since_unix_ms.get_or_insert(unix_ms);
             let runs_before = progress.map_runs.len();
             spill(&self.ctx.evidence, &self.ctx.settings.migration, progress).await.map_err(store)?;
             let moved = runs_before - progress.map_runs.len();

@@ -2,7 +2,6 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use bytes::Bytes;
 use krossing_core::{
     LaneId, SourceOffset, TopicPartition,
     ports::Ledger,
@@ -199,20 +198,9 @@ pub(crate) fn records(label: &str, numbers: std::ops::Range<i64>) -> Vec<Record>
     numbers.map(|number| record(&format!("{label}-{number}"), &format!("value {number} of {label}"))).collect()
 }
 
-fn noise(label: u64, bytes: usize) -> Bytes {
-    let mut state = label.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
-    let next = |_| {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        state as u8
-    };
-    (0..bytes).map(next).collect::<Vec<_>>().into()
-}
-
-/// A record that does not compress.
+/// A record of its own, of so many bytes.
 pub(crate) fn large_record(number: u64, bytes: usize) -> Record {
-    Record { value: Some(noise(number, bytes)), ..record(&format!("large-{number}"), "") }
+    Record { value: Some(vec![number as u8; bytes].into()), ..record(&format!("large-{number}"), "") }
 }
 
 /// Topics of every kind that is hard to copy.
@@ -252,7 +240,11 @@ pub(crate) fn fill_with_everything(bench: &Bench) {
         two.append(&other, Codec::None, records(&format!("two there {round}"), 0..2));
         source.append(&transactions, Codec::None, records(&format!("outside {round}"), 0..1));
         one.append(&transactions, Codec::None, records(&format!("one again {round}"), 0..1));
-        if round % 2 == 0 { one.commit() } else { one.abort() }
+        if round % 2 == 0 {
+            one.commit()
+        } else {
+            one.abort()
+        }
         if round % 3 == 0 { two.abort() } else { two.commit() }
     }
     let stamped = bench.topic("stamped", 1, &[("message.timestamp.type", "LogAppendTime")]);
@@ -266,7 +258,11 @@ pub(crate) fn fill_with_everything(bench: &Bench) {
     source.delete_records(&headless, 6);
     let old = bench.topic("old", 1, &[]);
     let years = 10 * 365 * 24 * 3_600_000;
-    source.append(&old, Codec::None, (0..3).map(|n| record_at(BEGINNING_UNIX_MS - years + n, "old", &n.to_string())).collect());
+    source.append(
+        &old,
+        Codec::None,
+        (0..3).map(|n| record_at(BEGINNING_UNIX_MS - years + n, "old", &n.to_string())).collect(),
+    );
     source.append(&old, Codec::None, vec![record_at(BEGINNING_UNIX_MS + years, "future", "")]);
     bench.topic("empty", 2, &[]);
 }
@@ -283,8 +279,13 @@ pub(crate) fn append_everywhere(bench: &Bench, round: i64) {
             1 => {
                 let mut producer = source.transactional_producer("live");
                 producer.append(&partition, Codec::None, records(&label, 0..2));
-                if round % 2 == 0 { producer.commit() } else { producer.abort() }
-                source.append_batch(&partition, BatchBuilder { records: records(&label, 2..4), ..BatchBuilder::new(0) });
+                if round % 2 == 0 {
+                    producer.commit()
+                } else {
+                    producer.abort()
+                }
+                source
+                    .append_batch(&partition, BatchBuilder { records: records(&label, 2..4), ..BatchBuilder::new(0) });
             }
             _ => {
                 let years = 10 * 365 * 24 * 3_600_000;

@@ -29,7 +29,11 @@ fn small_world() -> Bench {
     }
     let compacted = bench.topic("c compacted", 1, &[("cleanup.policy", "compact")]);
     for round in 0..4 {
-        source.append(&compacted, Codec::None, vec![record("x", &format!("{round}")), record(&format!("{round}"), "y")]);
+        source.append(
+            &compacted,
+            Codec::None,
+            vec![record("x", &format!("{round}")), record(&format!("{round}"), "y")],
+        );
     }
     source.append(&compacted, Codec::None, vec![tombstone("0"), record("last", "")]);
     source.compact(&compacted, false);

@@ -8,3 +8,5 @@
 mod bench;
 mod copying;
 mod crashes;
+mod moving;
+mod owners;
