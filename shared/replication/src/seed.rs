@@ -123,6 +123,10 @@ async fn fill<P: LanePorts>(session: &Session<P>, copy: &SharedCopy) -> Result<D
                 Next::ReadFrom(offset) => {
                     draft.index.last_epoch = skip_gap(ctx, copy, asked, offset);
                     draft.index.next = offset;
+                    if offset > asked {
+                        // The next batch may begin inside the gap: a segment that begins behind it leaves that out.
+                        break;
+                    }
                     continue;
                 }
             },
@@ -156,7 +160,12 @@ async fn fetch_one<P: LanePorts>(
     let ctx = &*session.ctx;
     let failed = |error| cluster_failed(session.plan.id, error);
     let leaders = ctx.source.leaders(std::slice::from_ref(partition), fresh).await.map_err(failed)?;
-    let Some(Ok(leader)) = leaders.get(partition) else { return Ok(None) };
+    let leader = match leaders.get(partition) {
+        Some(Ok(leader)) => leader,
+        // A topic that is gone has no leader to say so.
+        Some(Err(code)) => return Ok(Some(Err(*code))),
+        None => return Ok(None),
+    };
     ctx.shared.bandwidth.grant(&ctx.clock, leader.broker).await;
     let request = FetchRequest {
         broker: leader.broker,

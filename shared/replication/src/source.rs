@@ -40,7 +40,8 @@ pub(crate) async fn judge<P: LanePorts>(
     match answer {
         Ok(Fetched { diverging: Some(diverging), .. }) => Err(LaneError::RecordsReplaced {
             partition: partition.clone(),
-            from: SourceOffset(diverging.end),
+            // At least the last one copied, also where the log that took our records' place is longer.
+            from: SourceOffset(diverging.end.min(asked.0 - 1)),
             to: asked,
         }
         .into()),
@@ -120,6 +121,8 @@ pub(crate) fn skip_gap<P: LanePorts>(
     if to > from {
         let noticed_unix_ms = ctx.clock.unix_ms();
         let partition = PartitionCopy::with(copy, |copy| {
+            // Noticed before, by a session that did not get to write down that it had passed it.
+            copy.progress.gaps.retain(|gap| gap.to <= from);
             copy.progress.gaps.push(Gap { from, to, noticed_unix_ms });
             copy.progress.partition.clone()
         });

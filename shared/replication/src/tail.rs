@@ -157,23 +157,36 @@ type Answer = (BrokerId, Vec<usize>, ClusterResult<PerPartition<Fetched>>);
 
 /// Copies what arrives on the source until told to come to rest.
 pub(crate) async fn tail<P: LanePorts>(session: &Session<P>, control: &mut TailControl) -> Result<(), SessionEnd> {
+    // Boxed once per window; never dropped while a batch of ours is on its way, except with the lease.
+    let mut stage: Option<Stage<'_>> = None;
+    let ended = follow(session, control, &mut stage).await;
+    match (ended, stage) {
+        (Err(end), Some(stage)) => Err(match stage.await {
+            Ok(()) => end,
+            Err(other) => end.graver(other),
+        }),
+        (ended, _) => ended,
+    }
+}
+
+async fn follow<'a, P: LanePorts>(
+    session: &'a Session<P>,
+    control: &mut TailControl,
+    stage: &mut Option<Stage<'a>>,
+) -> Result<(), SessionEnd> {
     let mut tail = Tail::new(session, control.board.clone());
     let mut next = Window::default();
     let mut current = Window::default();
-    let mut dirty = false;
-    // Boxed once per window; neither is ever dropped while a batch of ours is on its way, except with the lease.
-    let mut stage: Option<Stage<'_>> = None;
     let mut fetches: FuturesUnordered<Pin<Box<dyn Future<Output = Answer> + Send + '_>>> = FuturesUnordered::new();
     loop {
         let order = control.order.borrow_and_update().clone();
         if stage.is_none() {
-            if !next.loads.is_empty() || !current.loads.is_empty() || dirty {
-                dirty = !current.loads.is_empty() || !next.loads.is_empty();
+            if !next.loads.is_empty() || !current.loads.is_empty() || tail.unsaved() {
                 let producing = std::mem::take(&mut current);
                 let ahead = std::mem::take(&mut next);
                 let (save, loads) = tail.stage(producing, &ahead);
                 current = ahead;
-                stage = Some(Box::pin(async move {
+                *stage = Some(Box::pin(async move {
                     let (saved, produced) = futures::join!(save, loads);
                     produced.and(saved)
                 }));
@@ -190,7 +203,7 @@ pub(crate) async fn tail<P: LanePorts>(session: &Session<P>, control: &mut TailC
         tokio::select! {
             biased;
             done = async { stage.as_mut().expect("guarded").await }, if stage.is_some() => {
-                stage = None;
+                *stage = None;
                 done?;
                 tail.show();
             }
@@ -216,6 +229,7 @@ struct Tail<'a, P: LanePorts> {
     asked: BTreeSet<usize>,
     busy: BTreeSet<BrokerId>,
     fresh: bool,
+    turn: usize,
     appended_at: Vec<Instant>,
 }
 
@@ -242,6 +256,7 @@ impl<'a, P: LanePorts> Tail<'a, P> {
             asked: BTreeSet::new(),
             busy: BTreeSet::new(),
             fresh: true,
+            turn: 0,
             session,
             board,
         }
@@ -249,6 +264,11 @@ impl<'a, P: LanePorts> Tail<'a, P> {
 
     fn copy(&self, place: usize) -> &'a SharedCopy {
         &self.session.copies[place]
+    }
+
+    /// Whether something has moved on that is not written down yet.
+    fn unsaved(&self) -> bool {
+        self.session.copies.iter().any(|copy| PartitionCopy::with(copy, |copy| copy.unsaved))
     }
 
     /// Whether everything that was ordered is on the target.
@@ -299,10 +319,20 @@ impl<'a, P: LanePorts> Tail<'a, P> {
                     requests.entry(leader.broker).or_default().push(place);
                 }
                 Some(Ok(_)) => {}
-                Some(Err(_)) | None => self.pause(&[place]),
+                Some(Err(code)) => {
+                    // A topic that is gone has no leader to say so.
+                    let planned = &session.plan.partitions[place];
+                    judge(&session.ctx, &session.plan, planned, self.cursors[place].next, Err(*code)).await?;
+                    self.pause(&[place]);
+                }
+                None => self.pause(&[place]),
             }
         }
-        for (broker, places) in requests {
+        for (broker, mut places) in requests {
+            // An answer that is full leaves out the last ones: another is the first each time.
+            self.turn = self.turn.wrapping_add(1);
+            let first = self.turn % places.len();
+            places.rotate_left(first);
             self.busy.insert(broker);
             self.asked.extend(&places);
             let request = FetchRequest {
@@ -417,7 +447,10 @@ impl<'a, P: LanePorts> Tail<'a, P> {
             let progress = &mut copy.progress;
             match (at_end, progress.behind_since_unix_ms) {
                 (true, Some(since)) => {
-                    progress.behind_longest_ms = progress.behind_longest_ms.max(unix_ms - since);
+                    if unix_ms - since > progress.behind_longest_ms {
+                        progress.behind_longest_ms = unix_ms - since;
+                        copy.unsaved = true;
+                    }
                     progress.behind_since_unix_ms = None;
                 }
                 (false, None) => progress.behind_since_unix_ms = Some(unix_ms),
