@@ -120,7 +120,10 @@ fn tell_groups(resumptions: &[Resumption]) {
     for resumption in resumptions {
         of_group.entry(&resumption.group).or_default().push(resumption);
     }
-    println!("   {:<34} {:>10}  {:<28} {:>9} {:>9}  next record", "group", "partitions", "for example", "source", "target");
+    println!(
+        "   {:<34} {:>10}  {:<28} {:>9} {:>9}  next record",
+        "group", "partitions", "for example", "source", "target"
+    );
     for (group, all) in of_group {
         let example = all[0];
         let verdict = if all.iter().all(|one| one.problem.is_none()) { "the same" } else { "DIFFERS" };
