@@ -155,8 +155,14 @@ fn take_request(waiting: &mut VecDeque<Item>) -> Vec<Item> {
     taken
 }
 
+/// A caller that has gone away no longer owns its partition: what it left here would be a stray batch.
+fn still_wanted(items: Vec<Item>) -> Vec<Item> {
+    items.into_iter().filter(|item| !item.outcome.is_closed()).collect()
+}
+
 async fn append(connection: &Connection, items: Vec<Item>) {
     let now = Instant::now();
+    let items = still_wanted(items);
     let (items, late): (Vec<_>, Vec<_>) = items.into_iter().partition(|item| now < item.request.send_before);
     settle_all(late, &not_appended("its lease ended before it was sent"));
     let Some(send_before) = items.iter().map(|item| item.request.send_before).min() else { return };
@@ -290,6 +296,16 @@ mod tests {
             send_before: Instant::now(),
         };
         Item { request, outcome: oneshot::channel().0 }
+    }
+
+    #[test]
+    fn a_batch_whose_caller_has_gone_is_not_sent() {
+        let (outcome, waits) = oneshot::channel();
+        let kept = Item { outcome, ..item(0, 1) };
+        let sent = still_wanted(vec![item(1, 2), kept, item(2, 3)]);
+        assert_eq!(sent.iter().map(|item| item.request.batch.len()).collect::<Vec<_>>(), [1]);
+        drop(waits);
+        assert!(still_wanted(sent).is_empty());
     }
 
     fn taken(waiting: &mut VecDeque<Item>) -> Vec<(i32, usize)> {
