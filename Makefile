@@ -16,5 +16,5 @@ test: setup
 
 # A real migration between two real clusters, told as it happens.
 demo: setup
-	cargo build --quiet --package krossing-cli
-	cargo run --quiet --package krossing-tests --bin demo
+	cargo build --workspace --bins
+	@"$${CARGO_TARGET_DIR:-target}/debug/demo"

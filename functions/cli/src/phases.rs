@@ -5,8 +5,10 @@
 
 use anyhow::{Context, anyhow};
 use krossing_core::{
+    ports::Ledger,
     precheck::{Finding, Severity, blocks},
     transition::{Position, State},
+    validation::Outcome,
 };
 use krossing_runtime::{Migration, MigrationResult, connect::Local};
 use krossing_worker::{TailSummary, Workers};
@@ -141,7 +143,6 @@ async fn seed(session: &mut Session, planned: &Planned, workers: &mut Workers<Lo
 
 /// Bytes that earlier attempts have copied.
 async fn copied_before(session: &Session, planned: &Planned) -> anyhow::Result<u64> {
-    use krossing_core::ports::Ledger;
     let mut bytes = 0;
     for lane in planned.lanes() {
         let progress = session.migration.ledger.lane_progress(lane.id).await.context("could not read the progress")?;
@@ -156,12 +157,42 @@ async fn tail_to_drain_ready(
     mut workers: Workers<Local>,
 ) -> anyhow::Result<Workers<Local>> {
     let summary = tail(session, planned, &mut workers).await?;
+    keys_are_the_same_where_tombstones_may_be_missing(session, planned).await?;
     let reason = format!(
         "drain ready: max_partition_lag={} records_replayed={} bytes_replayed={}",
         summary.lag_records_max, summary.records_replayed, summary.bytes_replayed
     );
     session.enter(State::DrainReady, reason, summary).await?;
     Ok(workers)
+}
+
+/// A tombstone that was cleaned on the source before it was read leaves a deleted key on the target. That takes a
+/// partition that was behind for longer than its topic keeps tombstones: there every key is compared first.
+async fn keys_are_the_same_where_tombstones_may_be_missing(session: &Session, planned: &Planned) -> anyhow::Result<()> {
+    let scope = planned.scope();
+    let mut doubtful = Vec::new();
+    for lane in planned.lanes() {
+        let progress = session.migration.ledger.lane_progress(lane.id).await.context("could not read the progress")?;
+        doubtful.extend(progress.into_iter().filter(|progress| {
+            let topic = scope.topic(&progress.partition.topic).filter(|topic| topic.compacted);
+            topic.is_some_and(|topic| progress.behind_longest_ms > topic.tombstones_kept_ms())
+        }));
+    }
+    if doubtful.is_empty() {
+        return Ok(());
+    }
+    show::line(&format!("comparing keys of {} compacted partitions that took long to copy", doubtful.len()));
+    let report = krossing_validate::compare_compacted(&session.migration, &doubtful).await?;
+    if report.outcome != Outcome::Failed {
+        return Ok(());
+    }
+    let found: Vec<_> =
+        report.findings.iter().map(|finding| format!("{}: {}", finding.subject, finding.problem)).collect();
+    Err(anyhow!(
+        "compacted topics differ, because the source cleaned tombstones before they were read: {}; exclude these topics, \
+         or begin a new migration that copies them faster than delete.retention.ms",
+        found.join("; ")
+    ))
 }
 
 /// Tails until the target has kept up. The lanes go on.

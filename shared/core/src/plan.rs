@@ -206,6 +206,13 @@ impl PlannedTopic {
             .map(|p| TopicPartition { topic: self.name.clone(), partition: crate::types::PartitionId(p) })
     }
 
+    /// How long the source keeps a tombstone before it cleans it away.
+    pub fn tombstones_kept_ms(&self) -> i64 {
+        // Kafka's default; a source that differs from the target's default is planned explicitly.
+        const DEFAULT_MS: i64 = 24 * 60 * 60 * 1000;
+        self.final_configs.get("delete.retention.ms").and_then(|kept| kept.parse().ok()).unwrap_or(DEFAULT_MS)
+    }
+
     /// What to change before clients switch: a compacted topic gets its policy back (Connect and registries insist on
     /// it) while nothing may be compacted yet.
     pub fn ready_changes(&self) -> BTreeMap<String, Option<String>> {
