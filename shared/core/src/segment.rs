@@ -32,6 +32,9 @@ pub struct SegmentIndex {
     pub last_epoch: Option<LeaderEpoch>,
     /// How many bytes of batches.
     pub bytes: u64,
+    /// Bytes of its largest batch: what restoring must have room for. None in segments that were written without it.
+    #[serde(default)]
+    pub batch_bytes_max: Option<u64>,
     /// The largest timestamp in it, in milliseconds since 1970.
     pub timestamp_max_ms: Option<i64>,
     /// SHA-256 of the batches, in hex.

@@ -82,10 +82,20 @@ async fn store_all<P: LanePorts>(
     announce: watch::Sender<SourceOffset>,
 ) -> Result<(), SessionEnd> {
     let ctx = &*session.ctx;
+    // A single batch may be larger than what is asked for.
+    let mut answer_bytes_max = SEED_FETCH_BYTES as usize;
     while PartitionCopy::with(copy, |copy| copy.progress.stored_to < copy.progress.seed_end) {
         session.go_on()?;
-        let held = ctx.shared.memory(ctx.settings.segment_bytes_max + SEED_FETCH_BYTES as usize).await;
-        let draft = fill(session, copy).await?;
+        let held = ctx.shared.memory(ctx.settings.segment_bytes_max + answer_bytes_max).await;
+        let draft = match fill(session, copy, answer_bytes_max).await? {
+            Filled::Segment(draft) => draft,
+            Filled::NeedsRoom(bytes) => {
+                // Given back first: two that hold room and wait for more would wait for each other.
+                drop(held);
+                answer_bytes_max = bytes;
+                continue;
+            }
+        };
         let index = draft.store(ctx).await.map_err(|error| store_failed(session.plan.id, error))?;
         drop(held);
         PartitionCopy::with(copy, |copy| {
@@ -98,15 +108,28 @@ async fn store_all<P: LanePorts>(
     Ok(())
 }
 
-/// Reads until a segment is full or the seed's end is reached.
-async fn fill<P: LanePorts>(session: &Session<P>, copy: &SharedCopy) -> Result<Draft, SessionEnd> {
+/// What reading into a segment came to.
+enum Filled {
+    /// A segment to store.
+    Segment(Draft),
+    /// Nothing yet: the first answer was larger than there is room for. It is asked for again when there is.
+    NeedsRoom(usize),
+}
+
+/// Reads until a segment is full or the seed's end is reached, holding room for one answer of `answer_bytes_max` beyond
+/// the segment.
+async fn fill<P: LanePorts>(
+    session: &Session<P>,
+    copy: &SharedCopy,
+    answer_bytes_max: usize,
+) -> Result<Filled, SessionEnd> {
     let ctx = &*session.ctx;
     let (progress, planned) = PartitionCopy::with(copy, |copy| (copy.progress.clone(), copy.plan.clone()));
     let partition = &planned.partition;
     let mut draft = Draft::begin(&progress);
     let mut fresh = false;
     let mut heard_at = ctx.clock.now();
-    while draft.index.next < progress.seed_end && (draft.index.bytes as usize) < ctx.settings.segment_bytes_max {
+    while draft.index.next < progress.seed_end && draft.held_bytes < ctx.settings.segment_bytes_max {
         session.go_on()?;
         if ctx.clock.now() - heard_at > SOURCE_SILENCE_MAX {
             return Err(SessionEnd::StartOver(format!("the source gave nothing of {partition} for too long")));
@@ -138,6 +161,12 @@ async fn fill<P: LanePorts>(session: &Session<P>, copy: &SharedCopy) -> Result<D
         };
         fresh = false;
         ctx.shared.meter.read(fetched.records.len());
+        if fetched.records.len() > answer_bytes_max {
+            if draft.held_bytes == 0 {
+                return Ok(Filled::NeedsRoom(fetched.records.len()));
+            }
+            break;
+        }
         draft.add(&fetched.records, fetched.aborted)?;
         if draft.index.next > asked {
             heard_at = ctx.clock.now();
@@ -147,7 +176,7 @@ async fn fill<P: LanePorts>(session: &Session<P>, copy: &SharedCopy) -> Result<D
             break;
         }
     }
-    Ok(draft)
+    Ok(Filled::Segment(draft))
 }
 
 /// One Fetch for one partition; none where no leader answered.
@@ -221,8 +250,10 @@ async fn restore_segment<P: LanePorts>(
     partition: &TopicPartition,
     from: SourceOffset,
 ) -> Result<(), SessionEnd> {
-    let _held = session.ctx.shared.memory(RESTORE_BYTES).await;
     let mut segment = Restore::open(session, partition, from).await?;
+    // A batch may be as large as its segment: it is held as it was read, and as it is sent.
+    let largest = segment.index.bytes.min(segment.index.batch_bytes_max.unwrap_or(u64::MAX)) as usize;
+    let _held = session.ctx.shared.memory(RESTORE_BYTES + 2 * largest.saturating_sub(SEED_FETCH_BYTES as usize)).await;
     while let Some(out) = segment.next().await? {
         session.go_on()?;
         append(&session.ctx, &session.lease, copy, out).await?;

@@ -33,6 +33,8 @@ const READ_BYTES: u64 = 4 * 1024 * 1024;
 pub(crate) struct Draft {
     pub(crate) index: SegmentIndex,
     parts: Vec<Bytes>,
+    /// Bytes that the parts keep alive: each holds its whole answer, also what was cut off of it.
+    pub(crate) held_bytes: usize,
     digest: Sha256,
     aborted: BTreeSet<AbortedTransaction>,
 }
@@ -49,11 +51,13 @@ impl Draft {
                 next: progress.stored_to,
                 last_epoch: progress.source_epoch,
                 bytes: 0,
+                batch_bytes_max: None,
                 timestamp_max_ms: None,
                 sha256: String::new(),
                 aborted: Vec::new(),
             },
             parts: Vec::new(),
+            held_bytes: 0,
             digest: Sha256::new(),
             aborted: BTreeSet::new(),
         }
@@ -66,6 +70,7 @@ impl Draft {
         for batch in Batches::new(records.clone()) {
             let batch = batch.map_err(|source| LaneError::Record { partition: partition.clone(), source })?;
             whole_bytes += batch.bytes.len();
+            self.index.batch_bytes_max = self.index.batch_bytes_max.max(Some(batch.bytes.len() as u64));
             self.index.next = self.index.next.max(SourceOffset(batch.header.last_offset() + 1));
             self.index.last_epoch = Some(batch.header.leader_epoch);
             self.index.timestamp_max_ms = self.index.timestamp_max_ms.max(Some(batch.header.max_timestamp));
@@ -73,7 +78,10 @@ impl Draft {
         let whole = records.slice(..whole_bytes);
         self.digest.update(&whole);
         self.index.bytes += whole_bytes as u64;
-        self.parts.push(whole);
+        if whole_bytes > 0 {
+            self.parts.push(whole);
+            self.held_bytes += records.len();
+        }
         self.aborted.extend(aborted);
         Ok(())
     }

@@ -26,7 +26,7 @@ use krossing_core::{
         repack::{OutBatch, RepackLimits, Repacker},
     },
 };
-use tokio::sync::watch;
+use tokio::sync::{SemaphorePermit, watch};
 
 use crate::{
     append::{PartitionCopy, SharedCopy, advance, append},
@@ -110,15 +110,16 @@ struct Load {
     epoch: Option<LeaderEpoch>,
 }
 
-/// What was read of all partitions since the last window.
+/// What was read of all partitions since the last window, and the room that the answers take which it lies in.
 #[derive(Default)]
-struct Window {
+struct Window<'a> {
     loads: BTreeMap<usize, Load>,
+    held: Vec<SemaphorePermit<'a>>,
     bytes: usize,
     runs: usize,
 }
 
-impl Window {
+impl Window<'_> {
     fn full(&self) -> bool {
         self.bytes >= TAIL_WINDOW_BYTES_MAX || self.runs >= TAIL_WINDOW_RUNS_MAX
     }
@@ -137,10 +138,6 @@ impl Window {
             }
         }
     }
-
-    fn has_records(&self) -> bool {
-        self.loads.values().any(|load| !load.outs.is_empty())
-    }
 }
 
 /// Where reading is; ahead of the progress by what is in the windows.
@@ -153,7 +150,9 @@ struct Cursor {
 }
 
 type Stage<'a> = Pin<Box<dyn Future<Output = Result<(), SessionEnd>> + Send + 'a>>;
-type Answer = (BrokerId, Vec<usize>, ClusterResult<PerPartition<Fetched>>);
+/// What a broker answered for some places, and the room that the answer takes.
+type Answer<'a> = (BrokerId, Vec<usize>, ClusterResult<PerPartition<Fetched>>, Option<SemaphorePermit<'a>>);
+type Fetches<'a> = FuturesUnordered<Pin<Box<dyn Future<Output = Answer<'a>> + Send + 'a>>>;
 
 /// Copies what arrives on the source until told to come to rest.
 pub(crate) async fn tail<P: LanePorts>(session: &Session<P>, control: &mut TailControl) -> Result<(), SessionEnd> {
@@ -177,7 +176,7 @@ async fn follow<'a, P: LanePorts>(
     let mut tail = Tail::new(session, control.board.clone());
     let mut next = Window::default();
     let mut current = Window::default();
-    let mut fetches: FuturesUnordered<Pin<Box<dyn Future<Output = Answer> + Send + '_>>> = FuturesUnordered::new();
+    let mut fetches: Fetches<'a> = FuturesUnordered::new();
     loop {
         let order = control.order.borrow_and_update().clone();
         if stage.is_none() {
@@ -207,7 +206,8 @@ async fn follow<'a, P: LanePorts>(
                 done?;
                 tail.show();
             }
-            Some((broker, places, answer)) = fetches.next(), if !fetches.is_empty() => {
+            Some((broker, places, answer, held)) = fetches.next(), if !fetches.is_empty() => {
+                next.held.extend(held);
                 tail.take(broker, &places, answer, &mut next).await?;
             }
             changed = control.order.changed() => {
@@ -285,13 +285,7 @@ impl<'a, P: LanePorts> Tail<'a, P> {
     }
 
     /// Asks every broker that is not being waited for about its partitions.
-    async fn ask<'f>(
-        &mut self,
-        fetches: &mut FuturesUnordered<Pin<Box<dyn Future<Output = Answer> + Send + 'f>>>,
-    ) -> Result<(), SessionEnd>
-    where
-        'a: 'f,
-    {
+    async fn ask(&mut self, fetches: &mut Fetches<'a>) -> Result<(), SessionEnd> {
         let session = self.session;
         let now = session.ctx.clock.now();
         let waiting: Vec<usize> = (0..self.cursors.len())
@@ -345,7 +339,11 @@ impl<'a, P: LanePorts> Tail<'a, P> {
             };
             fetches.push(Box::pin(async move {
                 session.ctx.shared.bandwidth.grant(&session.ctx.clock, broker).await;
-                (broker, places, session.ctx.source.fetch(request).await)
+                let answer = session.ctx.source.fetch(request).await;
+                let bytes = answer.iter().flat_map(BTreeMap::values).flatten().map(|fetched| fetched.records.len()).sum();
+                // Waited for here, beside the window that is being sent and will give its room back.
+                let held = if bytes > 0 { Some(session.ctx.shared.memory(bytes).await) } else { None };
+                (broker, places, answer, held)
             }));
         }
         Ok(())
@@ -376,7 +374,7 @@ impl<'a, P: LanePorts> Tail<'a, P> {
         broker: BrokerId,
         places: &[usize],
         answer: ClusterResult<PerPartition<Fetched>>,
-        window: &mut Window,
+        window: &mut Window<'a>,
     ) -> Result<(), SessionEnd> {
         self.busy.remove(&broker);
         for place in places {
@@ -416,6 +414,9 @@ impl<'a, P: LanePorts> Tail<'a, P> {
                     copy.progress.source_next < load.source_next
                 })
         });
+        if window.loads.is_empty() {
+            window.held.clear();
+        }
         Ok(())
     }
 
@@ -477,8 +478,8 @@ impl<'a, P: LanePorts> Tail<'a, P> {
     /// already, and `ahead`), and produces `producing`.
     fn stage(
         &mut self,
-        producing: Window,
-        ahead: &Window,
+        producing: Window<'a>,
+        ahead: &Window<'a>,
     ) -> (
         impl Future<Output = Result<(), SessionEnd>> + Send + 'a,
         impl Future<Output = Result<(), SessionEnd>> + Send + 'a,
@@ -506,9 +507,8 @@ impl<'a, P: LanePorts> Tail<'a, P> {
             self.appended_at[*place] = now;
         }
         let produce = async move {
-            let held = session.ctx.shared.memory(producing.bytes);
-            let _held = if producing.has_records() { Some(held.await) } else { None };
-            let parts = producing.loads.into_iter().map(|(place, load)| {
+            let Window { loads, held: _held, .. } = producing;
+            let parts = loads.into_iter().map(|(place, load)| {
                 let copy = &session.copies[place];
                 async move {
                     for out in load.outs {

@@ -6,6 +6,7 @@
 #![allow(clippy::unwrap_used, reason = "a failing test may panic")]
 
 mod bench;
+mod bounds;
 mod copying;
 mod crashes;
 mod moving;
