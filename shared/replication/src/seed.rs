@@ -111,7 +111,7 @@ async fn store_all<P: LanePorts>(
 /// What reading into a segment came to.
 enum Filled {
     /// A segment to store.
-    Segment(Draft),
+    Segment(Box<Draft>),
     /// Nothing yet: the first answer was larger than there is room for. It is asked for again when there is.
     NeedsRoom(usize),
 }
@@ -176,7 +176,7 @@ async fn fill<P: LanePorts>(
             break;
         }
     }
-    Ok(Filled::Segment(draft))
+    Ok(Filled::Segment(Box::new(draft)))
 }
 
 /// One Fetch for one partition; none where no leader answered.

@@ -126,23 +126,21 @@ impl<P: LanePorts> Session<P> {
     /// Runs a transaction without records over `partitions` under our producer.
     pub(crate) async fn fence(&self, partitions: Vec<TopicPartition>) -> Result<(), SessionEnd> {
         self.lease.send_before()?;
-        let refused = self
-            .ctx
-            .target
-            .mark(&self.plan.transactional_id, self.producer, &partitions)
-            .await
-            .map_err(|error| match error {
-                // Another owner has raised the epoch, or the id has expired after days without a fence. Which of them,
-                // the lease tells before the next session.
-                ClusterError::Refused {
-                    code:
-                        KafkaCode::INVALID_PRODUCER_EPOCH
-                        | KafkaCode::PRODUCER_FENCED
-                        | KafkaCode::INVALID_PRODUCER_ID_MAPPING
-                        | KafkaCode::INVALID_TXN_STATE,
-                    ..
-                } => SessionEnd::StartOver(error.to_string()),
-                error => cluster_failed(self.plan.id, error),
+        let refused =
+            self.ctx.target.mark(&self.plan.transactional_id, self.producer, &partitions).await.map_err(|error| {
+                match error {
+                    // Another owner has raised the epoch, or the id has expired after days without a fence. Which of them,
+                    // the lease tells before the next session.
+                    ClusterError::Refused {
+                        code:
+                            KafkaCode::INVALID_PRODUCER_EPOCH
+                            | KafkaCode::PRODUCER_FENCED
+                            | KafkaCode::INVALID_PRODUCER_ID_MAPPING
+                            | KafkaCode::INVALID_TXN_STATE,
+                        ..
+                    } => SessionEnd::StartOver(error.to_string()),
+                    error => cluster_failed(self.plan.id, error),
+                }
             })?;
         match refused.into_iter().next() {
             None => Ok(()),

@@ -340,7 +340,8 @@ impl<'a, P: LanePorts> Tail<'a, P> {
             fetches.push(Box::pin(async move {
                 session.ctx.shared.bandwidth.grant(&session.ctx.clock, broker).await;
                 let answer = session.ctx.source.fetch(request).await;
-                let bytes = answer.iter().flat_map(BTreeMap::values).flatten().map(|fetched| fetched.records.len()).sum();
+                let bytes =
+                    answer.iter().flat_map(BTreeMap::values).flatten().map(|fetched| fetched.records.len()).sum();
                 // Waited for here, beside the window that is being sent and will give its room back.
                 let held = if bytes > 0 { Some(session.ctx.shared.memory(bytes).await) } else { None };
                 (broker, places, answer, held)

@@ -1,9 +1,6 @@
 //! What a lane may use: memory, bandwidth, requests.
 
-use std::{
-    collections::BTreeMap,
-    time::Duration,
-};
+use std::{collections::BTreeMap, time::Duration};
 
 use krossing_core::{limits::WORKER_DATA_BYTES_MAX, ports::Clock, records::Codec};
 use krossing_replication::TailOrder;
@@ -75,7 +72,10 @@ async fn no_source_broker_is_read_faster_than_allowed() {
     assert!(read >= 8_000_000, "{read}");
     let seconds = (bench.world.clock.now() - begun).as_secs_f64();
     let last_answers = 4.0 * 1_000_000.0;
-    assert!(seconds >= (read as f64 / 2.0 - last_answers) / RATE as f64 && seconds < 60.0, "{read} bytes in {seconds} s");
+    assert!(
+        seconds >= (read as f64 / 2.0 - last_answers) / RATE as f64 && seconds < 60.0,
+        "{read} bytes in {seconds} s"
+    );
 }
 
 #[tokio::test(start_paused = true)]

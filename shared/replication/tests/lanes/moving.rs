@@ -2,11 +2,7 @@
 
 use std::{sync::Mutex, time::Duration};
 
-use krossing_core::{
-    SourceOffset, TopicPartition,
-    ports::Clock,
-    records::Codec,
-};
+use krossing_core::{SourceOffset, TopicPartition, ports::Clock, records::Codec};
 use krossing_replication::{LaneError, Notice, TailOrder, load_map};
 use krossing_testkit::{Call, Faults, record};
 
