@@ -1,12 +1,19 @@
 //! A process dies before or after any call it makes; another one goes on, and nothing shows.
 //!
-//! A failing number is replayed alone with `KROSSING_CRASH_AT=<number>`.
+//! A failing number is replayed alone with `KROSSING_CRASH_AT=<number>`, a failing seed with `KROSSING_SEED=<seed>`.
 
-use std::{cell::Cell, time::Duration};
+use std::{
+    cell::Cell,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use krossing_core::{ports::Clock, progress::PartitionProgress, records::Codec};
 use krossing_replication::{LaneError, TailOrder, boundaries, reopen_lane};
-use krossing_testkit::{Call, Fault, Faults, record, tombstone};
+use krossing_testkit::{Call, FakeCluster, Fault, Faults, record, tombstone};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
@@ -69,77 +76,96 @@ async fn migrate(
     process.close(bench.plan()).await
 }
 
-/// One process with these faults, until it dies or ends; then a healthy one. Answers how many calls the first made.
-async fn survives(mut decide: impl FnMut(&Call) -> Option<Fault> + Send + 'static) -> Result<u64, String> {
+type Decide = Box<dyn FnMut(&Call) -> Option<Fault> + Send>;
+
+/// Processes with these faults, one after another, each until it dies or ends; then a healthy one. Answers how many
+/// calls the first made.
+async fn survive(deciding: Vec<Decide>) -> Result<usize, String> {
     let bench = small_world();
-    let source = bench.world.source.clone();
-    let mut grown = false;
-    let faults = Faults::deciding(move |call| {
-        // Producers are faster than the first Fetch: the last segment then reaches beyond where the seed ends.
-        if call.name == "source.fetch" && !std::mem::replace(&mut grown, true) {
-            for partition in source.partitions() {
-                for number in 0..3 {
-                    let label = format!("between on {partition} {number}");
-                    source.append(&partition, Codec::None, vec![large_record(number, 70_000)]);
-                    source.append(&partition, Codec::Zstd, records(&label, 0..2));
-                }
-            }
-        }
-        decide(call)
-    });
     let rounds_done = Cell::new(0);
-    let first = bench.process("first", &faults);
-    let migrated = tokio::select! {
-        migrated = within_an_hour(migrate(&bench, &first, &rounds_done)) => Some(migrated),
-        () = faults.crashed() => None,
-    };
-    let closed = match migrated {
-        Some(Ok(closed)) => closed,
-        // Faults that a process survives may still end it with an error that says: try again.
-        Some(Err(_)) | None => within_an_hour(migrate(&bench, &bench.healthy(), &rounds_done))
-            .await
-            .map_err(|error| format!("the second process: {error:?}"))?,
-    };
+    let grown = Arc::new(AtomicBool::new(false));
+    let mut calls = None;
+    for mut decide in deciding {
+        let (source, grown) = (bench.world.source.clone(), grown.clone());
+        let faults = Faults::deciding(move |call| {
+            // Producers are faster than the first Fetch: the last segment then reaches beyond where the seed ends.
+            if call.name == "source.fetch" && !grown.swap(true, Ordering::Relaxed) {
+                grow(&source);
+            }
+            decide(call)
+        });
+        let process = bench.process("shaken", &faults);
+        let migrated = tokio::select! {
+            migrated = within_an_hour(migrate(&bench, &process, &rounds_done)) => Some(migrated),
+            () = faults.crashed() => None,
+        };
+        calls.get_or_insert(faults.calls().len());
+        // Faults that a process survives may still end it, with an error that says: try again.
+        if let Some(Ok(closed)) = migrated {
+            check_boundaries(&bench, &closed)?;
+        }
+    }
+    let healthy = bench.healthy();
+    let closed = within_an_hour(migrate(&bench, &healthy, &rounds_done)).await.map_err(|error| format!("{error:?}"))?;
+    check_boundaries(&bench, &closed)?;
     bench.checked().await?;
-    for (partition, boundary) in boundaries(&closed) {
+    Ok(calls.unwrap_or(0))
+}
+
+fn grow(source: &FakeCluster) {
+    for partition in source.partitions() {
+        for number in 0..3 {
+            let label = format!("between on {partition} {number}");
+            source.append(&partition, Codec::None, vec![large_record(number, 70_000)]);
+            source.append(&partition, Codec::Zstd, records(&label, 0..2));
+        }
+    }
+}
+
+fn check_boundaries(bench: &Bench, closed: &[PartitionProgress]) -> Result<(), String> {
+    for (partition, boundary) in boundaries(closed) {
         let end = bench.world.target.ends(&partition).2;
         if boundary.0 != end {
             return Err(format!("{partition}: the boundary is {boundary} where the log ends at {end}"));
         }
     }
-    Ok(faults.calls().len() as u64)
+    Ok(())
 }
 
-/// One call in `every`, drawn with the seed, fails before or after it has happened.
-fn by_seed(seed: u64, every: u64) -> impl FnMut(&Call) -> Option<Fault> + Send + 'static {
-    let mut random = ChaCha8Rng::seed_from_u64(seed);
-    move |_| {
-        let drawn = random.next_u64();
-        let fault = if drawn & 1 == 0 { Fault::FailBefore } else { Fault::FailAfter };
-        ((drawn >> 1) % every == 0).then_some(fault)
-    }
+fn at(number: usize, fault: Fault) -> Decide {
+    Box::new(move |call| (call.number == number as u64).then_some(fault))
 }
+
+/// One call in `every`, drawn with the seed, fails in one way or another.
+fn by_seed(seed: u64, every: u64) -> Decide {
+    let mut random = ChaCha8Rng::seed_from_u64(seed);
+    Box::new(move |_| {
+        let drawn = random.next_u64();
+        (drawn >> 8).is_multiple_of(every).then(|| FAULTS[drawn as usize % FAULTS.len()])
+    })
+}
+
+const FAULTS: [Fault; 7] = [
+    Fault::CrashBefore,
+    Fault::CrashAfter,
+    Fault::FailBefore,
+    Fault::FailAfter,
+    Fault::NotSent,
+    Fault::HappensLater(Duration::from_millis(50)),
+    Fault::HappensLater(Duration::from_millis(400)),
+];
 
 #[tokio::test(start_paused = true)]
 async fn a_crash_before_or_after_any_call_loses_and_doubles_nothing() {
-    let calls = survives(|_| None).await.unwrap();
+    let calls = survive(vec![Box::new(|_| None)]).await.unwrap();
     let numbers = match std::env::var("KROSSING_CRASH_AT") {
         Ok(number) => vec![number.parse().unwrap()],
         Err(_) => (0..calls).collect(),
     };
     let mut failed = Vec::new();
-    let kinds = [
-        Fault::CrashBefore,
-        Fault::CrashAfter,
-        Fault::FailBefore,
-        Fault::FailAfter,
-        Fault::NotSent,
-        Fault::HappensLater(Duration::from_millis(50)),
-        Fault::HappensLater(Duration::from_millis(400)),
-    ];
-    for fault in kinds {
+    for fault in FAULTS {
         for number in numbers.iter().copied() {
-            if let Err(wrong) = survives(move |call| (call.number == number).then_some(fault)).await {
+            if let Err(wrong) = survive(vec![at(number, fault)]).await {
                 failed.push(format!("{fault:?} at call {number} of {calls}: {wrong}"));
             }
         }
@@ -148,9 +174,14 @@ async fn a_crash_before_or_after_any_call_loses_and_doubles_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn faults_at_random_lose_and_double_nothing() {
-    for seed in 0..60 {
-        if let Err(wrong) = survives(by_seed(seed, 15)).await {
+async fn faults_at_random_in_one_process_after_another_lose_and_double_nothing() {
+    let seeds = match std::env::var("KROSSING_SEED") {
+        Ok(seed) => vec![seed.parse().unwrap()],
+        Err(_) => (0..150).collect::<Vec<u64>>(),
+    };
+    for seed in seeds {
+        let processes = (0..4).map(|process| by_seed(seed * 4 + process, 20 + seed % 80)).collect();
+        if let Err(wrong) = survive(processes).await {
             panic!("seed {seed}: {wrong}");
         }
     }
