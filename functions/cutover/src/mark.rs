@@ -36,7 +36,7 @@ pub(crate) async fn mark<P: Ports>(
     let unseen =
         scan(source, &cutover.migration.clock, starts, MARK_VISIBLE_WAIT_MAX, |partition, batch| match batch {
             Ok(batch) if batch.header.is_control() && batch.header.producer == markers_of[partition] => {
-                    markers.insert(partition.clone(), SourceOffset(batch.header.base_offset));
+                markers.insert(partition.clone(), SourceOffset(batch.header.base_offset));
                 ControlFlow::Break(())
             }
             Ok(_) => ControlFlow::Continue(()),

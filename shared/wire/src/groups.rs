@@ -85,6 +85,8 @@ impl Groups for WireCluster {
         let Some(kept_in) = self.offsets_partition(group, &attempt).await? else { return Ok(GroupOffsets::new()) };
         let may_be_open = self.has_open_transaction(&kept_in).await?;
         let mut offsets = self.stable_offsets(group, &attempt, None).await?;
+        // Not covered: a position whose transaction has just ended is known to the coordinator some milliseconds after its
+        // marker is in the log, and in between it is neither open nor answered (seen once on 3.9.1 in ZooKeeper mode).
         // Asked for all positions, brokers leave out a partition whose first commit is still unfinished, without a code
         // (seen on 3.9.1 and 4.1.1): only asked for by name is it said to be unstable.
         if may_be_open {
