@@ -94,12 +94,18 @@ pub async fn abandon<P: Ports>(cutover: &Cutover<'_, P>, journal: &mut Journal) 
     Ok(())
 }
 
-/// Opens closed lanes, and lets producers go on if they were asked to stand still since the cutover began.
+/// Lets producers go on, which nothing may delay, then opens closed lanes.
 async fn release<P: Ports>(cutover: &Cutover<'_, P>, journal: &mut Journal) -> Result<(), CutoverError> {
-    let migration = cutover.migration;
+    unfreeze(cutover, journal).await?;
     for lane in cutover.lanes {
-        reopen_lane(&migration.ledger, lane.id).await.during("open the lanes again")?;
+        reopen_lane(&cutover.migration.ledger, lane.id).await.during("open the lanes again")?;
     }
+    Ok(())
+}
+
+/// Lets producers go on if they were asked to stand still since the cutover began.
+async fn unfreeze<P: Ports>(cutover: &Cutover<'_, P>, journal: &mut Journal) -> Result<(), CutoverError> {
+    let migration = cutover.migration;
     let asked = journal.last_since(State::Cutover, EntryKind::FreezeAsked).is_some();
     let released = journal.last_since(State::Cutover, EntryKind::Unfrozen).is_some();
     if !asked || released {
@@ -123,10 +129,14 @@ async fn attempt<P: Ports>(
     let prepared = prepare::prepare(cutover, crew).await?;
     let budget = cutover.migration.config.cutover.max_producer_freeze;
     let board = crew.board();
-    tokio::select! {
-        done = standstill::standstill(cutover, journal, crew, prepared) => done,
+    let report = tokio::select! {
+        done = standstill::standstill(cutover, journal, crew, prepared) => done?,
         () = cutover.migration.clock.sleep(budget) => {
-            Err(CutoverError::OutOfTime { budget, step: cutover.step.name(), causes: prepare::open_transactions(&board) })
+            let causes = prepare::open_transactions(&board);
+            return Err(CutoverError::OutOfTime { budget, step: cutover.step.name(), causes });
         }
-    }
+    };
+    // Outside the budget: an entry that is cut off could be stored after producers were told to go on.
+    standstill::ready(cutover, journal, &report).await?;
+    Ok(report)
 }

@@ -108,15 +108,12 @@ pub(crate) async fn standstill<P: Ports>(
         warnings: Vec::new(),
         timings,
     };
-    let content = Bytes::from(serde_json::to_vec(&report).expect("a report is plain data"));
-    let digest = sha256_hex(&content);
     migration
         .evidence
-        .put(&cutover_report_key(&migration.id), vec![content])
+        .put(&cutover_report_key(&migration.id), vec![bytes_of(&report)])
         .await
         .during("store the cutover's report")?;
     remember_groups(cutover, &report).await?;
-    ready(cutover, journal, &report, &digest).await?;
     Ok(report)
 }
 
@@ -153,12 +150,17 @@ async fn remember_groups<P: Ports>(cutover: &Cutover<'_, P>, report: &CutoverRep
     Ok(())
 }
 
-async fn ready<P: Ports>(
+fn bytes_of(report: &CutoverReport) -> Bytes {
+    Bytes::from(serde_json::to_vec(report).expect("a report is plain data"))
+}
+
+/// Journals the point of no return.
+pub(crate) async fn ready<P: Ports>(
     cutover: &Cutover<'_, P>,
     journal: &mut Journal,
     report: &CutoverReport,
-    digest: &str,
 ) -> Result<(), CutoverError> {
+    let digest = sha256_hex(&bytes_of(report));
     let mut groups: Vec<_> = report.groups.iter().map(|translated| &translated.group).collect();
     groups.dedup();
     let reason = format!(
