@@ -1,0 +1,1 @@
+//! Brokers that die, restart and lead no more, and connections that lose answers, while a migration runs.

@@ -1,0 +1,5 @@
+//! Faults on real brokers: what dies, moves and forgets while a migration runs, and what must hold all the same.
+//!
+//! Each module is one kind of fault, with what is provoked in its header. `KROSSING_LONG=1` runs the long forms.
+
+mod failover;
