@@ -5,6 +5,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    ops::Deref,
     path::{Path, PathBuf},
     process::Stdio,
     sync::Arc,
@@ -45,6 +46,8 @@ pub struct RehearsalSpec {
     pub seed: u64,
     /// More lines of the configuration, below `migration:`, two spaces in.
     pub config: String,
+    /// For how long the target must have kept up.
+    pub stable_window: &'static str,
 }
 
 impl Default for RehearsalSpec {
@@ -56,6 +59,7 @@ impl Default for RehearsalSpec {
             target: Version::V3_9,
             seed: 1,
             config: String::new(),
+            stable_window: "2s",
         }
     }
 }
@@ -74,6 +78,54 @@ pub struct Rehearsal {
     pub webhook: FreezeWebhook,
     /// The groups.
     pub groups: Groups,
+    /// The command.
+    pub migration: Migration,
+}
+
+/// What is asked of a rehearsal is mostly asked of its migration.
+impl Deref for Rehearsal {
+    type Target = Migration;
+
+    fn deref(&self) -> &Migration {
+        &self.migration
+    }
+}
+
+/// Two clusters without data, for migrations of a test's own small topics: several at a time, each of its own topics.
+pub struct Pair {
+    /// The cluster in ZooKeeper mode.
+    pub source: Cluster,
+    /// The cluster in KRaft mode.
+    pub target: Cluster,
+    /// What is asked to freeze producers. There are none: it says yes.
+    pub webhook: FreezeWebhook,
+    folder: PathBuf,
+}
+
+impl Pair {
+    /// Two clusters that run.
+    pub async fn new(lab: &Lab, source: Cluster, target: Cluster) -> Result<Self> {
+        let webhook = FreezeWebhook::start(LiveProducers::none(&source.client()), Some(WEBHOOK_SECRET)).await?;
+        Ok(Self { source, target, webhook, folder: lab.folder().join("migrations") })
+    }
+
+    /// A migration of `topics` (names or patterns), over the plaintext listeners. `config` is more of the
+    /// configuration, below `migration:`, two spaces in. A second call with the same id changes the configuration.
+    pub fn migration(&self, id: &str, topics: &[&str], config: &str) -> Result<Migration> {
+        let spec = RehearsalSpec {
+            config: format!("  topics: {{include: {topics:?}}}\n{config}"),
+            stable_window: "500ms",
+            ..RehearsalSpec::default()
+        };
+        let folder = self.folder.join(id);
+        Migration::configure(id, folder, &configuration(&spec, &self.source, &self.target, &self.webhook))
+    }
+}
+
+/// The command for one migration: its configuration, its folder, its journal.
+pub struct Migration {
+    /// Its id.
+    pub id: String,
     /// The folder of configuration, segments and evidence.
     pub folder: PathBuf,
 }
@@ -117,9 +169,63 @@ impl Rehearsal {
         let webhook = FreezeWebhook::start(producers.clone(), Some(WEBHOOK_SECRET)).await?;
         let groups = Groups::start(&source.client()).await?;
         let folder = lab.folder().join("migration");
+        let migration = Migration::configure("lab", folder, &configuration(spec, &source, &target, &webhook))?;
+        Ok(Self { source, target, workload, producers, webhook, groups, migration })
+    }
+
+    /// What of the source must not change: topics, their settings, and both ends of every log.
+    pub async fn source_as_it_is(&self) -> Result<SourceState> {
+        SourceState::read(&self.source).await
+    }
+
+    /// The topics of the workload.
+    pub fn topics(&self) -> BTreeSet<String> {
+        self.workload.topic_names()
+    }
+}
+
+/// The configuration, with `{folder}` where the migration's folder belongs.
+fn configuration(spec: &RehearsalSpec, source: &Cluster, target: &Cluster, webhook: &FreezeWebhook) -> String {
+    let cluster = |cluster: &Cluster| {
+        let servers = format!("    bootstrap_servers: \"{}\"\n", cluster.bootstrap(spec.listener));
+        let ca =
+            |cluster: &Cluster| format!("    tls: {{enabled: true, ca_file: \"{}\"}}\n", cluster.ca_file().display());
+        match spec.listener {
+            Listener::Plaintext => servers,
+            Listener::Scram => format!(
+                "{servers}    auth: {{mode: scram-sha-512, username: {}, password: \"${{LAB_PASSWORD}}\"}}\n{}",
+                KROSSING.name,
+                ca(cluster)
+            ),
+            Listener::MutualTls => {
+                let pair = cluster.key_pair(KROSSING);
+                format!(
+                    "{servers}    auth: {{mode: mtls, cert_file: \"{}\", key_file: \"{}\"}}\n{}",
+                    pair.cert_file.display(),
+                    pair.key_file.display(),
+                    ca(cluster)
+                )
+            }
+        }
+    };
+    format!(
+        "migration:\n  source:\n{}  target:\n{}  backup: {{directory: \"{{folder}}/segments\"}}\n  evidence: {{directory: \
+         \"{{folder}}/evidence\"}}\n  cutover:\n    drain_stable_window: {}\n    drain_timeout: 5m\n    \
+         producer_freeze_webhook: \"{}\"\n    producer_freeze_webhook_secret: \"{WEBHOOK_SECRET}\"\n{}",
+        cluster(source),
+        cluster(target),
+        spec.stable_window,
+        webhook.url(),
+        spec.config,
+    )
+}
+
+impl Migration {
+    /// Writes the configuration of a migration in `folder`.
+    fn configure(id: &str, folder: PathBuf, config: &str) -> Result<Self> {
         std::fs::create_dir_all(&folder)?;
-        let it = Self { source, target, workload, producers, webhook, groups, folder };
-        std::fs::write(it.config_file(), it.config(spec))?;
+        let it = Self { id: id.to_owned(), folder };
+        std::fs::write(it.config_file(), config.replace("{folder}", &it.folder.to_string_lossy()))?;
         Ok(it)
     }
 
@@ -127,40 +233,9 @@ impl Rehearsal {
         self.folder.join("migration.yaml")
     }
 
-    fn config(&self, spec: &RehearsalSpec) -> String {
-        let cluster = |cluster: &Cluster| {
-            let servers = format!("    bootstrap_servers: \"{}\"\n", cluster.bootstrap(spec.listener));
-            let ca = |cluster: &Cluster| {
-                format!("    tls: {{enabled: true, ca_file: \"{}\"}}\n", cluster.ca_file().display())
-            };
-            match spec.listener {
-                Listener::Plaintext => servers,
-                Listener::Scram => format!(
-                    "{servers}    auth: {{mode: scram-sha-512, username: {}, password: \"${{LAB_PASSWORD}}\"}}\n{}",
-                    KROSSING.name,
-                    ca(cluster)
-                ),
-                Listener::MutualTls => {
-                    let pair = cluster.key_pair(KROSSING);
-                    format!(
-                        "{servers}    auth: {{mode: mtls, cert_file: \"{}\", key_file: \"{}\"}}\n{}",
-                        pair.cert_file.display(),
-                        pair.key_file.display(),
-                        ca(cluster)
-                    )
-                }
-            }
-        };
-        format!(
-            "migration:\n  source:\n{}  target:\n{}  backup: {{directory: \"{folder}/segments\"}}\n  evidence: {{directory: \
-             \"{folder}/evidence\"}}\n  cutover:\n    drain_stable_window: 2s\n    drain_timeout: 5m\n    \
-             producer_freeze_webhook: \"{}\"\n    producer_freeze_webhook_secret: \"{WEBHOOK_SECRET}\"\n{}",
-            cluster(&self.source),
-            cluster(&self.target),
-            self.webhook.url(),
-            spec.config,
-            folder = self.folder.display(),
-        )
+    /// Where journal, leases and checkpoints are.
+    pub fn ledger_folder(&self) -> PathBuf {
+        self.folder.join("evidence").join(&self.id)
     }
 
     /// A command as a user would type it; `migration` for those that need an id.
@@ -172,9 +247,14 @@ impl Rehearsal {
         Ok(command)
     }
 
-    /// Runs a command of the migration `lab` to its end.
+    /// Runs a command of this migration to its end.
     pub async fn run(&self, name: &str) -> Result<Outcome> {
-        self.start(name, &["--migration-id", "lab"])?.finish().await
+        self.begin(name)?.finish().await
+    }
+
+    /// Starts a command of this migration.
+    pub fn begin(&self, name: &str) -> Result<Running> {
+        self.start(name, &["--migration-id", &self.id])
     }
 
     /// Starts a command.
@@ -182,9 +262,9 @@ impl Rehearsal {
         Running::start(self.command(name, more)?)
     }
 
-    /// The journal of the migration `lab`: state or kind of each entry, with its reason.
+    /// The journal: state or kind of each entry, with its reason.
     pub fn journal(&self) -> Result<Vec<serde_json::Value>> {
-        let file = self.folder.join("evidence/lab/journal.jsonl");
+        let file = self.ledger_folder().join("journal.jsonl");
         let text = std::fs::read_to_string(&file).with_context(|| format!("reading {}", file.display()))?;
         // A line without its end is being written.
         let whole = text.rfind('\n').map_or("", |end| &text[..end]);
@@ -226,16 +306,6 @@ impl Rehearsal {
             }
             tokio::time::sleep(POLL).await;
         }
-    }
-
-    /// What of the source must not change: topics, their settings, and both ends of every log.
-    pub async fn source_as_it_is(&self) -> Result<SourceState> {
-        SourceState::read(&self.source).await
-    }
-
-    /// The topics of the workload.
-    pub fn topics(&self) -> BTreeSet<String> {
-        self.workload.topic_names()
     }
 }
 
@@ -284,6 +354,25 @@ impl Running {
             memory_bytes_max: usage.memory_bytes_max,
             cpu: usage.cpu,
         })
+    }
+
+    /// Stops it where it is (`STOP`), lets it go on (`CONT`), or asks it to end (`TERM`). It is not reaped before
+    /// [`Running::finish`], so that its number is still its own.
+    pub fn signal(&self, signal: &str) -> Result<()> {
+        let id = self.child.id().context("the command has ended")?;
+        let status = std::process::Command::new("sh").args(["-c", &format!("kill -{signal} {id}")]).status()?;
+        ensure!(status.success(), "kill -{signal} {id}: {status}");
+        Ok(())
+    }
+
+    /// Its process's number; none once it has ended and was waited for.
+    pub fn id(&self) -> Option<u32> {
+        self.child.id()
+    }
+
+    /// Whether it has ended.
+    pub fn ended(&mut self) -> Result<bool> {
+        Ok(self.child.try_wait()?.is_some())
     }
 
     /// Kills it with SIGKILL, as it is.

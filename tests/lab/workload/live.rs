@@ -30,8 +30,10 @@ const KINDS: [Kind; 4] = [Kind::Plain, Kind::Idempotent, Kind::Transactional(0),
 
 /// The live producers of a workload.
 pub struct LiveProducers {
+    kinds: &'static [Kind],
     client: ClientConfig,
     recorder: Arc<Recorder>,
+    kinds: &'static [Kind],
     running: Mutex<Vec<JoinHandle<Result<()>>>>,
     stop: Arc<AtomicBool>,
     frozen_for: Mutex<(Option<Instant>, Duration)>,
@@ -40,21 +42,31 @@ pub struct LiveProducers {
 impl LiveProducers {
     /// Starts them. The workload's topics must be there.
     pub fn start(client: &ClientConfig, recorder: &Arc<Recorder>) -> Arc<Self> {
-        let it = Self {
+        let it = Self::of(&KINDS, client, recorder);
+        it.spawn();
+        Arc::new(it)
+    }
+
+    /// Nobody: for migrations whose test produces by itself.
+    pub fn none(client: &ClientConfig) -> Arc<Self> {
+        Arc::new(Self::of(&[], client, &Arc::default()))
+    }
+
+    fn of(kinds: &'static [Kind], client: &ClientConfig, recorder: &Arc<Recorder>) -> Self {
+        Self {
+            kinds,
             client: client.clone(),
             recorder: recorder.clone(),
             running: Mutex::default(),
             stop: Arc::default(),
             frozen_for: Mutex::default(),
-        };
-        it.spawn();
-        Arc::new(it)
+        }
     }
 
     fn spawn(&self) {
         self.stop.store(false, Ordering::Relaxed);
         let mut running = self.running.lock().expect("no panic while held");
-        running.extend(KINDS.map(|kind| {
+        running.extend(self.kinds.iter().map(|&kind| {
             let (client, recorder, stop) = (self.client.clone(), self.recorder.clone(), self.stop.clone());
             std::thread::spawn(move || produce(kind, &client, &recorder, &stop))
         }));
