@@ -6,7 +6,7 @@
 
 use std::{collections::BTreeMap, time::Instant};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use lab::{
     Lab,
     compare::{Resumption, compare, groups_resume_exactly},
@@ -87,10 +87,21 @@ async fn demo(lab: &Lab) -> Result<()> {
     show(rehearsal.run("finalize").await?.expect_code(0)?);
 
     chapter("What it cost");
+    let journal = rehearsal.journal()?;
+    let seeded = journal.iter().find(|entry| entry["to"] == "tail").context("the journal has no seed")?;
+    let bytes = seeded["detail"]["bytes_written"].as_f64().context("the seed has no bytes")?;
+    let seed_ms = seeded["detail"]["took_ms"].as_f64().context("the seed has no time")?;
     tell(&format!(
-        "execute: {:.0} s, {:.1} CPU-seconds, at most {:.0} MB of memory",
+        "seed: {:.2} GB of record batches in {:.1} s, {:.0} MB/s, through segments on the same disk",
+        bytes / 1e9,
+        seed_ms / 1e3,
+        bytes / 1e3 / seed_ms
+    ));
+    tell(&format!(
+        "execute, from plan to drain_ready: {:.0} s, {:.1} CPU-seconds ({:.1} a GB), at most {:.0} MB of memory",
         executed.took.as_secs_f64(),
         executed.cpu.as_secs_f64(),
+        executed.cpu.as_secs_f64() * 1e9 / bytes,
         executed.memory_bytes_max as f64 / 1e6
     ));
     let timings = rehearsal.cutover_timings()?;
