@@ -33,7 +33,6 @@ pub struct LiveProducers {
     kinds: &'static [Kind],
     client: ClientConfig,
     recorder: Arc<Recorder>,
-    kinds: &'static [Kind],
     running: Mutex<Vec<JoinHandle<Result<()>>>>,
     stop: Arc<AtomicBool>,
     frozen_for: Mutex<(Option<Instant>, Duration)>,
