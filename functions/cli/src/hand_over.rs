@@ -13,10 +13,10 @@ use krossing_core::{
     LaneId,
     lease::{LeaseState, Observation},
     limits::{LEASE, LEASE_RENEWAL},
-    ports::{Clock, Ledger, Version},
+    ports::{Clock, Ledger, Ports, Version},
 };
 use krossing_replication::{LanePlan, read_lease};
-use krossing_runtime::{ForStep, Migration, MigrationError, MigrationResult, connect::Local};
+use krossing_runtime::{ForStep, Migration, MigrationError, MigrationResult};
 
 const DOCUMENT: &str = "hand-over";
 
@@ -31,13 +31,13 @@ const SILENT_AFTER: Duration = LEASE_RENEWAL.saturating_mul(2).saturating_add(Du
 const HAND_OVER_WAIT_MAX: Duration = LEASE.saturating_mul(3);
 
 /// The question as it stands: a higher one later means that somebody has asked.
-pub(crate) async fn question(migration: &Migration<Local>) -> MigrationResult<Option<Version>> {
+pub(crate) async fn question<P: Ports>(migration: &Migration<P>) -> MigrationResult<Option<Version>> {
     let document = migration.ledger.document(DOCUMENT).await.during("look whether a cutover wants the lanes")?;
     Ok(document.map(|(version, _)| version))
 }
 
 /// Ends when somebody asks for the lanes after `seen`.
-pub(crate) async fn asked(migration: &Migration<Local>, seen: Option<Version>) -> MigrationResult<()> {
+pub(crate) async fn asked<P: Ports>(migration: &Migration<P>, seen: Option<Version>) -> MigrationResult<()> {
     while question(migration).await? == seen {
         migration.clock.sleep(LOOK_EVERY).await;
     }
@@ -45,7 +45,7 @@ pub(crate) async fn asked(migration: &Migration<Local>, seen: Option<Version>) -
 }
 
 /// Asks whoever runs lanes to let go of them, and waits until nobody does that is alive.
-pub(crate) async fn ask(migration: &Migration<Local>, lanes: &[LanePlan], owner: &str) -> MigrationResult<()> {
+pub(crate) async fn ask<P: Ports>(migration: &Migration<P>, lanes: &[LanePlan], owner: &str) -> MigrationResult<()> {
     let started = migration.clock.now();
     let mut seen: BTreeMap<LaneId, Seen> = BTreeMap::new();
     let mut asked = false;
@@ -78,8 +78,8 @@ struct Seen {
 }
 
 /// The owners of held lanes that may be alive.
-async fn alive(
-    migration: &Migration<Local>,
+async fn alive<P: Ports>(
+    migration: &Migration<P>,
     lanes: &[LanePlan],
     seen: &mut BTreeMap<LaneId, Seen>,
 ) -> MigrationResult<Vec<String>> {

@@ -1,7 +1,7 @@
-//! A migration for as long as one command drives it: its lock, its ports, its journal, its plan.
+//! A migration for as long as one command drives it: its configuration, its lock, and what is driven.
 //!
 //! Invariants: whoever writes the journal holds the lock beside it; a command that the state does not allow touches
-//! nothing; what the journal got is shown, in order and once.
+//! nothing.
 
 use std::{
     fs::{File, TryLockError},
@@ -14,51 +14,25 @@ use anyhow::{Context, bail};
 use krossing_core::{
     MigrationId,
     config::Config,
-    journal::Journal,
-    plan::{Amendment, MigrationPlan, Scope},
     ports::Clock,
-    transition::{self, Decision, Position, State, permit},
+    transition::{self, State},
 };
-use krossing_replication::LanePlan;
 use krossing_runtime::{
     Migration,
     connect::{Local, connect, journal_folder, owner, read_config, remove_if_unused},
 };
-use serde::Serialize;
 
 use crate::{
     arguments::{Common, Existing},
-    commands::cutover,
-    show,
+    drive::{Drive, Planned},
+    show::Voice,
 };
 
 /// A migration that this command drives.
 pub(crate) struct Session {
-    pub(crate) migration: Arc<Migration<Local>>,
-    pub(crate) journal: Journal,
-    /// Names this process in leases.
-    pub(crate) owner: String,
-    /// How many entries of the journal have been shown.
-    pub(crate) shown: usize,
+    pub(crate) drive: Drive<Local>,
     common: Common,
     lock: Option<CommandLock>,
-}
-
-/// The plan with what was added to it.
-#[derive(Debug)]
-pub(crate) struct Planned {
-    pub(crate) plan: MigrationPlan,
-    pub(crate) amendments: Vec<Amendment>,
-}
-
-impl Planned {
-    pub(crate) fn scope(&self) -> Scope {
-        self.plan.scope(&self.amendments)
-    }
-
-    pub(crate) fn lanes(&self) -> Vec<LanePlan> {
-        krossing_plan::lanes(&self.plan, &self.amendments)
-    }
 }
 
 /// The ports of a command that only looks. Leaves no folder behind for a migration that is not begun.
@@ -114,100 +88,41 @@ impl Session {
         command: transition::Command,
     ) -> anyhow::Result<Self> {
         let migration = Arc::new(connect(config, id, common.journal_dir.clone()).await?);
-        let journal = migration.journal().await?;
-        let shown = journal.position();
-        let mut session = Self { migration, journal, owner: owner(), common: common.clone(), shown, lock };
-        let verdict = permit(command, session.journal.standing());
-        if let (Decision::Refused(why), false) = (&verdict.decision, verdict.abandon_cutover_first) {
-            bail!("{why}");
-        }
-        if session.journal.standing() != Position::Unborn && command != transition::Command::Status {
-            krossing_plan::check_identity(&session.migration, &session.journal).await?;
-        }
-        if verdict.abandon_cutover_first {
-            show::advice("the last cutover was interrupted: letting producers go on");
-            let abandoned = cutover::abandon(&mut session).await;
-            session.show_entries();
-            abandoned.context("could not take back the interrupted cutover")?;
-        }
-        match verdict.decision {
-            Decision::Allowed => Ok(session),
-            Decision::Refused(why) => bail!("{why}"),
-        }
-    }
-
-    /// Reads the journal again, after another may have written it.
-    pub(crate) async fn reload(&mut self) -> anyhow::Result<()> {
-        self.journal = self.migration.journal().await?;
-        self.shown = self.shown.min(self.journal.position());
-        Ok(())
+        let drive = Drive::open(migration, owner(), Voice::Terminal, command).await?;
+        Ok(Self { drive, common: common.clone(), lock })
     }
 
     /// Where journal, leases and checkpoints are.
     pub(crate) fn folder(&self) -> PathBuf {
-        journal_folder(&self.migration.config, self.common.journal_dir.as_deref(), &self.migration.id)
+        journal_folder(&self.drive.migration.config, self.common.journal_dir.as_deref(), &self.drive.migration.id)
     }
 
-    /// Locks a migration that had no folder before.
-    pub(crate) fn lock(&mut self) -> anyhow::Result<()> {
-        if self.lock.is_none() {
-            self.lock = Some(CommandLock::take(&self.folder())?);
-        }
-        Ok(())
+    /// Plans, checks, and begins a migration that had no folder before.
+    pub(crate) async fn begin_new(&mut self) -> anyhow::Result<Planned> {
+        let (folder, lock) = (self.folder(), &mut self.lock);
+        let take = || {
+            if lock.is_none() {
+                *lock = Some(CommandLock::take(&folder)?);
+            }
+            Ok(())
+        };
+        self.drive.begin(take).await
     }
 
     /// Waits until no other command drives the migration, locks it, and answers where it stands now.
     pub(crate) async fn when_free(&mut self) -> anyhow::Result<State> {
         while self.lock.is_none() {
-            self.migration.clock.sleep(LOCK_LOOK).await;
+            self.drive.migration.clock.sleep(LOCK_LOOK).await;
             self.lock = CommandLock::take_if_free(&self.folder())?;
         }
-        self.reload().await?;
-        self.show_entries();
-        self.journal.tip().context("the journal is empty")
+        self.drive.reload().await?;
+        self.drive.show_entries();
+        self.drive.journal.tip().context("the journal is empty")
     }
 
     /// Lets other commands drive the migration while this one goes on copying.
     pub(crate) fn unlock(&mut self) {
         self.lock = None;
-    }
-
-    /// The stored plan and its amendments.
-    pub(crate) async fn planned(&self) -> anyhow::Result<Planned> {
-        let plan = krossing_plan::load(&self.migration, &self.journal).await?;
-        let amendments = krossing_plan::load_amendments(&self.migration, &self.journal).await?;
-        Ok(Planned { plan, amendments })
-    }
-
-    /// Journals a change of state, and shows it.
-    pub(crate) async fn enter(
-        &mut self,
-        state: State,
-        reason: impl Into<String>,
-        detail: impl Serialize,
-    ) -> anyhow::Result<()> {
-        self.migration.enter(&mut self.journal, state, reason, detail).await?;
-        self.show_entries();
-        Ok(())
-    }
-
-    /// Shows what the journal got since the last time.
-    pub(crate) fn show_entries(&mut self) {
-        for entry in &self.journal.entries()[self.shown..] {
-            show::line(&show::entry(entry));
-        }
-        self.shown = self.journal.position();
-    }
-
-    /// Journals that the present state failed, unless that is what the journal says already.
-    pub(crate) async fn fail(&mut self, error: &anyhow::Error) {
-        self.show_entries();
-        let standing = self.journal.standing();
-        if matches!(standing, Position::At(state) if state.successors().contains(&State::Failed))
-            && let Err(unwritten) = self.enter(State::Failed, show::chain(error), serde_json::json!({})).await
-        {
-            show::advice(&format!("the failure could not be journaled: {}", show::chain(&unwritten)));
-        }
     }
 
     /// The command line of `command` for this migration.
@@ -220,13 +135,13 @@ impl Session {
         format!(
             "krossing {command} --config {} --migration-id {}{journal_dir}",
             self.common.config.display(),
-            self.migration.id
+            self.drive.migration.id
         )
     }
 
     /// Now, in milliseconds since 1970.
     pub(crate) fn unix_ms(&self) -> i64 {
-        self.migration.clock.unix_ms()
+        self.drive.migration.clock.unix_ms()
     }
 }
 
@@ -287,6 +202,28 @@ impl CommandLock {
             Err(TryLockError::WouldBlock) => Ok(None),
             Err(TryLockError::Error(error)) => Err(error).with_context(|| format!("could not lock {}", path.display())),
         }
+    }
+}
+
+/// Ends when the operator or the system wants the process to end; answers with what.
+pub(crate) async fn interrupted() -> &'static str {
+    use tokio::signal::unix::{SignalKind, signal};
+    let Ok(mut terminate) = signal(SignalKind::terminate()) else {
+        // Without a handler the signal ends the process at once, which is allowed at any moment.
+        return std::future::pending().await;
+    };
+    tokio::select! {
+        _ = tokio::signal::ctrl_c() => "Ctrl-C",
+        _ = terminate.recv() => "SIGTERM",
+    }
+}
+
+/// The answer of what is being done, or an error where the process is to end before that. Nothing is journaled then: the
+/// state is still being worked on, and its leases run out by themselves.
+pub(crate) async fn unless_interrupted<T>(doing: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+    tokio::select! {
+        done = doing => done,
+        signal = interrupted() => bail!("interrupted by {signal}; `krossing resume` goes on from here"),
     }
 }
 

@@ -2,13 +2,50 @@
 //!
 //! Does not fail: that the reader of a pipe is gone must not end a migration.
 
-use std::{io::Write, time::Duration};
+use std::{io::Write, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 use krossing_core::{
     journal::{EntryKind, JournalEntry},
     transition::State,
 };
+use krossing_worker::View;
+
+use crate::progress::{Progress, Watched};
+
+/// Where the words of a command go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Voice {
+    /// To stdout and stderr.
+    Terminal,
+    /// Nowhere: whoever drives reads the journal.
+    Silent,
+}
+
+impl Voice {
+    pub(crate) fn line(self, text: &str) {
+        if self == Voice::Terminal {
+            line(text);
+        }
+    }
+
+    pub(crate) fn line_at(self, unix_ms: i64, text: &str) {
+        if self == Voice::Terminal {
+            line_at(unix_ms, text);
+        }
+    }
+
+    pub(crate) fn advice(self, text: &str) {
+        if self == Voice::Terminal {
+            advice(text);
+        }
+    }
+
+    /// Shows progress until it is dropped.
+    pub(crate) fn progress(self, view: Arc<View>, watched: Watched) -> Option<Progress> {
+        (self == Voice::Terminal).then(|| Progress::start(view, watched))
+    }
+}
 
 /// One line on stdout.
 pub(crate) fn line(text: &str) {

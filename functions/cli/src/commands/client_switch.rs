@@ -5,24 +5,29 @@
 use std::time::Duration;
 
 use anyhow::bail;
-use krossing_client_switch::{ClientSwitch, SwitchReport};
+use krossing_client_switch::SwitchReport;
 use krossing_core::{
     ports::Clock,
     transition::{Command, Decision, State, permit},
 };
 use krossing_runtime::{Migration, connect::Local};
 
-use crate::{Outcome, arguments::Existing, phases, session::Session, show};
+use crate::{
+    Outcome,
+    arguments::Existing,
+    session::{Session, interrupted},
+    show,
+};
 
 /// How often the journal is looked at for another state.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 
 pub(crate) async fn run(existing: Existing) -> anyhow::Result<Outcome> {
     let session = Session::watch(&existing).await?;
-    if let Decision::Refused(why) = permit(Command::ClientSwitch, session.journal.standing()).decision {
+    if let Decision::Refused(why) = permit(Command::ClientSwitch, session.drive.journal.standing()).decision {
         bail!("{why}");
     }
-    krossing_plan::check_identity(&session.migration, &session.journal).await?;
+    krossing_plan::check_identity(&session.drive.migration, &session.drive.journal).await?;
     show::advice(&format!("until: {}", session.next_command(Command::CutoverAck)));
     follow(&session).await?;
     Ok(Outcome::Done)
@@ -30,26 +35,22 @@ pub(crate) async fn run(existing: Existing) -> anyhow::Result<Outcome> {
 
 /// Keeps groups in step until the state is another, or the process is to end.
 pub(crate) async fn follow(session: &Session) -> anyhow::Result<()> {
-    let migration = &session.migration;
-    let lanes = session.planned().await?.lanes();
-    let switch = ClientSwitch::load(migration, &lanes).await?;
+    let migration = &session.drive.migration;
     let stop = async {
         tokio::select! {
             _ = until(migration, |state| state != State::AwaitingClientSwitch) => {}
-            _ = phases::interrupted() => {}
+            _ = interrupted() => {}
         }
     };
     let mut last = None;
-    switch
-        .follow(stop, |report| {
-            // Only what is new is worth a line.
-            if last.as_ref() != Some(report) {
-                show_report(report);
-                last = Some(report.clone());
-            }
-        })
-        .await?;
-    Ok(())
+    let show = |report: &SwitchReport| {
+        // Only what is new is worth a line.
+        if last.as_ref() != Some(report) {
+            show_report(report);
+            last = Some(report.clone());
+        }
+    };
+    session.drive.follow(stop, show).await
 }
 
 /// Ends when the journal is in a state that `reached` says yes to; answers it.

@@ -5,18 +5,17 @@
 //! for the lanes, goes on again where that cutover was taken back, and after READY keeps groups in step; other commands
 //! may drive the migration meanwhile.
 
-use anyhow::Context;
 use krossing_core::transition::{Command, Position, State};
 use krossing_runtime::connect::{Local, new_migration_id, remove_if_unused};
 use krossing_worker::Workers;
-use serde_json::json;
 
 use crate::{
     Outcome,
     arguments::ExecuteArguments,
     commands::client_switch,
-    hand_over, phases,
-    session::{Planned, Session},
+    drive::Planned,
+    hand_over,
+    session::{Session, interrupted, unless_interrupted},
     show,
 };
 
@@ -24,15 +23,15 @@ pub(crate) async fn run(arguments: ExecuteArguments) -> anyhow::Result<Outcome> 
     let id = arguments.migration_id.unwrap_or_else(new_migration_id);
     show::line(&format!("migration_id: {id}"));
     let mut session = Session::begin(&arguments.common, id).await?;
-    let mut planned = match session.journal.standing() {
-        Position::Unborn => match begin(&mut session).await {
+    let mut planned = match session.drive.journal.standing() {
+        Position::Unborn => match session.begin_new().await {
             Ok(planned) => planned,
             Err(error) => {
                 remove_if_unused(&session.folder());
                 return Err(error);
             }
         },
-        Position::At(_) | Position::FailedIn(_) | Position::FailedTooOften(_) => session.planned().await?,
+        Position::At(_) | Position::FailedIn(_) | Position::FailedTooOften(_) => session.drive.planned().await?,
     };
     let mut workers = caught_up(&mut session, &mut planned).await?;
     if !arguments.keep_tailing {
@@ -44,35 +43,13 @@ pub(crate) async fn run(arguments: ExecuteArguments) -> anyhow::Result<Outcome> 
     keep_tailing(session, workers).await
 }
 
-/// Plans and checks; then, and only then, stores the plan and begins the journal.
-async fn begin(session: &mut Session) -> anyhow::Result<Planned> {
-    let checked = krossing_precheck::run(&session.migration, None).await?;
-    phases::show_findings(&checked.findings)?;
-    let plan = checked.plan.context("both clusters were read, so that there is a plan")?;
-    session.lock()?;
-    krossing_plan::store(&session.migration, &mut session.journal, &plan).await?;
-    session.show_entries();
-    session.enter(State::Precheck, "", json!({})).await?;
-    phases::enter_topology(session, &checked.findings).await?;
-    Ok(Planned { plan, amendments: Vec::new() })
-}
-
 /// Lanes that have caught up and go on.
 async fn caught_up(session: &mut Session, planned: &mut Planned) -> anyhow::Result<Workers<Local>> {
-    if let Some(workers) = phases::to_drain_ready(session, planned).await? {
-        return Ok(workers);
-    }
-    // The migration was at drain_ready already.
-    let mut workers = phases::lanes_of_all(session, planned).await?;
-    tokio::select! {
-        tailed = phases::tail(session, planned, &mut workers) => tailed.map(|_| ())?,
-        signal = phases::interrupted() => anyhow::bail!("interrupted by {signal}"),
-    }
-    Ok(workers)
+    unless_interrupted(session.drive.caught_up(planned)).await
 }
 
 async fn keep_tailing(mut session: Session, mut workers: Workers<Local>) -> anyhow::Result<Outcome> {
-    let migration = session.migration.clone();
+    let migration = session.drive.migration.clone();
     loop {
         let question = hand_over::question(&migration).await?;
         session.unlock();
@@ -80,7 +57,7 @@ async fn keep_tailing(mut session: Session, mut workers: Workers<Local>) -> anyh
         let stop = tokio::select! {
             failed = workers.failure() => Stop::Failed(failed),
             asked = hand_over::asked(&migration, question) => { asked?; Stop::Asked }
-            signal = phases::interrupted() => Stop::Interrupted(signal),
+            signal = interrupted() => Stop::Interrupted(signal),
         };
         workers.stop().await?;
         match stop {
@@ -94,7 +71,7 @@ async fn keep_tailing(mut session: Session, mut workers: Workers<Local>) -> anyh
         // Whoever asked drives the migration until its lock is free.
         let state = tokio::select! {
             state = session.when_free() => state?,
-            _ = phases::interrupted() => return Ok(Outcome::Done),
+            _ = interrupted() => return Ok(Outcome::Done),
         };
         match state {
             State::AwaitingClientSwitch => {
@@ -103,7 +80,7 @@ async fn keep_tailing(mut session: Session, mut workers: Workers<Local>) -> anyh
                 return Ok(Outcome::Done);
             }
             State::DrainReady => {
-                let mut planned = session.planned().await?;
+                let mut planned = session.drive.planned().await?;
                 workers = caught_up(&mut session, &mut planned).await?;
             }
             State::Cutover => {

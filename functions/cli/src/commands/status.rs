@@ -23,14 +23,14 @@ const PARTITIONS_SHOWN: usize = 20;
 
 pub(crate) async fn run(existing: Existing) -> anyhow::Result<Outcome> {
     let session = Session::watch(&existing).await?;
-    let planned = session.planned().await?;
+    let planned = session.drive.planned().await?;
     let lanes = planned.lanes();
     show_state(&session);
     let before = leases(&session, &lanes).await?;
     let held = before.values().any(|lease| lease.state == LeaseState::Held);
     if held {
         // Whether an owner is alive shows only in its renewing.
-        session.migration.clock.sleep(LEASE_RENEWAL + Duration::from_millis(500)).await;
+        session.drive.migration.clock.sleep(LEASE_RENEWAL + Duration::from_millis(500)).await;
     }
     let after = if held { leases(&session, &lanes).await? } else { before.clone() };
     show_lanes(&session, &lanes, &before, &after);
@@ -40,8 +40,8 @@ pub(crate) async fn run(existing: Existing) -> anyhow::Result<Outcome> {
 }
 
 fn show_state(session: &Session) {
-    let journal = &session.journal;
-    show::line(&format!("migration_id: {}", session.migration.id));
+    let journal = &session.drive.journal;
+    show::line(&format!("migration_id: {}", session.drive.migration.id));
     let Some(tip) = journal.tip() else { return };
     let entered: Option<&JournalEntry> = journal.entries().iter().rev().find(|e| e.kind == EntryKind::Transition);
     let since = entered.map_or_else(String::new, |entry| {
@@ -64,7 +64,7 @@ type Leases = BTreeMap<krossing_core::LaneId, LeaseRecord>;
 async fn leases(session: &Session, lanes: &[LanePlan]) -> anyhow::Result<Leases> {
     let mut leases = Leases::new();
     for lane in lanes {
-        let lease = read_lease(&session.migration.ledger, lane.id).await.during("read who runs the lanes")?;
+        let lease = read_lease(&session.drive.migration.ledger, lane.id).await.during("read who runs the lanes")?;
         leases.extend(lease.map(|(_, record)| (lane.id, record)));
     }
     Ok(leases)
@@ -89,9 +89,9 @@ fn show_lanes(session: &Session, lanes: &[LanePlan], before: &Leases, after: &Le
         show::line(&format!("{}: {} partitions, {text}", lane.id, lane.partitions.len()));
     }
     let closed = !after.is_empty() && after.values().all(|lease| lease.state == LeaseState::Closed);
-    let copying = matches!(session.journal.tip(), Some(State::Seed | State::Tail | State::DrainReady));
+    let copying = matches!(session.drive.journal.tip(), Some(State::Seed | State::Tail | State::DrainReady));
     if copying && !tailing && !closed {
-        let last = session.journal.entries().last();
+        let last = session.drive.journal.entries().last();
         let since =
             last.map_or_else(String::new, |entry| format!(" since {} or soon after", show::time(entry.at_unix_ms)));
         show::line(&format!("nothing is tailing{since}: what producers write meanwhile is only on the source"));
@@ -101,7 +101,8 @@ fn show_lanes(session: &Session, lanes: &[LanePlan], before: &Leases, after: &Le
 async fn show_partitions(session: &Session, lanes: &[LanePlan]) -> anyhow::Result<()> {
     let mut progress: BTreeMap<TopicPartition, PartitionProgress> = BTreeMap::new();
     for lane in lanes {
-        let copied = session.migration.ledger.lane_progress(lane.id).await.during("read how far the lanes are")?;
+        let copied =
+            session.drive.migration.ledger.lane_progress(lane.id).await.during("read how far the lanes are")?;
         progress.extend(copied.into_iter().map(|progress| (progress.partition.clone(), progress)));
     }
     let partitions: Vec<_> = progress.keys().cloned().collect();
@@ -113,7 +114,8 @@ async fn show_partitions(session: &Session, lanes: &[LanePlan]) -> anyhow::Resul
     if partitions.is_empty() {
         return Ok(());
     }
-    let ends = session.migration.source.log_ends(&partitions, LogEnd::Latest).await.during("read the source's ends")?;
+    let ends =
+        session.drive.migration.source.log_ends(&partitions, LogEnd::Latest).await.during("read the source's ends")?;
     let mut lags: Vec<(i64, &TopicPartition)> = Vec::new();
     for (partition, progress) in &progress {
         match ends.get(partition) {
@@ -143,7 +145,7 @@ async fn show_partitions(session: &Session, lanes: &[LanePlan]) -> anyhow::Resul
 }
 
 fn show_next(session: &Session) {
-    let command = match resume_point(session.journal.states()) {
+    let command = match resume_point(session.drive.journal.states()) {
         Ok(ResumePoint::Run { .. } | ResumePoint::AbandonCutover) => krossing_core::transition::Command::Resume,
         Ok(ResumePoint::Wait { next, .. }) => next,
         Ok(ResumePoint::Finished { .. }) => return,

@@ -1,0 +1,311 @@
+//! A migration that is driven: each command's phases in their order, and the journal between them.
+//!
+//! This is the sequence without the terminal around it: generic over the ports, so that what a command does can be run
+//! on fakes that crash at any call. A process that dies anywhere in here is gone on with by the same call: each turn
+//! does what the journal's state asks for and journals the next state once it is done. Which command may run in which
+//! state is the table in `krossing_core::transition`; nothing here decides it again.
+//!
+//! Does not: hold the lock that keeps a second command away, hear signals, or connect.
+
+use std::{convert::Infallible, sync::Arc, time::Duration};
+
+use anyhow::{Context, anyhow, bail};
+use krossing_client_switch::{ClientSwitch, SwitchReport};
+use krossing_core::{
+    cutover::CutoverReport,
+    journal::Journal,
+    plan::{Amendment, MigrationPlan, Scope},
+    ports::{Clock, Ports},
+    transition::{Command, Decision, Position, ResumePoint, State, permit, resume_point},
+};
+use krossing_cutover::{Cutover, Step};
+use krossing_finalize::FinalizeReport;
+use krossing_replication::{LanePlan, Notice};
+use krossing_runtime::Migration;
+use krossing_worker::{Workers, lane_context};
+use serde::Serialize;
+use serde_json::json;
+use tokio::sync::mpsc;
+
+use crate::{
+    hand_over, phases,
+    show::{self, Voice},
+};
+
+/// How often a cutover's step is looked at, to show a new one.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+
+/// A migration, where it stands, and who drives it.
+pub struct Drive<P: Ports> {
+    /// Its ports and its configuration.
+    pub migration: Arc<Migration<P>>,
+    /// Its journal.
+    pub journal: Journal,
+    /// Names this process in leases.
+    pub(crate) owner: String,
+    pub(crate) voice: Voice,
+    /// How many entries of the journal have been shown.
+    shown: usize,
+}
+
+/// The plan with what was added to it.
+#[derive(Debug)]
+pub struct Planned {
+    /// The plan.
+    pub plan: MigrationPlan,
+    /// What appeared later, in order.
+    pub amendments: Vec<Amendment>,
+}
+
+impl Planned {
+    /// All topics and lanes.
+    pub fn scope(&self) -> Scope {
+        self.plan.scope(&self.amendments)
+    }
+
+    /// The lanes as workers take them.
+    pub fn lanes(&self) -> Vec<LanePlan> {
+        krossing_plan::lanes(&self.plan, &self.amendments)
+    }
+}
+
+impl<P: Ports> Drive<P> {
+    /// A migration for `command`, if that is allowed where it stands. An interrupted cutover is taken back first.
+    /// `owner` names this process in leases.
+    pub async fn open(
+        migration: Arc<Migration<P>>,
+        owner: String,
+        voice: Voice,
+        command: Command,
+    ) -> anyhow::Result<Self> {
+        let journal = migration.journal().await?;
+        let shown = journal.position();
+        let mut drive = Self { migration, journal, owner, voice, shown };
+        let verdict = permit(command, drive.journal.standing());
+        if let (Decision::Refused(why), false) = (&verdict.decision, verdict.abandon_cutover_first) {
+            bail!("{why}");
+        }
+        if drive.journal.standing() != Position::Unborn && command != Command::Status {
+            krossing_plan::check_identity(&drive.migration, &drive.journal).await?;
+        }
+        if verdict.abandon_cutover_first {
+            voice.advice("the last cutover was interrupted: letting producers go on");
+            let abandoned = drive.abandon_cutover().await;
+            drive.show_entries();
+            abandoned.context("could not take back the interrupted cutover")?;
+        }
+        match verdict.decision {
+            Decision::Allowed => Ok(drive),
+            Decision::Refused(why) => bail!("{why}"),
+        }
+    }
+
+    /// Plans and checks; then, and only then, locks, stores the plan and begins the journal.
+    pub async fn begin(&mut self, lock: impl FnOnce() -> anyhow::Result<()>) -> anyhow::Result<Planned> {
+        let checked = krossing_precheck::run(&self.migration, None).await?;
+        phases::show_findings(self.voice, &checked.findings)?;
+        let plan = checked.plan.context("both clusters were read, so that there is a plan")?;
+        lock()?;
+        krossing_plan::store(&self.migration, &mut self.journal, &plan).await?;
+        self.show_entries();
+        self.enter(State::Precheck, "", json!({})).await?;
+        phases::enter_topology(self, &checked.findings).await?;
+        Ok(Planned { plan, amendments: Vec::new() })
+    }
+
+    /// Runs the phases until the target has kept up; where it had already, it catches up once more. Answers the lanes,
+    /// which go on copying until they are stopped.
+    pub async fn caught_up(&mut self, planned: &mut Planned) -> anyhow::Result<Workers<P>> {
+        if let Some(workers) = phases::to_drain_ready(self, planned).await? {
+            return Ok(workers);
+        }
+        let mut workers = phases::lanes_of_all(self, planned).await?;
+        phases::tail(self, planned, &mut workers).await?;
+        Ok(workers)
+    }
+
+    /// Goes on from the journal's last entry, as far as no decision of the operator is needed. Answers where that was.
+    pub async fn resume(&mut self) -> anyhow::Result<ResumePoint> {
+        let point = resume_point(self.journal.states())?;
+        match &point {
+            ResumePoint::Run { .. } => {
+                let mut planned = self.planned().await?;
+                if let Some(mut workers) = phases::to_drain_ready(self, &mut planned).await? {
+                    workers.stop().await?;
+                }
+            }
+            ResumePoint::Wait { state, .. } => {
+                // Finalize journals itself that it tries again.
+                if matches!(self.journal.standing(), Position::FailedIn(failed) if failed != State::Validating) {
+                    self.enter(*state, "resumed", json!({})).await?;
+                }
+            }
+            ResumePoint::AbandonCutover => bail!("the interrupted cutover was not taken back"),
+            ResumePoint::Finished { .. } => {}
+        }
+        Ok(point)
+    }
+
+    /// Takes in what has appeared, and has whoever runs the lanes let go of them. Then a cutover may begin.
+    pub async fn before_cutover(&mut self) -> anyhow::Result<Planned> {
+        let mut planned = self.planned().await?;
+        phases::take_in_what_appeared(self, &mut planned).await?;
+        hand_over::ask(&self.migration, &planned.lanes(), &self.owner).await?;
+        Ok(planned)
+    }
+
+    /// From `drain_ready` to `awaiting_client_switch`, or back with the reason.
+    pub async fn cutover(&mut self, planned: &Planned) -> anyhow::Result<CutoverReport> {
+        let (scope, lanes) = (planned.scope(), planned.lanes());
+        let migration = self.migration.clone();
+        let (cutover, mut notices) = cutover(&migration, &self.owner, &scope, &lanes);
+        let ended = tokio::select! {
+            ended = krossing_cutover::run(&cutover, &mut self.journal) => ended,
+            never = show_steps(&migration, self.voice, &cutover.step, &mut self.shown) => match never {},
+        };
+        while let Ok(notice) = notices.try_recv() {
+            self.voice.advice(&format!("noticed while copying: {notice:?}"));
+        }
+        self.show_entries();
+        ended.map_err(|error| anyhow!(error).context(self.after_cutover()))
+    }
+
+    /// Where a cutover that did not reach READY leaves the operator.
+    pub(crate) fn after_cutover(&self) -> &'static str {
+        match self.journal.tip() {
+            Some(State::DrainReady) => {
+                "producers may go on and the migration is at drain_ready again; the next cutover is yours to begin"
+            }
+            _ => "the cutover has not ended; `krossing status` shows how it stands",
+        }
+    }
+
+    /// Takes back a cutover that was killed.
+    pub async fn abandon_cutover(&mut self) -> anyhow::Result<()> {
+        let planned = self.planned().await?;
+        let (scope, lanes) = (planned.scope(), planned.lanes());
+        let migration = self.migration.clone();
+        let (cutover, _notices) = cutover(&migration, &self.owner, &scope, &lanes);
+        Ok(krossing_cutover::abandon(&cutover, &mut self.journal).await?)
+    }
+
+    /// Keeps groups in step until `stop`; each round is shown.
+    pub async fn follow(
+        &self,
+        stop: impl Future<Output = ()> + Send,
+        show: impl FnMut(&SwitchReport) + Send,
+    ) -> anyhow::Result<()> {
+        let lanes = self.planned().await?.lanes();
+        Ok(ClientSwitch::load(&self.migration, &lanes).await?.follow(stop, show).await?)
+    }
+
+    /// The operator says that all clients have switched. A group that moved on the source since the last round is
+    /// brought into step once more.
+    pub async fn acknowledge(&mut self) -> anyhow::Result<SwitchReport> {
+        let lanes = self.planned().await?.lanes();
+        let report = ClientSwitch::load(&self.migration, &lanes).await?.round().await?;
+        let reason = format!(
+            "clients have switched, says the operator: groups_switched={} groups_not_seen={} positions_moved={}",
+            report.switched.len(),
+            report.not_switched.len(),
+            report.positions_moved
+        );
+        self.enter(State::Validating, reason, &report).await?;
+        Ok(report)
+    }
+
+    /// Checks everything, sets the planned topic settings, writes the report.
+    pub async fn finalize(&mut self) -> anyhow::Result<FinalizeReport> {
+        let planned = self.planned().await?;
+        let migration = self.migration.clone();
+        let ended = krossing_finalize::run(&migration, &planned.plan, &planned.scope(), &mut self.journal).await;
+        self.show_entries();
+        match ended {
+            Ok(report) => Ok(report),
+            Err(error) => {
+                let error = anyhow!(error);
+                self.fail(&error).await;
+                Err(error)
+            }
+        }
+    }
+
+    /// The stored plan and its amendments.
+    pub async fn planned(&self) -> anyhow::Result<Planned> {
+        let plan = krossing_plan::load(&self.migration, &self.journal).await?;
+        let amendments = krossing_plan::load_amendments(&self.migration, &self.journal).await?;
+        Ok(Planned { plan, amendments })
+    }
+
+    /// Reads the journal again, after another may have written it.
+    pub(crate) async fn reload(&mut self) -> anyhow::Result<()> {
+        self.journal = self.migration.journal().await?;
+        self.shown = self.shown.min(self.journal.position());
+        Ok(())
+    }
+
+    /// Journals a change of state, and shows it.
+    pub(crate) async fn enter(
+        &mut self,
+        state: State,
+        reason: impl Into<String>,
+        detail: impl Serialize,
+    ) -> anyhow::Result<()> {
+        self.migration.enter(&mut self.journal, state, reason, detail).await?;
+        self.show_entries();
+        Ok(())
+    }
+
+    /// Shows what the journal got since the last time, in order and once.
+    pub(crate) fn show_entries(&mut self) {
+        for entry in &self.journal.entries()[self.shown.min(self.journal.position())..] {
+            self.voice.line(&show::entry(entry));
+        }
+        self.shown = self.journal.position().max(self.shown);
+    }
+
+    /// Journals that the present state failed, unless that is what the journal says already.
+    pub(crate) async fn fail(&mut self, error: &anyhow::Error) {
+        self.show_entries();
+        let standing = self.journal.standing();
+        if matches!(standing, Position::At(state) if state.successors().contains(&State::Failed))
+            && let Err(unwritten) = self.enter(State::Failed, show::chain(error), json!({})).await
+        {
+            self.voice.advice(&format!("the failure could not be journaled: {}", show::chain(&unwritten)));
+        }
+    }
+}
+
+fn cutover<'a, P: Ports>(
+    migration: &'a Migration<P>,
+    owner: &str,
+    scope: &'a Scope,
+    lanes: &'a [LanePlan],
+) -> (Cutover<'a, P>, mpsc::UnboundedReceiver<Notice>) {
+    let (sender, notices) = mpsc::unbounded_channel();
+    let ctx = lane_context(migration, owner, sender);
+    (Cutover { migration, scope, lanes, ctx, step: Step::default() }, notices)
+}
+
+/// Shows each step as it begins, and what is journaled as it is stored. Never ends.
+async fn show_steps<P: Ports>(migration: &Migration<P>, voice: Voice, step: &Step, shown: &mut usize) -> Infallible {
+    if voice == Voice::Silent {
+        return std::future::pending().await;
+    }
+    let mut last = "";
+    loop {
+        // What cannot be read now is shown at the end.
+        if let Ok(journal) = migration.journal().await {
+            for entry in &journal.entries()[(*shown).min(journal.position())..] {
+                voice.line(&show::entry(entry));
+            }
+            *shown = journal.position().max(*shown);
+        }
+        let now = step.name();
+        if now != last {
+            voice.line_at(migration.clock.unix_ms(), &format!("cutover: {now}"));
+            last = now;
+        }
+        migration.clock.sleep(LOOK_EVERY).await;
+    }
+}
