@@ -9,10 +9,12 @@
 
 pub mod canonical;
 pub mod client_switch;
+pub mod codes;
 pub mod config;
 pub mod cutover;
 pub mod drain;
 pub mod error;
+pub mod evidence;
 pub mod fence;
 pub mod journal;
 pub mod lanes;
