@@ -12,7 +12,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use krossing_core::{
     GroupId, KafkaCode, LeaderEpoch, Offset, Producer, Side, TopicId, TopicName, TopicPartition,
     ports::{
-        ClusterError, CommittedOffset, ConfigOrigin, EpochEnd, FetchPartition, FetchRequest, Fetched, GroupOffsets,
+        ClusterError, ClusterResult, CommittedOffset, ConfigOrigin, EpochEnd, FetchPartition, FetchRequest, Fetched, GroupOffsets,
         Groups, Inventory, Isolation, LogEnd, LogReader, LogWriter, Marker, MetadataMode, NewTopic, ProduceOutcome,
         ProduceRequest, TopicAdmin,
     },
@@ -125,9 +125,13 @@ async fn asking_about_groups_makes_no_topic(wire: &WireCluster) -> Result<()> {
     ensure!(wire.list_groups().await?.is_empty());
     let described = wire.describe_groups(std::slice::from_ref(&nobody)).await?;
     ensure!(described[0].state == "Dead" && described[0].members == 0, "{described:?}");
-    ensure!(wire.group_offsets(&nobody).await?.is_empty());
+    ensure!(positions(wire, &nobody).await?.is_empty());
     ensure!(wire.describe_topics(None).await?.is_empty(), "asking made a topic");
     Ok(())
+}
+
+async fn positions(wire: &WireCluster, group: &GroupId) -> ClusterResult<GroupOffsets> {
+    Ok(wire.group_offsets(std::slice::from_ref(group)).await?.remove(group).unwrap_or_default())
 }
 
 fn new_topic(name: &str, partitions: i32, replicas: i16) -> NewTopic {
@@ -323,7 +327,7 @@ async fn groups(wire: &WireCluster) -> Result<()> {
     };
     let refused = wire.commit_group_offsets(&group, &with_missing).await?;
     ensure!(refused.keys().eq([&TopicPartition::new("missing", 0)]), "{refused:?}");
-    ensure!(wire.group_offsets(&group).await? == offsets);
+    ensure!(positions(wire, &group).await? == offsets);
     let listed = wire.list_groups().await?;
     ensure!(listed.len() == 1 && listed[0] == group, "{listed:?}");
     let described = wire.describe_groups(&[group, GroupId::new("nobody")]).await?;
@@ -344,12 +348,12 @@ async fn unfinished_commits_are_waited_for(cluster: &Cluster, wire: &WireCluster
         producer.begin_transaction()?;
         producer.send_offsets_to_transaction(&offsets, &metadata, LONG)
     })?;
-    let hidden = wire.group_offsets(&group).await;
+    let hidden = positions(wire, &group).await;
     ensure!(matches!(hidden, Err(ClusterError::Unavailable { .. })), "{hidden:?}");
     ensure!(format!("{hidden:?}").contains("error 88"), "{hidden:?}");
     tokio::task::block_in_place(|| producer.commit_transaction(LONG))?;
     // A coordinator takes the position in a moment after the marker is in its log.
-    let found = until(async || Ok(wire.group_offsets(&group).await?.remove(&TopicPartition::new("log", 0)))).await?;
+    let found = until(async || Ok(positions(wire, &group).await?.remove(&TopicPartition::new("log", 0)))).await?;
     ensure!(found.offset == 5);
     Ok(())
 }
@@ -456,7 +460,7 @@ async fn moves(cluster: &Cluster) -> Result<()> {
         let ends = wire.log_ends(&all, LogEnd::Latest).await?;
         ensure!(ends.values().all(Result::is_ok), "{ends:?}");
         ensure!(wire.commit_group_offsets(&group, &offsets).await?.is_empty());
-        ensure!(wire.group_offsets(&group).await? == offsets);
+        ensure!(positions(&wire, &group).await? == offsets);
         let producer = wire.open_producer("krossing.test.0").await?;
         ensure!(wire.mark("krossing.test.0", producer, &all).await?.is_empty());
         for partition in &all {

@@ -10,12 +10,10 @@ use std::{
 };
 
 use bytes::Bytes;
-use futures::{StreamExt, TryStreamExt, stream};
 use krossing_core::{
     ErrorClass, GroupId, Offset, SourceOffset, TargetOffset, TopicPartition,
     client_switch::{CLIENT_SWITCH_DOCUMENT, ClientSwitchRecord, GroupRecord, Move, Seen, Step, Switched, decide},
     cutover::{CutoverReport, cutover_report_key},
-    limits::GROUPS_IN_FLIGHT_MAX,
     ports::{Clock, CommittedOffset, GroupOffsets, Groups, Ledger, Objects, Ports, StoreError, Version},
     progress::PartitionProgress,
 };
@@ -195,15 +193,15 @@ impl<'a, P: Ports> ClientSwitch<'a, P> {
         let groups: Vec<_> = groups.into_iter().collect();
         let described = target.describe_groups(&groups).await.during("describe the groups on the target")?;
         let members: BTreeMap<_, _> = described.into_iter().map(|group| (group.id, group.members)).collect();
-        let positions: BTreeMap<GroupId, (GroupOffsets, GroupOffsets)> = stream::iter(&groups)
-            .map(|group| async move {
-                let on_source = source.group_offsets(group).await.during("read a group's positions on the source")?;
-                let on_target = target.group_offsets(group).await.during("read a group's positions on the target")?;
-                Ok::<_, SwitchError>((group.clone(), (on_source, on_target)))
+        let on_source = source.group_offsets(&groups).await.during("read the groups' positions on the source")?;
+        let mut on_target = target.group_offsets(&groups).await.during("read the groups' positions on the target")?;
+        let positions: BTreeMap<GroupId, (GroupOffsets, GroupOffsets)> = on_source
+            .into_iter()
+            .map(|(group, on_source)| {
+                let on_target = on_target.remove(&group).unwrap_or_default();
+                (group, (on_source, on_target))
             })
-            .buffer_unordered(GROUPS_IN_FLIGHT_MAX)
-            .try_collect()
-            .await?;
+            .collect();
         let translated = self.translate(record, &positions).await?;
         let mut seen = BTreeMap::new();
         for (group, (on_source, on_target)) in positions {
@@ -267,15 +265,19 @@ impl<'a, P: Ports> ClientSwitch<'a, P> {
         record: &mut ClientSwitchRecord,
     ) -> Result<(), SwitchError> {
         let target = &self.migration.target;
+        let mut refused = BTreeMap::new();
         for (group, offsets) in commits {
+            let answer = target.commit_group_offsets(group, offsets).await;
+            refused.insert(group, answer.during("write a group's positions to the target")?);
+        }
+        let groups: Vec<GroupId> = commits.keys().cloned().collect();
+        let read_back = target.group_offsets(&groups).await.during("read the groups' positions back")?;
+        for (group, found) in read_back {
+            let found = found.into_iter().map(|(partition, at)| (partition, TargetOffset(at.offset))).collect();
+            let missing = record.groups.entry(group.clone()).or_default().confirm(&found);
             // What is refused because members have come is found by the next round.
-            let refused =
-                target.commit_group_offsets(group, offsets).await.during("write a group's positions to the target")?;
-            let read_back = target.group_offsets(group).await.during("read a group's positions back")?;
-            let read_back = read_back.into_iter().map(|(partition, at)| (partition, TargetOffset(at.offset))).collect();
-            let missing = record.groups.entry(group.clone()).or_default().confirm(&read_back);
-            if let Some(partition) = missing.into_iter().find(|partition| !refused.contains_key(partition)) {
-                return Err(SwitchError::NotReadBack { group: group.clone(), partition });
+            if let Some(partition) = missing.into_iter().find(|partition| !refused[&group].contains_key(partition)) {
+                return Err(SwitchError::NotReadBack { group, partition });
             }
         }
         Ok(())

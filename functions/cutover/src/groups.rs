@@ -22,16 +22,12 @@ pub(crate) async fn snapshot<P: Ports>(
     closed: &Closed,
 ) -> Result<BTreeMap<GroupId, GroupOffsets>, CutoverError> {
     let source = &cutover.migration.source;
-    stream::iter(groups)
-        .map(|group| async move {
-            let mut offsets = source.group_offsets(group).await.during("read the groups' positions on the source")?;
-            offsets.retain(|partition, _| closed.contains_key(partition));
-            Ok((group.clone(), offsets))
-        })
-        .buffer_unordered(GROUPS_IN_FLIGHT_MAX)
-        .try_filter(|(_, offsets)| std::future::ready(!offsets.is_empty()))
-        .try_collect()
-        .await
+    let mut snapshot = source.group_offsets(groups).await.during("read the groups' positions on the source")?;
+    snapshot.retain(|_, offsets| {
+        offsets.retain(|partition, _| closed.contains_key(partition));
+        !offsets.is_empty()
+    });
+    Ok(snapshot)
 }
 
 /// The same positions on the target. Maps are loaded one partition at a time, each once.
@@ -87,6 +83,22 @@ pub(crate) async fn commit<P: Ports>(
         .buffer_unordered(GROUPS_IN_FLIGHT_MAX)
         .try_collect::<Vec<()>>()
         .await?;
+    let groups: Vec<GroupId> = by_group.keys().map(|group| (*group).clone()).collect();
+    let target = &cutover.migration.target;
+    let read_back = target.group_offsets(&groups).await.during("read the groups' positions back from the target")?;
+    for (group, offsets) in by_group {
+        for (partition, expected) in offsets {
+            let found = read_back.get(group).and_then(|found| found.get(&partition));
+            if found != Some(&expected) {
+                return Err(CutoverError::CommitNotReadBack {
+                    group: group.clone(),
+                    partition,
+                    expected: expected.offset,
+                    found: found.map(|found| found.offset),
+                });
+            }
+        }
+    }
     Ok(())
 }
 
@@ -98,20 +110,8 @@ async fn commit_group<P: Ports>(
     let target = &cutover.migration.target;
     let refused =
         target.commit_group_offsets(group, offsets).await.during("write a group's positions to the target")?;
-    if let Some((partition, code)) = refused.into_iter().next() {
-        return Err(CutoverError::CommitRefused { group: group.clone(), partition, code });
+    match refused.into_iter().next() {
+        None => Ok(()),
+        Some((partition, code)) => Err(CutoverError::CommitRefused { group: group.clone(), partition, code }),
     }
-    let read_back = target.group_offsets(group).await.during("read a group's positions back from the target")?;
-    for (partition, expected) in offsets {
-        let found = read_back.get(partition);
-        if found != Some(expected) {
-            return Err(CutoverError::CommitNotReadBack {
-                group: group.clone(),
-                partition: partition.clone(),
-                expected: expected.offset,
-                found: found.map(|found| found.offset),
-            });
-        }
-    }
-    Ok(())
 }

@@ -2,12 +2,10 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use futures::{StreamExt, TryStreamExt, stream};
 use krossing_core::{
     GroupId, Producer, TopicId, TopicName, TopicPartition,
     cutover::{marking_parts, marking_transactional_id},
     drain::{DrainReadiness, PartitionDrain},
-    limits::GROUPS_IN_FLIGHT_MAX,
     ports::{Clock, GroupOffsets, Groups, Inventory, LogEnd, LogReader, Marker, Ports, TopicAdmin},
 };
 use krossing_replication::{Crew, TailBoard};
@@ -97,25 +95,20 @@ async fn give_compacted_topics_their_policy<P: Ports>(cutover: &Cutover<'_, P>) 
 async fn warm_up_groups<P: Ports>(cutover: &Cutover<'_, P>) -> Result<Vec<GroupId>, CutoverError> {
     let migration = cutover.migration;
     let groups = migration.source.list_groups().await.during("list the source's groups")?;
+    let Some(first) = groups.first() else { return Ok(groups) };
+    // A commit of nothing has a target make the topic for positions that it makes when the first commit comes: measured
+    // 0.5 to 1.7 s that producers need not stand still for. Describing them then finds every group's coordinator.
+    migration
+        .target
+        .commit_group_offsets(first, &GroupOffsets::new())
+        .await
+        .during("find the groups' coordinators on the target")?;
     let on_target = migration.target.describe_groups(&groups).await.during("describe the groups on the target")?;
     if let Some(active) = on_target.into_iter().find(|described| described.members > 0) {
         return Err(CutoverError::GroupOnTarget { group: active.id, members: active.members });
     }
-    let on_source: Vec<_> = stream::iter(&groups)
-        .map(|group| migration.source.group_offsets(group))
-        .buffer_unordered(GROUPS_IN_FLIGHT_MAX)
-        .try_collect()
-        .await
-        .during("read the groups' positions on the source")?;
-    // A commit of nothing finds each group's coordinator, and has a target make the topic for positions that it makes
-    // when the first commit comes: measured 0.5 to 1.7 s that producers need not stand still for.
-    stream::iter(&groups)
-        .map(|group| async move { migration.target.commit_group_offsets(group, &GroupOffsets::new()).await })
-        .buffer_unordered(GROUPS_IN_FLIGHT_MAX)
-        .try_collect::<Vec<_>>()
-        .await
-        .during("find the groups' coordinators on the target")?;
-    tracing::debug!(groups = on_source.len(), "groups are warm");
+    migration.source.group_offsets(&groups).await.during("read the groups' positions on the source")?;
+    tracing::debug!(groups = groups.len(), "groups are warm");
     Ok(groups)
 }
 

@@ -7,10 +7,8 @@ use std::{
 };
 
 use bytes::Bytes;
-use futures::{StreamExt, TryStreamExt, stream};
 use krossing_core::{
     GroupId, Offset, TopicPartition,
-    limits::GROUPS_IN_FLIGHT_MAX,
     plan::{MigrationPlan, SourceInventory, TargetInventory},
     ports::{ClusterResult, GroupOffsets, Groups, LogEnd, LogReader, Objects, Ports},
     precheck::LogSpan,
@@ -126,11 +124,6 @@ pub(crate) async fn target_positions<P: Ports>(
 ) -> MigrationResult<BTreeMap<GroupId, GroupOffsets>> {
     let planned: BTreeSet<_> = plan.groups.iter().map(|group| &group.id).collect();
     let there = target.groups.iter().filter(|group| planned.contains(&group.id));
-    let asked = there.map(|group| async {
-        let positions = migration.target.group_offsets(&group.id).await?;
-        Ok((group.id.clone(), positions))
-    });
-    let positions: ClusterResult<BTreeMap<GroupId, GroupOffsets>> =
-        stream::iter(asked).buffer_unordered(GROUPS_IN_FLIGHT_MAX).try_collect().await;
-    positions.during("read the positions of groups on the target")
+    let there: Vec<GroupId> = there.map(|group| group.id.clone()).collect();
+    migration.target.group_offsets(&there).await.during("read the positions of groups on the target")
 }

@@ -2,12 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use futures::{StreamExt, TryStreamExt, stream};
 use krossing_core::{
     GroupId, Offset, Side, SourceOffset, TargetOffset, TopicName, TopicPartition,
     client_switch::{CLIENT_SWITCH_DOCUMENT, ClientSwitchRecord},
     cutover::{CutoverReport, cutover_report_key},
-    limits::GROUPS_IN_FLIGHT_MAX,
     plan::Scope,
     ports::{
         GroupOffsets, Groups, Inventory, Ledger, LogEnd, LogReader, Objects, PerPartition, Ports, TopicDescription,
@@ -225,13 +223,7 @@ async fn committed<P: Ports>(
     migration: &Migration<P>,
     positions: &[ExpectedPosition],
 ) -> MigrationResult<BTreeMap<GroupId, GroupOffsets>> {
-    let groups: BTreeSet<&GroupId> = positions.iter().map(|position| &position.group).collect();
-    stream::iter(groups)
-        .map(|group| async move {
-            let offsets = migration.target.group_offsets(group).await;
-            Ok((group.clone(), offsets.during("read the groups' positions on the target")?))
-        })
-        .buffer_unordered(GROUPS_IN_FLIGHT_MAX)
-        .try_collect()
-        .await
+    let groups: BTreeSet<GroupId> = positions.iter().map(|position| position.group.clone()).collect();
+    let groups: Vec<GroupId> = groups.into_iter().collect();
+    migration.target.group_offsets(&groups).await.during("read the groups' positions on the target")
 }

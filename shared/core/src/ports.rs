@@ -563,9 +563,12 @@ pub trait Groups: Send + Sync {
     fn list_groups(&self) -> impl Future<Output = ClusterResult<Vec<GroupId>>> + Send;
     /// Descriptions in bulk; a group that does not exist comes back in state `Dead` without members.
     fn describe_groups(&self, groups: &[GroupId]) -> impl Future<Output = ClusterResult<Vec<GroupDescription>>> + Send;
-    /// All positions of a group, in one request. Waits, within its bound, for unfinished transactional commits, and
-    /// says `Unavailable` where one does not end.
-    fn group_offsets(&self, group: &GroupId) -> impl Future<Output = ClusterResult<GroupOffsets>> + Send;
+    /// All positions of each of these groups, one request a group. Waits, within its bound, for unfinished transactional
+    /// commits, and says `Unavailable` where one does not end. A group without positions is answered with none.
+    fn group_offsets(
+        &self,
+        groups: &[GroupId],
+    ) -> impl Future<Output = ClusterResult<BTreeMap<GroupId, GroupOffsets>>> + Send;
     /// Commits positions for a group without members, in one request, without a leader epoch. Answers what was refused.
     /// A commit of no positions writes nothing, but finds the group's coordinator; a cluster that has never kept a
     /// position then makes the topic that it keeps them in.

@@ -345,17 +345,18 @@ impl Groups for FakeCluster {
         Ok(groups.iter().map(described).collect())
     }
 
-    async fn group_offsets(&self, group: &GroupId) -> ClusterResult<GroupOffsets> {
+    async fn group_offsets(&self, groups: &[GroupId]) -> ClusterResult<BTreeMap<GroupId, GroupOffsets>> {
         let state = self.state();
-        match state.groups.get(group) {
+        let positions = |group: &GroupId| match state.groups.get(group) {
             Some(known) if known.unstable => Err(ClusterError::Unavailable {
                 side: self.side,
                 attempt: format!("read the positions of group {group}"),
                 detail: KafkaCode::UNSTABLE_OFFSET_COMMIT.to_string(),
             }),
-            Some(known) => Ok(known.offsets.clone()),
-            None => Ok(GroupOffsets::new()),
-        }
+            Some(known) => Ok((group.clone(), known.offsets.clone())),
+            None => Ok((group.clone(), GroupOffsets::new())),
+        };
+        groups.iter().map(positions).collect()
     }
 
     async fn commit_group_offsets(

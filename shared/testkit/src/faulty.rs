@@ -203,8 +203,8 @@ impl<T: Groups> Groups for Faulty<T> {
         call!(self, cluster, describe_groups(groups), list(groups))
     }
 
-    async fn group_offsets(&self, group: &GroupId) -> ClusterResult<GroupOffsets> {
-        call!(self, cluster, group_offsets(group), group.to_string())
+    async fn group_offsets(&self, groups: &[GroupId]) -> ClusterResult<BTreeMap<GroupId, GroupOffsets>> {
+        call!(self, cluster, group_offsets(groups), list(groups))
     }
 
     async fn commit_group_offsets(

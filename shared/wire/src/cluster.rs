@@ -95,7 +95,7 @@ impl WireCluster {
         let WireConfig { side, bootstrap, security, client_id } = config;
         let attempt = format!("connect to {}", bootstrap.join(","));
         let refuse = |detail| ClusterError::NotAllowed { side, attempt: attempt.clone(), detail };
-        let dialer = Arc::new(Dialer::new(client_id, security).map_err(refuse)?);
+        let dialer = Arc::new(Dialer::new(side, client_id, security).map_err(refuse)?);
         let bootstrap = bootstrap
             .iter()
             .map(|address| {

@@ -21,7 +21,7 @@ use kafka_protocol::{
     messages::{ApiVersionsRequest, RequestHeader},
     protocol::{Decodable, Encodable, HeaderVersion, Request, StrBytes},
 };
-use krossing_core::{error::KafkaCode, limits};
+use krossing_core::{Side, error::KafkaCode, limits};
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader},
     net::TcpStream,
@@ -67,6 +67,7 @@ impl Default for CallOptions {
 pub(crate) struct Connection {
     outgoing: mpsc::Sender<Outgoing>,
     shared: Arc<Shared>,
+    side: Side,
     client_id: StrBytes,
     offered: BTreeMap<i16, (i16, i16)>,
     retire_at: Option<Instant>,
@@ -122,9 +123,9 @@ impl Connection {
         tcp.set_nodelay(true).map_err(|e| CallError::NotSent(e.to_string()))?;
         let client_id = StrBytes::from_string(dialer.client_id.clone());
         let mut connection = match dialer.tls_for(host)? {
-            None => Self::start(tcp, client_id),
+            None => Self::start(tcp, dialer.side, client_id),
             Some((connector, name)) => {
-                Self::start(connector.connect(name, tcp).await.map_err(|e| io_error(&e))?, client_id)
+                Self::start(connector.connect(name, tcp).await.map_err(|e| io_error(&e))?, dialer.side, client_id)
             }
         };
         connection.offered = connection.ask_versions().await?;
@@ -135,7 +136,7 @@ impl Connection {
         Ok(connection)
     }
 
-    fn start(stream: impl AsyncRead + AsyncWrite + Send + 'static, client_id: StrBytes) -> Self {
+    fn start(stream: impl AsyncRead + AsyncWrite + Send + 'static, side: Side, client_id: StrBytes) -> Self {
         let (outgoing, queue) = mpsc::channel(limits::CONNECTION_QUEUE_MAX);
         let (ended, _) = watch::channel(());
         let now = Instant::now();
@@ -144,7 +145,7 @@ impl Connection {
         let (read, write) = tokio::io::split(stream);
         tokio::spawn(write_requests(write, queue, shared.clone()));
         tokio::spawn(read_answers(read, shared.clone()));
-        Self { outgoing, shared, client_id, offered: BTreeMap::new(), retire_at: None }
+        Self { outgoing, shared, side, client_id, offered: BTreeMap::new(), retire_at: None }
     }
 
     /// The versions of each call that the broker offers.
@@ -215,7 +216,8 @@ impl Connection {
         Ok(answer)
     }
 
-    /// A request as it goes out, but for its correlation id, which the writer fills in.
+    /// A request as it goes out, but for its correlation id, which the writer fills in. One line of the log at TRACE
+    /// (`RUST_LOG=krossing_wire=trace`): what a step asks of a cluster can be counted there.
     fn frame<R: Api>(&self, request: &R, version: i16) -> Result<BytesMut, CallError> {
         let header = RequestHeader::default()
             .with_request_api_key(R::KEY)
@@ -230,6 +232,7 @@ impl Connection {
             request.encode(&mut frame, version)?;
             Ok(frame)
         };
+        tracing::trace!(side = %self.side, api = R::NAME, version, "request");
         encoded().map_err(|e: Box<dyn std::error::Error + Send + Sync>| {
             CallError::NotUnderstood(format!("a {} request cannot be written: {e}", R::NAME))
         })
@@ -530,7 +533,7 @@ mod tests {
     /// A connection, and the broker's end of it. `buffer` is what the "network" takes before somebody reads.
     fn pair(buffer: usize) -> (Connection, DuplexStream) {
         let (ours, theirs) = tokio::io::duplex(buffer);
-        let mut connection = Connection::start(ours, StrBytes::from_static_str("test"));
+        let mut connection = Connection::start(ours, Side::Source, StrBytes::from_static_str("test"));
         connection.offered = [(26, (3, 3)), (36, (0, 2)), (17, (0, 1))].into();
         (connection, theirs)
     }

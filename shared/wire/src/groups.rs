@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use futures::future::join_all;
+use futures::{StreamExt, TryStreamExt, future::join_all, stream};
 use kafka_protocol::messages::{
     ConsumerGroupDescribeRequest, DescribeGroupsRequest, GroupId as WireGroupId, ListGroupsRequest,
     OffsetCommitRequest, OffsetFetchRequest,
@@ -15,6 +15,7 @@ use kafka_protocol::messages::{
 };
 use krossing_core::{
     error::KafkaCode,
+    limits,
     ports::{
         ClusterResult, CommittedOffset, GroupDescription, GroupOffsets, Groups, Inventory, LogEnd, LogReader,
         TopicDescription,
@@ -80,20 +81,29 @@ impl Groups for WireCluster {
         Ok(groups.iter().map(|group| described.remove(group).unwrap_or_else(|| absent(group))).collect())
     }
 
-    async fn group_offsets(&self, group: &GroupId) -> ClusterResult<GroupOffsets> {
-        let attempt = format!("ask for the positions of group {:?}", group.as_str());
-        let Some(kept_in) = self.offsets_partition(group, &attempt).await? else { return Ok(GroupOffsets::new()) };
-        let may_be_open = self.has_open_transaction(&kept_in).await?;
-        let mut offsets = self.stable_offsets(group, &attempt, None).await?;
-        // Not covered: a position whose transaction has just ended is known to the coordinator some milliseconds after its
-        // marker is in the log, and in between it is neither open nor answered (seen once on 3.9.1 in ZooKeeper mode).
-        // Asked for all positions, brokers leave out a partition whose first commit is still unfinished, without a code
-        // (seen on 3.9.1 and 4.1.1): only asked for by name is it said to be unstable.
-        if may_be_open {
-            let topics = self.describe_topics(None).await?;
-            offsets.extend(self.stable_offsets(group, &attempt, Some(&topics)).await?);
+    async fn group_offsets(&self, groups: &[GroupId]) -> ClusterResult<BTreeMap<GroupId, GroupOffsets>> {
+        let attempt = format!("ask for the positions of {} groups", groups.len());
+        if groups.is_empty() {
+            return Ok(BTreeMap::new());
         }
-        Ok(offsets)
+        let Some(count) = self.offsets_partitions(&attempt).await? else {
+            return Ok(groups.iter().map(|group| (group.clone(), GroupOffsets::new())).collect());
+        };
+        let keeping: BTreeSet<TopicPartition> = groups.iter().map(|group| kept_in(group, count)).collect();
+        let open = self.with_open_transactions(keeping.into_iter().collect()).await?;
+        let topics = if open.is_empty() { Vec::new() } else { self.describe_topics(None).await? };
+        self.find_group_coordinators(groups).await;
+        let asked = groups.iter().map(|group| {
+            // Asked for all positions, brokers leave out a partition whose first commit is still unfinished, without a
+            // code (seen on 3.9.1 and 4.1.1): only asked for by name is it said to be unstable.
+            // Not covered: a position whose transaction has just ended is known to the coordinator some milliseconds
+            // after its marker is in the log, and in between it is neither open nor answered (seen once on 3.9.1 in
+            // ZooKeeper mode).
+            let by_name = open.contains(&kept_in(group, count)).then_some(&topics[..]);
+            self.positions_of(group, by_name)
+        });
+        let asked: Vec<_> = asked.collect();
+        stream::iter(asked).buffer_unordered(limits::GROUPS_IN_FLIGHT_MAX).try_collect().await
     }
 
     async fn commit_group_offsets(
@@ -131,11 +141,12 @@ impl Groups for WireCluster {
 }
 
 impl WireCluster {
-    /// The partition of `__consumer_offsets` that keeps a group's positions; none where the cluster has never kept any.
-    async fn offsets_partition(&self, group: &GroupId, attempt: &str) -> ClusterResult<Option<TopicPartition>> {
-        let partitions = self.offsets_partitions(attempt).await?;
-        let number = |count: i32| java_hash(group.as_str()).checked_abs().unwrap_or(0) % count.max(1);
-        Ok(partitions.map(|count| TopicPartition::new(OFFSETS_TOPIC, number(count))))
+    /// Looks up all coordinators in one request. What is not found is looked up again by the call that needs it.
+    async fn find_group_coordinators(&self, groups: &[GroupId]) {
+        let names: Vec<String> = groups.iter().map(|group| group.as_str().to_owned()).collect();
+        if let Err(error) = self.0.coordinators_of(CoordinatorKind::Group, &names).await {
+            tracing::debug!(?error, "the groups' coordinators are not all known yet");
+        }
     }
 
     /// How many partitions `__consumer_offsets` has; none where there is no such topic. Where we may not see it (29),
@@ -156,13 +167,32 @@ impl WireCluster {
         }
     }
 
-    /// Whether a transaction is open in a partition; also said where it cannot be seen.
-    async fn has_open_transaction(&self, partition: &TopicPartition) -> ClusterResult<bool> {
-        let asked = std::slice::from_ref(partition);
+    /// Positions of a group, asked for all at once and then by name of `topics`.
+    async fn positions_of(
+        &self,
+        group: &GroupId,
+        topics: Option<&[TopicDescription]>,
+    ) -> ClusterResult<(GroupId, GroupOffsets)> {
+        let attempt = format!("ask for the positions of group {:?}", group.as_str());
+        let mut offsets = self.stable_offsets(group, &attempt, None).await?;
+        if topics.is_some() {
+            offsets.extend(self.stable_offsets(group, &attempt, topics).await?);
+        }
+        Ok((group.clone(), offsets))
+    }
+
+    /// Those of `partitions` in which a transaction is open; also those where it cannot be seen.
+    async fn with_open_transactions(
+        &self,
+        mut partitions: Vec<TopicPartition>,
+    ) -> ClusterResult<BTreeSet<TopicPartition>> {
         // In this order: what begins in between makes the end later, never the stable end.
-        let stable = self.log_ends(asked, LogEnd::LatestStable).await?.remove(partition);
-        let end = self.log_ends(asked, LogEnd::Latest).await?.remove(partition);
-        Ok(!matches!((stable, end), (Some(Ok(stable)), Some(Ok(end))) if stable >= end))
+        let stable = self.log_ends(&partitions, LogEnd::LatestStable).await?;
+        let end = self.log_ends(&partitions, LogEnd::Latest).await?;
+        partitions.retain(|partition| {
+            !matches!((stable.get(partition), end.get(partition)), (Some(Ok(stable)), Some(Ok(end))) if stable >= end)
+        });
+        Ok(partitions.into_iter().collect())
     }
 
     /// Positions of a group in all partitions it has any in, or in every one of `topics`, once none is unfinished.
@@ -316,6 +346,12 @@ fn commit_codes(
             })
         })
         .collect()
+}
+
+/// The partition of `__consumer_offsets`, which has `count`, that keeps a group's positions.
+fn kept_in(group: &GroupId, count: i32) -> TopicPartition {
+    let number = java_hash(group.as_str()).checked_abs().unwrap_or(0) % count.max(1);
+    TopicPartition::new(OFFSETS_TOPIC, number)
 }
 
 fn wire_group(group: &str) -> WireGroupId {

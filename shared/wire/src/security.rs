@@ -11,7 +11,7 @@ use kafka_protocol::{
     messages::{SaslAuthenticateRequest, SaslHandshakeRequest},
     protocol::StrBytes,
 };
-use krossing_core::error::KafkaCode;
+use krossing_core::{Side, error::KafkaCode};
 use rsasl::{
     callback::{Context, Request, SessionCallback, SessionData},
     prelude::{Mechname, SASLClient, SASLConfig, Session, SessionError, State},
@@ -95,6 +95,7 @@ pub trait TokenSource: Send + Sync {
 
 /// What every connection of a cluster is opened with.
 pub(crate) struct Dialer {
+    pub(crate) side: Side,
     pub(crate) client_id: String,
     pub(crate) tls: Option<TlsConnector>,
     pub(crate) sasl: Option<Sasl>,
@@ -102,9 +103,9 @@ pub(crate) struct Dialer {
 
 impl Dialer {
     /// Reads the certificates; answers what is wrong with them.
-    pub(crate) fn new(client_id: String, security: Security) -> Result<Self, String> {
+    pub(crate) fn new(side: Side, client_id: String, security: Security) -> Result<Self, String> {
         let tls = security.tls.as_ref().map(tls_connector).transpose()?;
-        Ok(Self { client_id, tls, sasl: security.sasl })
+        Ok(Self { side, client_id, tls, sasl: security.sasl })
     }
 
     /// What TLS to `host` needs, where TLS is wanted.
@@ -299,13 +300,13 @@ pub(crate) mod tests {
         let tls = TlsConfig { ca_pem: None, cert_pem: key.clone(), key_pem: key };
         let shown = format!("{:?}", Security { tls: Some(tls.clone()), sasl: Some(sasl) });
         assert!(shown.contains("alice") && !shown.contains(&secret) && !shown.contains("53, 101"), "{shown}");
-        let refused = Dialer::new(String::new(), Security { tls: Some(tls), sasl: None }).err();
+        let refused = Dialer::new(Side::Source, String::new(), Security { tls: Some(tls), sasl: None }).err();
         assert!(refused.is_some_and(|refused| !refused.contains(&secret)));
     }
 
     #[test]
     fn half_a_key_pair_and_an_empty_authority_are_refused_in_words() {
-        let with = |config| Dialer::new(String::new(), Security { tls: Some(config), sasl: None }).err();
+        let with = |config| Dialer::new(Side::Source, String::new(), Security { tls: Some(config), sasl: None }).err();
         let empty = with(TlsConfig { ca_pem: Some(b"nothing".to_vec()), ..TlsConfig::default() });
         assert_eq!(empty.as_deref(), Some("the certificate authority: no certificate in PEM form"));
     }

@@ -309,8 +309,10 @@ impl Groups for SmallCluster {
         Ok(groups.iter().map(describe).collect())
     }
 
-    async fn group_offsets(&self, group: &GroupId) -> ClusterResult<GroupOffsets> {
-        Ok(self.content().groups.get(group).cloned().unwrap_or_default())
+    async fn group_offsets(&self, groups: &[GroupId]) -> ClusterResult<BTreeMap<GroupId, GroupOffsets>> {
+        let content = self.content();
+        let positions = |group: &GroupId| content.groups.get(group).cloned().unwrap_or_default();
+        Ok(groups.iter().map(|group| (group.clone(), positions(group))).collect())
     }
 
     async fn commit_group_offsets(
