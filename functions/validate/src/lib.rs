@@ -26,7 +26,7 @@ use krossing_core::{
 };
 use krossing_runtime::{Migration, MigrationResult};
 
-pub use compacted::compare_compacted;
+pub use compacted::{TombstonesMissed, compare_compacted, tombstones_missed};
 use facts::Facts;
 pub use facts::{client_switch, cutover_report, progress};
 
