@@ -26,6 +26,7 @@ use krossing_core::{
     },
     progress::{PartitionProgress, Run},
     records::{BatchBuilder, ControlType, Record, control_batch},
+    rights::Right,
 };
 use krossing_runtime::Migration;
 use krossing_testkit::{MemoryLedger, MemoryObjects};
@@ -151,6 +152,10 @@ impl Inventory for SmallCluster {
     }
 
     async fn client_quotas(&self) -> ClusterResult<Vec<ClientQuota>> {
+        unreachable!()
+    }
+
+    async fn lacking(&self, _: &[Right]) -> ClusterResult<Vec<Right>> {
         unreachable!()
     }
 

@@ -2,7 +2,11 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use krossing_core::{limits::WORKER_DATA_BYTES_MAX, ports::{Clock, Inventory}, records::Codec};
+use krossing_core::{
+    limits::WORKER_DATA_BYTES_MAX,
+    ports::{Clock, Inventory},
+    records::Codec,
+};
 use krossing_replication::TailOrder;
 use krossing_testkit::Faults;
 
