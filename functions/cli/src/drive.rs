@@ -173,7 +173,10 @@ impl<P: Ports> Drive<P> {
             never = show_steps(&migration, self.voice, &cutover.step, &mut self.shown) => match never {},
         };
         while let Ok(notice) = notices.try_recv() {
-            journal_notice(&migration, &mut self.journal, notice).await?;
+            if let Err(error) = journal_notice(&migration, &mut self.journal, notice).await {
+                // How the cutover ended counts for more; a gap is also in the progress and in the report.
+                self.voice.advice(&format!("could not be journaled: {}", show::chain(&error.into())));
+            }
         }
         self.show_entries();
         ended.map_err(|error| anyhow!(error).context(self.after_cutover()))

@@ -65,7 +65,8 @@ pub struct PartitionLag {
     pub last_stable_offset: Offset,
     /// When the source last answered for it.
     pub heard_at: Instant,
-    /// The longest time from reading an offset to reaching the source's end, in milliseconds.
+    /// The longest time from reading an offset to reaching the source's end, in milliseconds; one that has not reached
+    /// it yet counts up to now.
     pub behind_longest_ms: i64,
 }
 
@@ -477,8 +478,13 @@ impl<'a, P: LanePorts> Tail<'a, P> {
 
     fn show_one(&self, place: usize) {
         let Some((high_watermark, last_stable_offset, heard_at)) = self.ends[place] else { return };
-        let (source_next, behind_longest_ms) =
-            PartitionCopy::with(self.copy(place), |copy| (copy.progress.source_next, copy.progress.behind_longest_ms));
+        let unix_ms = self.session.ctx.clock.unix_ms();
+        let (source_next, behind_longest_ms) = PartitionCopy::with(self.copy(place), |copy| {
+            let progress = &copy.progress;
+            // A partition may be close enough to its end for a cutover without having reached it.
+            let present_ms = progress.behind_since_unix_ms.map_or(0, |since| unix_ms - since);
+            (progress.source_next, progress.behind_longest_ms.max(present_ms))
+        });
         let lag = PartitionLag { source_next, high_watermark, last_stable_offset, heard_at, behind_longest_ms };
         self.board.put(&self.session.plan.partitions[place].partition, lag);
     }
