@@ -340,6 +340,11 @@ impl Cluster {
         self.nodes.len().min(3)
     }
 
+    /// Whether it enforces access rules.
+    pub fn authorizes(&self) -> bool {
+        self.spec.authorizer
+    }
+
     /// Where broker `id` (from 1) keeps its logs: a folder for each partition.
     pub fn data_folder(&self, id: usize) -> PathBuf {
         self.folder.join("data").join(format!("broker-{id}"))

@@ -15,6 +15,7 @@ pub mod process;
 pub mod proxy;
 pub mod reading;
 pub mod rehearsal;
+pub mod state;
 pub mod tools;
 pub mod workload;
 

@@ -4,7 +4,7 @@
 //! outside. What it did is judged by [`compare`](crate::compare), which shares no code with it.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeSet,
     ops::Deref,
     path::{Path, PathBuf},
     process::Stdio,
@@ -13,7 +13,6 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail, ensure};
-use rdkafka::admin::{AdminClient, AdminOptions, ResourceSpecifier};
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncRead, BufReader},
     process::{Child, Command},
@@ -24,7 +23,7 @@ use crate::{
     Cluster, ClusterSpec, FreezeWebhook, Lab, Listener, Security, Version,
     cluster::KROSSING,
     process::POLL,
-    reading::{self, Isolation, PartitionReader},
+    state::ClusterState,
     workload::{Groups, LiveProducers, Scale, Workload},
 };
 
@@ -147,7 +146,17 @@ pub struct Outcome {
     pub cpu: Duration,
 }
 
+/// Bytes of memory that a command may take, whatever it copies: what a worker's task is given.
+pub const MEMORY_BYTES_MAX: u64 = 512_000_000;
+
 impl Outcome {
+    /// The outcome, if the command ended well and within its memory.
+    pub fn expect_done(self) -> Result<Self> {
+        let taken = self.memory_bytes_max;
+        ensure!(taken < MEMORY_BYTES_MAX, "{taken} bytes of memory, more than {MEMORY_BYTES_MAX}");
+        self.expect_code(0)
+    }
+
     /// The outcome, if the command ended with `code`.
     pub fn expect_code(self, code: i32) -> Result<Self> {
         if self.code == Some(code) {
@@ -177,9 +186,9 @@ impl Rehearsal {
         Ok(Self { source, target, workload, producers, webhook, groups, migration })
     }
 
-    /// What of the source must not change: topics, their settings, and both ends of every log.
-    pub async fn source_as_it_is(&self) -> Result<SourceState> {
-        SourceState::read(&self.source).await
+    /// What of the source must not change.
+    pub async fn source_as_it_is(&self) -> Result<ClusterState> {
+        ClusterState::read(&self.source).await
     }
 
     /// The topics of the workload.
@@ -226,7 +235,7 @@ fn configuration(spec: &RehearsalSpec, source: &Cluster, target: &Cluster, webho
 
 impl Migration {
     /// Writes the configuration of a migration in `folder`.
-    fn configure(id: &str, folder: PathBuf, config: &str) -> Result<Self> {
+    pub fn configure(id: &str, folder: PathBuf, config: &str) -> Result<Self> {
         std::fs::create_dir_all(&folder)?;
         let it = Self { id: id.to_owned(), folder };
         std::fs::write(it.config_file(), config.replace("{folder}", &it.folder.to_string_lossy()))?;
@@ -344,7 +353,8 @@ struct Usage {
 }
 
 impl Running {
-    fn start(mut command: Command) -> Result<Self> {
+    /// Starts a command that was made ready by [`Migration::command`].
+    pub fn start(mut command: Command) -> Result<Self> {
         let mut child = command.spawn().context("starting the command")?;
         let pid = child.id().context("the command has just started")?;
         let stdout = tokio::spawn(collect(child.stdout.take()));
@@ -445,42 +455,4 @@ fn read_usage(folder: &Path) -> Option<Usage> {
     let ticks: u64 = fields.get(11)?.parse::<u64>().ok()? + fields.get(12)?.parse::<u64>().ok()?;
     // Linux counts in hundredths of a second wherever Rust runs.
     Some(Usage { memory_bytes_max: kib * 1024, cpu: Duration::from_millis(ticks * 10) })
-}
-
-/// What of the source must not change.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SourceState {
-    /// Topics with their number of partitions.
-    pub topics: BTreeMap<String, i32>,
-    /// The settings of each topic that are its own.
-    pub configs: BTreeMap<String, BTreeMap<String, String>>,
-    /// First and last offset of each partition.
-    pub bounds: BTreeMap<(String, i32), (i64, i64)>,
-}
-
-impl SourceState {
-    async fn read(cluster: &Cluster) -> Result<Self> {
-        let client = cluster.client();
-        let topics: BTreeMap<String, i32> = reading::partitions(&client)?.into_iter().collect();
-        let admin: AdminClient<_> = client.create()?;
-        let asked: Vec<_> = topics.keys().map(|topic| ResourceSpecifier::Topic(topic)).collect();
-        let mut configs = BTreeMap::new();
-        for (topic, answer) in topics.keys().zip(admin.describe_configs(&asked, &AdminOptions::new()).await?) {
-            let answer = answer.map_err(|code| anyhow::anyhow!("describing {topic}: {code}"))?;
-            let own = answer.entries.into_iter().filter(|entry| !entry.is_default && entry.value.is_some());
-            configs.insert(topic.clone(), own.map(|entry| (entry.name, entry.value.unwrap_or_default())).collect());
-        }
-        let names = topics.clone();
-        let bounds = tokio::task::spawn_blocking(move || {
-            let reader = PartitionReader::new(&client, Isolation::Committed)?;
-            let all = names.iter().flat_map(|(topic, count)| (0..*count).map(move |number| (topic.clone(), number)));
-            all.map(|(topic, number)| {
-                let bounds = reader.bounds(&topic, number)?;
-                Ok(((topic, number), bounds))
-            })
-            .collect::<Result<_>>()
-        })
-        .await??;
-        Ok(Self { topics, configs, bounds })
-    }
 }

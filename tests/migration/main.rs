@@ -9,7 +9,8 @@ use lab::{
     Cluster, Listener, Version,
     compare::{compare, groups_resume_exactly},
     in_lab,
-    rehearsal::{Rehearsal, RehearsalSpec, SourceState},
+    rehearsal::{MEMORY_BYTES_MAX, Rehearsal, RehearsalSpec},
+    state::ClusterState,
     workload::{Group, LiveGroup, Offsets, Scale},
 };
 
@@ -50,20 +51,25 @@ impl GroupWithBacklog {
 /// From `drain_ready` to a validated target.
 async fn cut_over_and_finalize(rehearsal: &mut Rehearsal) -> Result<()> {
     let mut late = GroupWithBacklog::commit(rehearsal)?;
-    rehearsal.run("cutover").await?.expect_code(0)?;
+    rehearsal.run("cutover").await?.expect_done()?;
     late.goes_on(rehearsal).await?;
     rehearsal.groups.stop_live().await?;
-    rehearsal.run("cutover-ack").await?.expect_code(0)?;
+    rehearsal.run("cutover-ack").await?.expect_done()?;
     nothing_lost_doubled_reordered_or_changed(rehearsal).await?;
-    rehearsal.run("finalize").await?.expect_code(0)?;
+    rehearsal.run("finalize").await?.expect_done()?;
     nothing_lost_doubled_reordered_or_changed(rehearsal).await
 }
 
 /// The source is as it was, but for what the load wrote and one marker a partition and cutover attempt.
-async fn the_source_is_as_it_was(rehearsal: &Rehearsal, before: &SourceState, cutovers: i64) -> Result<()> {
+async fn the_source_is_as_it_was(rehearsal: &Rehearsal, before: &ClusterState, cutovers: i64) -> Result<()> {
     let after = rehearsal.source_as_it_is().await?;
     ensure!(before.topics == after.topics, "topics of the source: {:?} became {:?}", before.topics, after.topics);
     ensure!(before.configs == after.configs, "settings of the source have changed");
+    ensure!(before.acls == after.acls, "access rules of the source have changed");
+    for (group, positions) in before.positions.iter().filter(|(group, _)| !group.starts_with("live-")) {
+        let now = after.positions.get(group);
+        ensure!(now == Some(positions), "group {group} stood at {positions:?} and stands at {now:?}");
+    }
     let acknowledged = rehearsal.workload.recorder.verify(&rehearsal.source.client(), Offsets::Same).await?;
     ensure!(acknowledged.missing.is_empty() && acknowledged.extra == 0, "{acknowledged:?}");
     let quiet = after.bounds.iter().filter(|((topic, _), _)| !topic.starts_with("live-") && !topic.starts_with("__"));
@@ -108,6 +114,7 @@ fn a_migration_that_is_killed_three_times_is_exact() {
         ensure!(matches!(resumed.code, Some(0 | 10)), "{resumed:?}");
         ensure!(rehearsal.journal()?.iter().any(entered("drain_ready")), "{resumed:?}");
         eprintln!("  memory at most {} MB", resumed.memory_bytes_max / 1_000_000);
+        ensure!(resumed.memory_bytes_max < MEMORY_BYTES_MAX, "{resumed:?}");
 
         let cutover = rehearsal.start("cutover", &["--migration-id", "lab"])?;
         rehearsal.until_journaled(noted("target_boundary")).await?;
@@ -134,7 +141,7 @@ fn a_migration_between_three_brokers_a_side_over_tls_with_scram_to_kafka_4_is_ex
         };
         let mut rehearsal = Rehearsal::prepare(lab, &spec).await?;
         let before = rehearsal.source_as_it_is().await?;
-        rehearsal.run("execute").await?.expect_code(0)?;
+        rehearsal.run("execute").await?.expect_done()?;
         cut_over_and_finalize(&mut rehearsal).await?;
         the_source_is_as_it_was(&rehearsal, &before, 1).await
     });
@@ -146,7 +153,7 @@ fn a_migration_over_mutual_tls_passes_large_batches_as_they_are_and_packs_small_
         let spec = RehearsalSpec { listener: Listener::MutualTls, seed: 4, ..RehearsalSpec::default() };
         let mut rehearsal = Rehearsal::prepare(lab, &spec).await?;
         let before = rehearsal.source_as_it_is().await?;
-        rehearsal.run("execute").await?.expect_code(0)?;
+        rehearsal.run("execute").await?.expect_done()?;
         batches_are_passed_and_packed(&rehearsal).await?;
         cut_over_and_finalize(&mut rehearsal).await?;
         the_source_is_as_it_was(&rehearsal, &before, 1).await

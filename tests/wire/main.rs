@@ -12,9 +12,9 @@ use bytes::{BufMut, Bytes, BytesMut};
 use krossing_core::{
     GroupId, KafkaCode, LeaderEpoch, Offset, Producer, Side, TopicId, TopicName, TopicPartition,
     ports::{
-        ClusterError, ClusterResult, CommittedOffset, ConfigOrigin, EpochEnd, FetchPartition, FetchRequest, Fetched, GroupOffsets,
-        Groups, Inventory, Isolation, LogEnd, LogReader, LogWriter, Marker, MetadataMode, NewTopic, ProduceOutcome,
-        ProduceRequest, TopicAdmin,
+        ClusterError, ClusterResult, CommittedOffset, ConfigOrigin, EpochEnd, FetchPartition, FetchRequest, Fetched,
+        GroupOffsets, Groups, Inventory, Isolation, LogEnd, LogReader, LogWriter, Marker, MetadataMode, NewTopic,
+        ProduceOutcome, ProduceRequest, TopicAdmin,
     },
 };
 use krossing_wire::{Sasl, Security, TlsConfig, WireCluster, WireConfig};
