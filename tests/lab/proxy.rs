@@ -8,7 +8,10 @@
 use std::{
     collections::BTreeMap,
     io,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
@@ -57,7 +60,7 @@ pub enum Call {
 /// What happens to a request that a rule is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
-    /// The connection is cut before the broker has seen it.
+    /// The connection is cut before the broker has seen it, and after those before it were answered.
     RequestLost,
     /// The broker does what it was asked and answers; then the connection is cut, and the client never learns.
     AnswerLost,
@@ -216,9 +219,10 @@ async fn pass(client: TcpStream, broker: u16, shared: &Shared) -> io::Result<()>
     server.set_nodelay(true)?;
     let ((from_client, to_client), (from_server, to_server)) = (client.into_split(), server.into_split());
     let (fates, met) = mpsc::channel(PENDING_MAX);
+    let unanswered = AtomicUsize::new(0);
     tokio::select! {
-        ended = requests(from_client, to_server, &fates, shared) => ended,
-        ended = answers(from_server, to_client, met) => ended,
+        ended = requests(from_client, to_server, &fates, &unanswered, shared) => ended,
+        ended = answers(from_server, to_client, met, &unanswered) => ended,
     }
 }
 
@@ -226,6 +230,7 @@ async fn requests(
     mut client: OwnedReadHalf,
     mut server: OwnedWriteHalf,
     fates: &mpsc::Sender<Option<Fault>>,
+    unanswered: &AtomicUsize,
     shared: &Shared,
 ) -> io::Result<()> {
     loop {
@@ -233,8 +238,13 @@ async fn requests(
         let api_key = frame.get(4..6).map_or(-1, |key| i16::from_be_bytes([key[0], key[1]]));
         let fate = shared.fate(api_key);
         if fate == Some(Fault::RequestLost) {
+            // Or the broker would drop what it has received and not yet begun.
+            while unanswered.load(Ordering::Relaxed) > 0 {
+                tokio::time::sleep(POLL).await;
+            }
             return Ok(());
         }
+        unanswered.fetch_add(1, Ordering::Relaxed);
         if fates.send(fate).await.is_err() {
             return Ok(());
         }
@@ -246,6 +256,7 @@ async fn answers(
     mut server: OwnedReadHalf,
     mut client: OwnedWriteHalf,
     mut fates: mpsc::Receiver<Option<Fault>>,
+    unanswered: &AtomicUsize,
 ) -> io::Result<()> {
     loop {
         let frame = read_frame(&mut server).await?;
@@ -260,6 +271,7 @@ async fn answers(
             },
         }
         client.write_all(&frame).await?;
+        unanswered.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

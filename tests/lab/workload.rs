@@ -42,6 +42,8 @@ use crate::{
 /// How much of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Scale {
+    /// Small, with an eighth of what is only there to be much: for brokers that write everything three times.
+    Tiny,
     /// About 40 MiB: for tests that want every kind and little time.
     Small,
     /// More than 1 GiB in the source's log, eight partitions above 100 MiB.
@@ -59,6 +61,15 @@ impl Scale {
 
     fn pick<T>(self, small: T, full: T) -> T {
         match self {
+            Scale::Tiny | Scale::Small => small,
+            Scale::Full => full,
+        }
+    }
+
+    /// Bytes of a partition whose records are all alike.
+    fn bytes(self, small: u64, full: u64) -> u64 {
+        match self {
+            Scale::Tiny => small / 8,
             Scale::Small => small,
             Scale::Full => full,
         }
@@ -194,24 +205,24 @@ impl Loading {
 
     fn bulk(&self, random: &mut ChaCha8Rng) -> Result<u64> {
         let producer = self.producer("bulk", &[("linger.ms", "50"), ("batch.size", "900000")])?;
-        self.evenly(random, &producer, 4, self.scale.pick(1 << 20, 130 << 20))
+        self.evenly(random, &producer, 4, self.scale.bytes(1 << 20, 130 << 20))
     }
 
     fn dense_lz4(&self, random: &mut ChaCha8Rng) -> Result<u64> {
         let settings = [("linger.ms", "100"), ("batch.size", "900000"), ("compression.codec", "lz4")];
         let producer = self.producer("dense-lz4", &settings)?;
-        self.evenly(random, &producer, 4, self.scale.pick(1 << 20, 160 << 20))
+        self.evenly(random, &producer, 4, self.scale.bytes(1 << 20, 160 << 20))
     }
 
     fn idempotent(&self, random: &mut ChaCha8Rng) -> Result<u64> {
         let settings = [("enable.idempotence", "true"), ("compression.codec", "snappy"), ("linger.ms", "5")];
         let producer = self.producer("idempotent", &settings)?;
-        self.evenly(random, &producer, 2, self.scale.pick(1 << 19, 8 << 20))
+        self.evenly(random, &producer, 2, self.scale.bytes(1 << 19, 8 << 20))
     }
 
     fn one_record_batches(&self, random: &mut ChaCha8Rng) -> Result<u64> {
         let producer = self.producer("one-record-batches", &[("batch.num.messages", "1"), ("linger.ms", "0")])?;
-        self.evenly(random, &producer, 2, self.scale.pick(1 << 20, 8 << 20))
+        self.evenly(random, &producer, 2, self.scale.bytes(1 << 20, 8 << 20))
     }
 
     fn large_records(&self, random: &mut ChaCha8Rng) -> Result<u64> {
