@@ -3,3 +3,5 @@
 //! Each module is one kind of fault, with what is provoked in its header. `KROSSING_LONG=1` runs the long forms.
 
 mod failover;
+mod moves;
+mod numbered;
