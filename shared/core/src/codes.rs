@@ -32,6 +32,8 @@ pub const ALL: &[Code] = &[
     TOMBSTONES_MISSED,
     OPEN_TRANSACTION,
     SEGMENT_DAMAGED,
+    FOREIGN_WRITER,
+    TARGET_DAMAGED,
     SOURCE_GAP,
     TARGET_ROLLED_BACK,
 ];
@@ -75,6 +77,22 @@ pub const SEGMENT_DAMAGED: Code = Code {
     cause: "a segment is missing or is not what was written",
     remedy: "restore it from a copy and resume; without one, delete the topic's copy on the target and begin a new \
              migration (another --migration-id)",
+};
+
+/// Somebody else writes to the topics that are being filled.
+pub const FOREIGN_WRITER: Code = Code {
+    name: "B45",
+    cause: "a target partition holds records that Krossing did not write",
+    remedy: "stop whoever writes to this topic on the target, delete the topic's copy there, and begin a new migration \
+             (another --migration-id)",
+};
+
+/// The target's log does not fit what was written to it.
+pub const TARGET_DAMAGED: Code = Code {
+    name: "B46",
+    cause: "a target partition does not hold what was written to it",
+    remedy: "find out what has changed the topic's log on the target, delete its copy there, and begin a new migration \
+             (another --migration-id)",
 };
 
 /// Retention or DeleteRecords were quicker than the copy.

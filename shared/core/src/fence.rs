@@ -10,6 +10,7 @@
 //! cleaned what it was told to keep.
 
 use crate::{
+    codes::{Code, FOREIGN_WRITER, TARGET_DAMAGED},
     progress::{PartitionProgress, Run, SourceRun},
     types::{Offset, Producer, TargetOffset, TopicPartition},
 };
@@ -34,8 +35,8 @@ pub struct LogBatch {
 pub enum ReadBackError {
     /// Somebody else has written to a topic that is being filled.
     #[error(
-        "{partition} on the target holds a batch at offset {offset} that Krossing did not write ({producer}): somebody \
-         else writes to this topic; stop them, and begin again with an empty topic"
+        "{FOREIGN_WRITER}: {partition} on the target holds a batch at offset {offset} that Krossing did not write \
+         ({producer}): somebody else writes to this topic; {}", FOREIGN_WRITER.remedy
     )]
     ForeignWriter {
         /// Where.
@@ -47,8 +48,8 @@ pub enum ReadBackError {
     },
     /// Records that were copied are gone from the target.
     #[error(
-        "{partition} on the target continues at offset {found} where {expected} was expected: records that were copied \
-         are gone"
+        "{TARGET_DAMAGED}: {partition} on the target continues at offset {found} where {expected} was expected: records \
+         that were copied are gone; {}", TARGET_DAMAGED.remedy
     )]
     Lost {
         /// Where.
@@ -69,7 +70,7 @@ pub enum ReadBackError {
         newer: Producer,
     },
     /// A batch that cannot be read.
-    #[error("a batch of {partition} on the target cannot be read: {detail}")]
+    #[error("{TARGET_DAMAGED}: a batch of {partition} on the target cannot be read: {detail}; {}", TARGET_DAMAGED.remedy)]
     NotUnderstood {
         /// Where.
         partition: TopicPartition,
@@ -77,7 +78,10 @@ pub enum ReadBackError {
         detail: String,
     },
     /// More of our records than were ever announced.
-    #[error("{partition} on the target holds {found} records after the checkpoint where {announced} were announced")]
+    #[error(
+        "{TARGET_DAMAGED}: {partition} on the target holds {found} records after the checkpoint where {announced} were \
+         announced; {}", TARGET_DAMAGED.remedy
+    )]
     NotAnnounced {
         /// Where.
         partition: TopicPartition,
@@ -86,6 +90,19 @@ pub enum ReadBackError {
         /// How many may.
         announced: i64,
     },
+}
+
+impl ReadBackError {
+    /// Its code, where an operator has something to put right.
+    pub fn code(&self) -> Option<Code> {
+        match self {
+            ReadBackError::ForeignWriter { .. } => Some(FOREIGN_WRITER),
+            ReadBackError::Lost { .. } | ReadBackError::NotUnderstood { .. } | ReadBackError::NotAnnounced { .. } => {
+                Some(TARGET_DAMAGED)
+            }
+            ReadBackError::Fenced { .. } => None,
+        }
+    }
 }
 
 /// The walk through one partition's log, from the checkpoint to the fence.
@@ -299,7 +316,9 @@ mod tests {
         let stranger = Producer { id: 99, epoch: 0 };
         for log in [data(10, 1, stranger), control(10, stranger), LogBatch { transactional: true, ..data(10, 1, OLD) }]
         {
-            assert!(matches!(walk(&[log]), Err(ReadBackError::ForeignWriter { .. })), "{log:?}");
+            let found = walk(&[log]).expect_err("it is not ours");
+            let named = ["B45", "t-0", "offset 10", &log.producer.to_string(), "delete the topic's copy"];
+            assert!(named.iter().all(|name| found.to_string().contains(name)), "{log:?}: {found}");
         }
     }
 
