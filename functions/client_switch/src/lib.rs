@@ -192,7 +192,8 @@ impl<'a, P: Ports> ClientSwitch<'a, P> {
         groups.extend(source.list_groups().await.during("list the source's groups")?);
         let groups: Vec<_> = groups.into_iter().collect();
         let described = target.describe_groups(&groups).await.during("describe the groups on the target")?;
-        let members: BTreeMap<_, _> = described.into_iter().map(|group| (group.id, group.members)).collect();
+        let used: BTreeMap<_, _> =
+            described.into_iter().map(|group| (group.id.clone(), (group.members, group.had_members()))).collect();
         let on_source = source.group_offsets(&groups).await.during("read the groups' positions on the source")?;
         let mut on_target = target.group_offsets(&groups).await.during("read the groups' positions on the target")?;
         let positions: BTreeMap<GroupId, (GroupOffsets, GroupOffsets)> = on_source
@@ -215,11 +216,14 @@ impl<'a, P: Ports> ClientSwitch<'a, P> {
                 source.insert(partition.clone(), (offset, translated[&(partition.clone(), offset)]));
                 metadata.insert(partition, committed.metadata);
             }
-            if source.is_empty() && !record.groups.contains_key(&group) {
+            // Nothing of it was ever in these topics: it is none of ours.
+            if source.is_empty() && record.groups.get(&group).is_none_or(|kept| kept.written.is_empty()) {
                 continue;
             }
+            let (target_members, target_was_used) = used.get(&group).copied().unwrap_or_default();
             let looked = Seen {
-                target_members: members.get(&group).copied().unwrap_or(0),
+                target_members,
+                target_was_used,
                 source,
                 target: copied(on_target).map(|(partition, at)| (partition, TargetOffset(at.offset))).collect(),
             };

@@ -1,12 +1,15 @@
 //! What is done before producers stand still: catching up, and everything that needs no standstill.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use krossing_core::{
     GroupId, Producer, TopicId, TopicName, TopicPartition,
     cutover::{marking_parts, marking_transactional_id},
     drain::{DrainReadiness, PartitionDrain},
-    ports::{Clock, GroupOffsets, Groups, Inventory, LogEnd, LogReader, Marker, Ports, TopicAdmin},
+    ports::{Clock, GroupDescription, GroupOffsets, Groups, Inventory, LogEnd, LogReader, Marker, Ports, TopicAdmin},
 };
 use krossing_replication::{Crew, TailBoard, drain_sentence};
 use krossing_runtime::{ForStep, MigrationError};
@@ -30,6 +33,8 @@ pub(crate) struct Prepared {
     pub(crate) partitions: BTreeMap<TopicPartition, Option<TopicId>>,
     pub(crate) parts: Vec<MarkingPart>,
     pub(crate) groups: Vec<GroupId>,
+    /// Those that have had members on the target already.
+    pub(crate) groups_used: BTreeSet<GroupId>,
 }
 
 pub(crate) async fn prepare<P: Ports>(cutover: &Cutover<'_, P>, crew: &mut Crew<P>) -> Result<Prepared, CutoverError> {
@@ -39,7 +44,7 @@ pub(crate) async fn prepare<P: Ports>(cutover: &Cutover<'_, P>, crew: &mut Crew<
     nothing_appeared(cutover, &partitions).await?;
     cutover.step.begin("preparing topics, markers and groups");
     give_compacted_topics_their_policy(cutover).await?;
-    let groups = warm_up_groups(cutover).await?;
+    let (groups, groups_used) = warm_up_groups(cutover).await?;
     let parts = warm_up_markers(cutover, &partitions).await?;
     cutover.step.begin("catching up");
     catch_up(cutover, crew, &partitions).await?;
@@ -48,7 +53,7 @@ pub(crate) async fn prepare<P: Ports>(cutover: &Cutover<'_, P>, crew: &mut Crew<
     if let Some(missed) = tombstones_missed(cutover.migration, cutover.scope, &behind).await? {
         return Err(missed.into());
     }
-    Ok(Prepared { partitions, parts, groups })
+    Ok(Prepared { partitions, parts, groups, groups_used })
 }
 
 /// A topic or partition that nobody copies would be missing on the target.
@@ -97,11 +102,14 @@ async fn give_compacted_topics_their_policy<P: Ports>(cutover: &Cutover<'_, P>) 
     }
 }
 
-/// Finds the coordinators of all groups on both sides, and makes sure that nobody uses them on the target yet.
-async fn warm_up_groups<P: Ports>(cutover: &Cutover<'_, P>) -> Result<Vec<GroupId>, CutoverError> {
+/// Finds the coordinators of all groups on both sides, and makes sure that nobody uses them on the target now. Answers
+/// all, and those that were used there before.
+async fn warm_up_groups<P: Ports>(
+    cutover: &Cutover<'_, P>,
+) -> Result<(Vec<GroupId>, BTreeSet<GroupId>), CutoverError> {
     let migration = cutover.migration;
     let groups = migration.source.list_groups().await.during("list the source's groups")?;
-    let Some(first) = groups.first() else { return Ok(groups) };
+    let Some(first) = groups.first() else { return Ok((groups, BTreeSet::new())) };
     // A commit of nothing has a target make the topic for positions that it makes when the first commit comes: measured
     // 0.5 to 1.7 s that producers need not stand still for. Describing them then finds every group's coordinator.
     migration
@@ -110,12 +118,13 @@ async fn warm_up_groups<P: Ports>(cutover: &Cutover<'_, P>) -> Result<Vec<GroupI
         .await
         .during("find the groups' coordinators on the target")?;
     let on_target = migration.target.describe_groups(&groups).await.during("describe the groups on the target")?;
-    if let Some(active) = on_target.into_iter().find(|described| described.members > 0) {
-        return Err(CutoverError::GroupOnTarget { group: active.id, members: active.members });
+    if let Some(active) = on_target.iter().find(|described| described.members > 0) {
+        return Err(CutoverError::GroupOnTarget { group: active.id.clone(), members: active.members });
     }
+    let used = on_target.into_iter().filter(GroupDescription::had_members).map(|described| described.id).collect();
     migration.source.group_offsets(&groups).await.during("read the groups' positions on the source")?;
     tracing::debug!(groups = groups.len(), "groups are warm");
-    Ok(groups)
+    Ok((groups, used))
 }
 
 /// Takes the transactional ids that will mark the source.

@@ -113,7 +113,7 @@ pub(crate) async fn standstill<P: Ports>(
         .put(&cutover_report_key(&migration.id), vec![bytes_of(&report)])
         .await
         .during("store the cutover's report")?;
-    remember_groups(cutover, &report).await?;
+    remember_groups(cutover, &report, &prepared).await?;
     Ok(report)
 }
 
@@ -133,7 +133,11 @@ async fn ask_to_freeze<P: Ports>(cutover: &Cutover<'_, P>, journal: &mut Journal
 }
 
 /// What was written for each group, so that it can be kept in step, and left alone once its clients have moved it.
-async fn remember_groups<P: Ports>(cutover: &Cutover<'_, P>, report: &CutoverReport) -> Result<(), CutoverError> {
+async fn remember_groups<P: Ports>(
+    cutover: &Cutover<'_, P>,
+    report: &CutoverReport,
+    prepared: &Prepared,
+) -> Result<(), CutoverError> {
     let ledger = &cutover.migration.ledger;
     let mut record = ClientSwitchRecord::default();
     for translated in &report.groups {
@@ -141,6 +145,9 @@ async fn remember_groups<P: Ports>(cutover: &Cutover<'_, P>, report: &CutoverRep
             Written { source: translated.source_offset, target: translated.target_offset, unconfirmed_over: None };
         let group = record.groups.entry(translated.group.clone()).or_default();
         group.written.insert(translated.partition.clone(), written);
+    }
+    for group in &prepared.groups_used {
+        record.groups.entry(group.clone()).or_default().used_before = true;
     }
     let content = Bytes::from(serde_json::to_vec(&record).expect("a record is plain data"));
     let attempt = "write down the groups' positions";

@@ -227,7 +227,7 @@ async fn a_group_that_was_kept_in_step_is_held_to_its_last_position() {
     let world = World::begin().await;
     let mut switched = ClientSwitchRecord::default();
     let written = Written { source: SourceOffset(108), target: TargetOffset(8), unconfirmed_over: None };
-    let group = GroupRecord { switched: None, written: [(orders(), written)].into() };
+    let group = GroupRecord { written: [(orders(), written)].into(), ..GroupRecord::default() };
     switched.groups.insert(GroupId::new("middle"), group);
     let stored = serde_json::to_vec(&switched).unwrap().into();
     world.migration.ledger.put_document(CLIENT_SWITCH_DOCUMENT, None, stored).await.unwrap();

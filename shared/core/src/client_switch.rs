@@ -2,7 +2,8 @@
 //!
 //! Between READY and the acknowledgement a group may still work off the source's backlog. Its position on the target
 //! follows, but only while the target holds the very value that Krossing wrote last: the first difference, or any
-//! member ever seen there, means that its clients have arrived, and from then on the group is theirs, for good.
+//! member ever there, also between two looks, means that its clients have arrived, and from then on the group is
+//! theirs, for good.
 //!
 //! Invariants: a group that has switched is never written again; a position on the target never moves back, because
 //! the source's does not, unless its owner has reset it there on purpose (then it is told and not followed); what was
@@ -42,6 +43,10 @@ impl Default for ClientSwitchRecord {
 pub struct GroupRecord {
     /// Why its clients are known to have switched; none while they are not.
     pub switched: Option<Switched>,
+    /// Whether the group had members on the target before READY, for topics of the target's own: then that it ever had
+    /// some says nothing.
+    #[serde(default)]
+    pub used_before: bool,
     /// What was written for it, sorted by partition.
     #[serde(with = "as_list")]
     pub written: BTreeMap<TopicPartition, Written>,
@@ -68,6 +73,9 @@ pub enum Switched {
         /// How many.
         members: usize,
     },
+    /// Members have been on the target, between two looks: a group that only ever got positions written has no
+    /// protocol, and one keeps the protocol of its last members when they have left.
+    MembersWereThere,
     /// A position on the target is not the one that was written.
     PositionMoved {
         /// Where.
@@ -84,6 +92,8 @@ pub enum Switched {
 pub struct Seen {
     /// Members on the target.
     pub target_members: usize,
+    /// Whether the group has ever had members on the target.
+    pub target_was_used: bool,
     /// Its positions on the source, each with its translation.
     pub source: BTreeMap<TopicPartition, (SourceOffset, TargetOffset)>,
     /// Its positions on the target in migrated topics.
@@ -123,6 +133,9 @@ pub fn decide(record: &GroupRecord, seen: &Seen, rewrite_expired: bool) -> Step 
     }
     if seen.target_members > 0 {
         return Step::SwitchedForGood(Switched::MembersSeen { members: seen.target_members });
+    }
+    if seen.target_was_used && !record.used_before {
+        return Step::SwitchedForGood(Switched::MembersWereThere);
     }
     for (partition, found) in &seen.target {
         let ours = record.written.get(partition);
@@ -242,13 +255,13 @@ mod tests {
     fn seen(source: Option<(i64, i64)>, target: Option<i64>) -> Seen {
         let source = source.map(|(s, t)| (partition(), (SourceOffset(s), TargetOffset(t))));
         let target = target.map(|t| (partition(), TargetOffset(t)));
-        Seen { target_members: 0, source: source.into_iter().collect(), target: target.into_iter().collect() }
+        Seen { source: source.into_iter().collect(), target: target.into_iter().collect(), ..Seen::default() }
     }
 
     fn record(source: i64, target: i64, over: Option<i64>) -> GroupRecord {
         let unconfirmed_over = over.map(TargetOffset);
         let written = Written { source: SourceOffset(source), target: TargetOffset(target), unconfirmed_over };
-        GroupRecord { switched: None, written: BTreeMap::from([(partition(), written)]) }
+        GroupRecord { written: BTreeMap::from([(partition(), written)]), ..GroupRecord::default() }
     }
 
     fn check(record: &GroupRecord, seen: &Seen, expected: Move) {
@@ -276,6 +289,13 @@ mod tests {
         check_switched(&record(5, 4, None), &seen(Some((9, 7)), None));
         check_switched(&GroupRecord::default(), &seen(Some((9, 7)), Some(1)));
         check_switched(&record(5, 4, None), &Seen { target_members: 1, ..seen(Some((9, 7)), Some(4)) });
+    }
+
+    #[test]
+    fn a_member_that_was_there_for_a_moment_only_counts_unless_the_target_knew_the_group_before() {
+        let visited = Seen { target_was_used: true, ..seen(Some((9, 7)), Some(4)) };
+        check_switched(&record(5, 4, None), &visited);
+        check(&GroupRecord { used_before: true, ..record(5, 4, None) }, &visited, Move::To(TargetOffset(7)));
     }
 
     #[test]

@@ -207,6 +207,7 @@ fn the_last_position_written_counts_and_a_switched_group_stays_switched() {
     };
     let record = |source, target, switched| GroupRecord {
         switched,
+        used_before: false,
         written: [(
             TopicPartition::new("t", 0),
             Written { source: SourceOffset(source), target: TargetOffset(target), unconfirmed_over: None },
