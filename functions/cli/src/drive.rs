@@ -12,6 +12,7 @@ use std::{convert::Infallible, sync::Arc, time::Duration};
 use anyhow::{Context, anyhow, bail};
 use krossing_client_switch::{ClientSwitch, SwitchReport};
 use krossing_core::{
+    ErrorClass,
     cutover::CutoverReport,
     journal::Journal,
     plan::{Amendment, MigrationPlan, Scope},
@@ -20,7 +21,7 @@ use krossing_core::{
 };
 use krossing_cutover::{Cutover, Step};
 use krossing_finalize::FinalizeReport;
-use krossing_replication::{LanePlan, Notice};
+use krossing_replication::{LaneError, LanePlan, Notice};
 use krossing_runtime::Migration;
 use krossing_worker::{Workers, journal_notice, lane_context};
 use serde::Serialize;
@@ -276,9 +277,14 @@ impl<P: Ports> Drive<P> {
         self.shown = self.journal.position().max(self.shown);
     }
 
-    /// Journals that the present state failed, unless that is what the journal says already.
+    /// Journals that the present state failed, unless that is what the journal says already, or another process has
+    /// taken over: then what failed here says nothing of the migration, and the journal is for the other to write.
     pub(crate) async fn fail(&mut self, error: &anyhow::Error) {
         self.show_entries();
+        if is_fenced(error) {
+            self.voice.advice("another process goes on with this migration; nothing more is written by this one");
+            return;
+        }
         let standing = self.journal.standing();
         if matches!(standing, Position::At(state) if state.successors().contains(&State::Failed))
             && let Err(unwritten) = self.enter(State::Failed, show::chain(error), json!({})).await
@@ -286,6 +292,12 @@ impl<P: Ports> Drive<P> {
             self.voice.advice(&format!("the failure could not be journaled: {}", show::chain(&unwritten)));
         }
     }
+}
+
+/// Whether another owner was why it ended.
+fn is_fenced(error: &anyhow::Error) -> bool {
+    let lane = error.chain().find_map(|cause| cause.downcast_ref::<LaneError>());
+    lane.is_some_and(|lane| lane.class() == ErrorClass::Fenced)
 }
 
 fn cutover<'a, P: Ports>(
