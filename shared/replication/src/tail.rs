@@ -198,10 +198,16 @@ async fn follow<'a, P: LanePorts>(
                     produced.and(saved)
                 }));
             } else if tail.at_rest(&order) {
+                if order == TailOrder::Stop
+                    && let Err(end) = tail.refresh(Duration::ZERO).await
+                {
+                    // Nothing is lost by it: the next owner fences before it writes.
+                    tracing::warn!(lane = %session.plan.id, ?end, "the lane came to rest without a last fence");
+                }
                 // What is still being asked for lies behind what was ordered; asking has no effect to wait for.
                 return Ok(());
             } else {
-                tail.refresh_quiet().await?;
+                tail.refresh(QUIET).await?;
             }
         }
         if !next.full() && !tail.at_rest(&order) {
@@ -544,12 +550,13 @@ impl<'a, P: LanePorts> Tail<'a, P> {
         (save, produce)
     }
 
-    /// Fences partitions again whose last records are so old that the broker would soon forget our producer.
-    async fn refresh_quiet(&mut self) -> Result<(), SessionEnd> {
+    /// Fences partitions again that have been quiet for some time, and whose last records are so old that the broker
+    /// would soon forget our producer: then it would also take what an owner before us may still send.
+    async fn refresh(&mut self, quiet: Duration) -> Result<(), SessionEnd> {
         let now = self.session.ctx.clock.now();
         let forgotten_before = self.session.ctx.clock.unix_ms() - REMEMBERED_FOR_MS;
         let stale: Vec<SharedCopy> = (0..self.cursors.len())
-            .filter(|place| now - self.appended_at[*place] >= QUIET)
+            .filter(|place| now - self.appended_at[*place] >= quiet)
             .map(|place| self.copy(place))
             .filter(|copy| {
                 PartitionCopy::with(copy, |copy| {

@@ -185,6 +185,26 @@ async fn brokers_that_forgot_the_producer_of_old_records_change_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_lane_that_comes_to_rest_behind_old_records_is_remembered_by_the_brokers() {
+    let (bench, partition) = Bench::with_one_partition(1);
+    let old = |n: i64| vec![record_at(BEGINNING_UNIX_MS - 400 * 24 * 3_600_000 + n, "old", &n.to_string())];
+    bench.world.source.append(&partition, Codec::None, old(0));
+    let (process, tail) = (bench.healthy(), Tail::ordered(TailOrder::Run));
+    let orders = async {
+        bench.world.clock.sleep(Duration::from_secs(20)).await;
+        bench.world.source.append(&partition, Codec::None, old(1));
+        // Long enough to be copied, too short for a quiet partition's fence.
+        bench.world.clock.sleep(Duration::from_secs(2)).await;
+        tail.order(TailOrder::Stop);
+    };
+    let (ended, ()) = within_an_hour(futures::future::join(process.tail(bench.plan(), &tail), orders)).await;
+    ended.unwrap();
+    bench.check().await;
+    let last = bench.world.target.batches(&partition).last().unwrap().header;
+    assert!(last.is_control(), "whoever owned the lane before could write again after a restart of the brokers");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_foreign_writer_is_named_and_ends_the_lane() {
     let stranger = Producer { id: 4711, epoch: 3 };
     for seeded_first in [false, true] {
