@@ -54,6 +54,9 @@ async fn configs(
     let admin: AdminClient<_> = client.create()?;
     let asked: Vec<_> = topics.keys().map(|topic| ResourceSpecifier::Topic(topic)).collect();
     let mut configs = BTreeMap::new();
+    if asked.is_empty() {
+        return Ok(configs);
+    }
     for (topic, answer) in topics.keys().zip(admin.describe_configs(&asked, &AdminOptions::new()).await?) {
         let answer = answer.map_err(|code| anyhow!("describing {topic}: {code}"))?;
         let own = answer.entries.into_iter().filter(|entry| !entry.is_default && entry.value.is_some());
