@@ -271,14 +271,17 @@ impl Followed {
             Ok(appeared && ends(&target, "f-cut-off", 1)?[0] >= copied + 50)
         });
         resume.until(until_copied).await?;
+        // The lane writes down that it waits a moment after it does.
         let mut status = String::new();
-        while !status.contains("B43: ") {
+        for _ in 0..10 {
             resume.until(async { Ok(status = self.migration.run("status").await?.expect_code(0)?.stdout) }).await?;
+            if status.contains("B43: ") {
+                break;
+            }
         }
         let named = status.lines().find(|line| line.contains("B43: ")).unwrap_or_default();
-        ensure!(
-            named.contains("f-open-0") && named.contains("producer id") && named.contains("from offset 10 on, since")
-        );
+        let whole = ["f-open-0", "producer id", "from offset 10 on, since"].iter().all(|part| named.contains(part));
+        ensure!(whole, "the open transaction is not named: {status}");
         eprintln!("  {named}");
         ensure!(!self.migration.journal()?.iter().any(entered("drain_ready")), "an open transaction holds back");
 
