@@ -274,7 +274,11 @@ impl Followed {
         // The lane writes down that it waits a moment after it does.
         let mut status = String::new();
         for _ in 0..10 {
-            resume.until(async { Ok(status = self.migration.run("status").await?.expect_code(0)?.stdout) }).await?;
+            let asked = async {
+                status = self.migration.run("status").await?.expect_code(0)?.stdout;
+                Ok(())
+            };
+            resume.until(asked).await?;
             if status.contains("B43: ") {
                 break;
             }
@@ -352,7 +356,7 @@ impl Followed {
         self.migration.run("resume").await?.expect_code(10)?;
         self.migration.run("execute").await?.expect_code(0)?;
         let gap = gone(&self.migration, "f-trimmed", 0)?;
-        ensure!(gap == [100..150], "{gap:?} was journaled");
+        ensure!(matches!(&gap[..], [only] if *only == (100..150)), "{gap:?} was journaled");
         Ok(())
     }
 
