@@ -5,5 +5,8 @@
 mod blockers;
 mod bounds;
 mod failover;
+mod groups;
+mod kills;
 mod moves;
 mod numbered;
+mod owners;

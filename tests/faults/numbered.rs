@@ -8,7 +8,7 @@ use std::{
     ops::Range,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, Ordering},
     },
     thread::JoinHandle,
     time::Duration,
@@ -104,7 +104,7 @@ pub(crate) async fn write(
     numbers: Range<u64>,
     timestamp_ms: Option<i64>,
 ) -> Result<()> {
-    let producer = RecordingProducer::new(client, &Arc::default(), topic, &[("linger.ms", "5")])?;
+    let producer = RecordingProducer::new(client, &Arc::default(), topic, &SETTINGS)?;
     tokio::task::block_in_place(|| {
         for number in numbers {
             send(&producer, partitions, label, number, timestamp_ms)?;
@@ -112,6 +112,9 @@ pub(crate) async fn write(
         producer.settle()
     })
 }
+
+/// A batch must fit the small segments of topics that are cleaned.
+const SETTINGS: [(&str, &str); 2] = [("linger.ms", "5"), ("batch.size", "30000")];
 
 /// About 500 bytes each; keys repeat, for topics that are compacted.
 fn send(
@@ -135,7 +138,6 @@ fn send(
 /// Goes on writing to a topic until it is stopped.
 pub(crate) struct Writer {
     stop: Arc<AtomicBool>,
-    written: Arc<AtomicU64>,
     thread: Option<JoinHandle<Result<()>>>,
 }
 
@@ -148,27 +150,21 @@ impl Writer {
         label: &str,
         timestamp_ms: Option<i64>,
     ) -> Result<Self> {
-        let producer = RecordingProducer::new(client, &Arc::default(), topic, &[("linger.ms", "5")])?;
-        let (stop, written) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
-        let (label, stopped, counted) = (label.to_owned(), stop.clone(), written.clone());
+        let producer = RecordingProducer::new(client, &Arc::default(), topic, &SETTINGS)?;
+        let stop = Arc::new(AtomicBool::new(false));
+        let (label, stopped) = (label.to_owned(), stop.clone());
         let thread = std::thread::spawn(move || {
             for number in 0.. {
                 if stopped.load(Ordering::Relaxed) {
                     break;
                 }
                 send(&producer, partitions, &label, number, timestamp_ms)?;
-                counted.store(number + 1, Ordering::Relaxed);
                 // The pace.
                 std::thread::sleep(Duration::from_millis(3));
             }
             producer.settle()
         });
-        Ok(Self { stop, written, thread: Some(thread) })
-    }
-
-    /// How many records it has handed over.
-    pub(crate) fn written(&self) -> u64 {
-        self.written.load(Ordering::Relaxed)
+        Ok(Self { stop, thread: Some(thread) })
     }
 
     /// Returns when everything it wrote was acknowledged.
