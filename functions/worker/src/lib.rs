@@ -7,7 +7,7 @@
 use std::{
     collections::BTreeMap,
     sync::{Arc, Mutex},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use krossing_core::{
@@ -15,12 +15,12 @@ use krossing_core::{
     codes::{SOURCE_GAP, TARGET_ROLLED_BACK},
     drain::{DrainReadiness, PartitionDrain},
     journal::{EntryKind, Journal},
-    limits::INVENTORY_REFRESH,
+    limits::{INVENTORY_REFRESH, LEASE},
     ports::{Clock, Ports},
 };
 use krossing_replication::{
     Crew, LaneContext, LaneError, LanePlan, Notice, PartitionLag, Settings, Shared, TailBoard, drain_sentence,
-    seed_lanes,
+    read_lease, seed_lanes,
 };
 use krossing_runtime::{Migration, MigrationError, MigrationResult};
 use serde::Serialize;
@@ -271,7 +271,7 @@ impl<P: Ports> Workers<P> {
                 }
             }
             let board = crew.board().partitions();
-            let causes = match readiness.judge(now, &self.drains(&board)) {
+            let causes = match readiness.judge(now, &self.drains(now, &board)) {
                 Ok(()) => break,
                 Err(causes) => causes,
             };
@@ -280,6 +280,11 @@ impl<P: Ports> Workers<P> {
                 let causes = drain_sentence(&self.migration.source, &clock, &causes).await;
                 return Err(WorkerError::NotDrained { timeout: cutover.drain_timeout, causes });
             }
+        }
+        // A process that stood still believes in a long quiet window when it wakes up: only an owner's word counts.
+        if let Err(taken) = self.still_ours().await {
+            crew.stop().await.map_err(WorkerError::Lane)?;
+            return Err(WorkerError::Lane(taken));
         }
         self.crew = Some(crew);
         let snapshot = self.view.snapshot();
@@ -313,12 +318,33 @@ impl<P: Ports> Workers<P> {
         board.behind_longest_ms()
     }
 
-    fn drains(&self, board: &BTreeMap<TopicPartition, PartitionLag>) -> BTreeMap<TopicPartition, PartitionDrain> {
+    /// Whether the ledger still names this process as the owner of every lane.
+    async fn still_ours(&self) -> Result<(), LaneError> {
+        for lane in &self.lanes {
+            let lease = read_lease(&self.migration.ledger, lane.id).await;
+            let lease = lease.map_err(|source| LaneError::Store { lane: lane.id, source })?;
+            let owner = lease.map_or_else(|| "nobody".to_owned(), |(_, record)| record.owner);
+            if owner != self.ctx.settings.owner {
+                return Err(LaneError::NotOwner { lane: lane.id, owner });
+            }
+        }
+        Ok(())
+    }
+
+    fn drains(
+        &self,
+        now: Instant,
+        board: &BTreeMap<TopicPartition, PartitionLag>,
+    ) -> BTreeMap<TopicPartition, PartitionDrain> {
         let partitions = self.lanes.iter().flat_map(|lane| &lane.partitions);
         partitions
             .map(|planned| {
-                let drain = board.get(&planned.partition).map_or(PartitionDrain::NotHeardOf, |lag| {
-                    PartitionDrain::At { lag: lag.lag(), waits_for_transaction: lag.waits_for_transaction() }
+                // What was heard before a stall says nothing of now.
+                let lag =
+                    board.get(&planned.partition).filter(|lag| now.saturating_duration_since(lag.heard_at) < LEASE);
+                let drain = lag.map_or(PartitionDrain::NotHeardOf, |lag| PartitionDrain::At {
+                    lag: lag.lag(),
+                    waits_for_transaction: lag.waits_for_transaction(),
                 });
                 (planned.partition.clone(), drain)
             })
