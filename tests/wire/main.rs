@@ -457,6 +457,9 @@ async fn moves(cluster: &Cluster) -> Result<()> {
     for stopped in 1..=2 {
         cluster.stop_broker(stopped).await?;
         let begun = Instant::now();
+        // The broker may still be named as one of the cluster.
+        ensure!(!wire.partition_sizes().await?.is_empty());
+        wire.list_groups().await?;
         let ends = wire.log_ends(&all, LogEnd::Latest).await?;
         ensure!(ends.values().all(Result::is_ok), "{ends:?}");
         ensure!(wire.commit_group_offsets(&group, &offsets).await?.is_empty());

@@ -190,6 +190,27 @@ impl Inner {
         Ok(self.known().brokers.values().cloned().collect())
     }
 
+    /// Asks every broker. When one does not answer, all are asked again, those that there are by then: one that has left
+    /// in between is not waited for.
+    pub(crate) async fn each_broker<T, F>(
+        &self,
+        attempt: &str,
+        ask: impl Fn(Arc<Broker>) -> F,
+    ) -> ClusterResult<Vec<T>>
+    where
+        F: Future<Output = Result<T, CallError>>,
+    {
+        let mut retry = self.retry(attempt);
+        loop {
+            let brokers = self.brokers(attempt).await?;
+            let told: Result<Vec<T>, CallError> = join_all(brokers.into_iter().map(&ask)).await.into_iter().collect();
+            match told {
+                Ok(told) => return Ok(told),
+                Err(error) => retry.again(error).await?,
+            }
+        }
+    }
+
     /// One call to any broker, tried again while it cannot be answered.
     pub(crate) async fn ask_any<R: Api + Send + Sync>(&self, attempt: &str, request: &R) -> ClusterResult<R::Response>
     where

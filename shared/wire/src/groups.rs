@@ -4,7 +4,10 @@
 //! would; only a commit may. A position is committed without a leader epoch: the source's epochs mean nothing on the
 //! target. A group's positions are complete: an unfinished transactional commit is waited for, never skipped.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use futures::{StreamExt, TryStreamExt, future::join_all, stream};
 use kafka_protocol::messages::{
@@ -37,13 +40,8 @@ const OFFSETS_TOPIC: &str = "__consumer_offsets";
 
 impl Groups for WireCluster {
     async fn list_groups(&self) -> ClusterResult<Vec<GroupId>> {
-        let attempt = "list groups";
-        let brokers = self.0.brokers(attempt).await?;
-        let listed = join_all(brokers.iter().map(|broker| self.list_groups_of(broker, attempt))).await;
-        let mut groups = BTreeSet::new();
-        for listed in listed {
-            groups.extend(listed?);
-        }
+        let listed = self.0.each_broker("list groups", groups_of).await?;
+        let groups: BTreeSet<GroupId> = listed.into_iter().flatten().collect();
         Ok(groups.into_iter().collect())
     }
 
@@ -237,21 +235,6 @@ impl WireCluster {
         Ok(offsets)
     }
 
-    async fn list_groups_of(&self, broker: &Broker, attempt: &str) -> ClusterResult<Vec<GroupId>> {
-        let mut retry = self.0.retry(format!("{attempt} of broker {}", broker.id));
-        loop {
-            let asked = async {
-                let answer = broker.control().await?.call(&ListGroupsRequest::default()).await?;
-                check_code(answer.error_code, None)?;
-                Ok(answer.groups.iter().map(|group| GroupId::new(group.group_id.as_str())).collect())
-            };
-            match asked.await {
-                Ok(groups) => return Ok(groups),
-                Err(error) => retry.again(error).await?,
-            }
-        }
-    }
-
     /// Descriptions from each coordinator, or why a group has none yet.
     async fn describe_once(
         &self,
@@ -320,6 +303,12 @@ impl WireCluster {
             None => Ok(answers.into_iter().collect()),
         }
     }
+}
+
+async fn groups_of(broker: Arc<Broker>) -> Result<Vec<GroupId>, CallError> {
+    let answer = broker.control().await?.call(&ListGroupsRequest::default()).await?;
+    check_code(answer.error_code, None)?;
+    Ok(answer.groups.iter().map(|group| GroupId::new(group.group_id.as_str())).collect())
 }
 
 /// An error that asking again does not change.

@@ -1,8 +1,7 @@
 //! What a cluster is made of: brokers, topics, settings, sizes, access rules, quotas.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
-use futures::future::join_all;
 use kafka_protocol::messages::{
     DescribeAclsRequest, DescribeClientQuotasRequest, DescribeConfigsRequest, DescribeConfigsResponse,
     DescribeLogDirsRequest, DescribeUserScramCredentialsRequest, FetchRequest, MetadataResponse,
@@ -105,14 +104,11 @@ impl Inventory for WireCluster {
     }
 
     async fn partition_sizes(&self) -> ClusterResult<BTreeMap<TopicPartition, u64>> {
-        let attempt = "ask for the sizes of partitions";
-        let brokers = self.0.brokers(attempt).await?;
+        let told = self.0.each_broker("ask for the sizes of partitions", sizes_at).await?;
         let mut sizes: BTreeMap<TopicPartition, u64> = BTreeMap::new();
-        for of_broker in join_all(brokers.iter().map(|broker| self.sizes_at(broker, attempt))).await {
-            for (partition, bytes) in of_broker? {
-                let largest = sizes.entry(partition).or_default();
-                *largest = bytes.max(*largest);
-            }
+        for (partition, bytes) in told.into_iter().flatten() {
+            let largest = sizes.entry(partition).or_default();
+            *largest = bytes.max(*largest);
         }
         Ok(sizes)
     }
@@ -190,19 +186,7 @@ impl Inventory for WireCluster {
     }
 }
 
-impl WireCluster {
-    async fn sizes_at(&self, broker: &Broker, attempt: &str) -> ClusterResult<Vec<(TopicPartition, u64)>> {
-        let mut retry = self.0.retry(format!("{attempt} on broker {}", broker.id));
-        loop {
-            match sizes_once(broker).await {
-                Ok(sizes) => return Ok(sizes),
-                Err(error) => retry.again(error).await?,
-            }
-        }
-    }
-}
-
-async fn sizes_once(broker: &Broker) -> Result<Vec<(TopicPartition, u64)>, CallError> {
+async fn sizes_at(broker: Arc<Broker>) -> Result<Vec<(TopicPartition, u64)>, CallError> {
     // No topics means all of them.
     let request = DescribeLogDirsRequest::default().with_topics(None);
     let answer = broker.control().await?.call(&request).await?;
