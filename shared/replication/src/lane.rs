@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, future::ready, sync::Arc};
 use krossing_core::{
     LaneId, TargetOffset, TopicPartition,
     limits::{SESSION_PAUSE, SESSION_PAUSE_MAX, SESSION_RESTARTS_MAX},
-    ports::{Clock, StoreError},
+    ports::Clock,
     progress::PartitionProgress,
 };
 
@@ -68,13 +68,13 @@ pub fn boundaries(progress: &[PartitionProgress]) -> BTreeMap<TopicPartition, Ta
 }
 
 /// A lane that could not be let go of is taken over when its lease ends; that it was reached counts all the same.
-fn let_go<T>(reached: Result<T, LaneError>, written: Result<(), StoreError>, lane: LaneId) -> Result<T, LaneError> {
+fn let_go<T>(reached: Result<T, LaneError>, written: Result<(), LaneError>, lane: LaneId) -> Result<T, LaneError> {
     match (reached, written) {
         (Ok(value), Ok(())) => Ok(value),
-        (Ok(_), Err(source)) => Err(LaneError::Store { lane, source }),
+        (Ok(_), Err(error)) => Err(error),
         (Err(error), written) => {
-            if let Err(store) = written {
-                tracing::debug!(%lane, error = %store, "the lease could not be given back; it will run out");
+            if let Err(unwritten) = written {
+                tracing::debug!(%lane, error = %unwritten, "the lease could not be given back; it will run out");
             }
             Err(error)
         }

@@ -119,17 +119,7 @@ impl<P: LanePorts> HeldLease<P> {
 
     /// Makes sure that the lane is still ours after a session ended, and that it may be written to again.
     pub(crate) async fn confirm(&self) -> Result<(), LaneError> {
-        match self.update(|record| record.beat += 1).await {
-            Ok(()) => Ok(()),
-            Err(StoreError::Conflict { .. }) => {
-                let owner = read_lease(&self.ctx.ledger, self.lane)
-                    .await
-                    .map_err(|source| LaneError::Store { lane: self.lane, source })?
-                    .map_or_else(|| "nobody".to_owned(), |(_, record)| record.owner);
-                Err(LaneError::NotOwner { lane: self.lane, owner })
-            }
-            Err(source) => Err(LaneError::Store { lane: self.lane, source }),
-        }
+        self.as_owner(|record| record.beat += 1).await
     }
 
     /// All producers that have ever written this lane, the newest last.
@@ -143,13 +133,26 @@ impl<P: LanePorts> HeldLease<P> {
     }
 
     /// Lets the next owner take the lane at once. Nothing of ours may be on its way any more.
-    pub(crate) async fn release(&self) -> StoreResult<()> {
-        self.update(|record| record.state = LeaseState::Released).await
+    pub(crate) async fn release(&self) -> Result<(), LaneError> {
+        self.as_owner(|record| record.state = LeaseState::Released).await
     }
 
     /// Ends the lane: nobody may write to it before a new decision opens it again.
-    pub(crate) async fn close(&self) -> StoreResult<()> {
-        self.update(|record| record.state = LeaseState::Closed).await
+    pub(crate) async fn close(&self) -> Result<(), LaneError> {
+        self.as_owner(|record| record.state = LeaseState::Closed).await
+    }
+
+    /// Writes the record with one change, and says who owns the lane where that is somebody else by now.
+    async fn as_owner(&self, change: impl Fn(&mut LeaseRecord)) -> Result<(), LaneError> {
+        let store = |source| LaneError::Store { lane: self.lane, source };
+        match self.update(change).await {
+            Err(StoreError::Conflict { .. }) => {
+                let lease = read_lease(&self.ctx.ledger, self.lane).await.map_err(store)?;
+                let owner = lease.map_or_else(|| "nobody".to_owned(), |(_, record)| record.owner);
+                Err(LaneError::NotOwner { lane: self.lane, owner })
+            }
+            written => written.map_err(store),
+        }
     }
 
     pub(crate) fn appended(&self, records: u32) {
