@@ -179,7 +179,7 @@ async fn point(pair: &Pair, seed: u64) -> Result<()> {
         let moment = match command {
             _ if kills.len() >= wanted => None,
             "cutover" => {
-                Some(Moment::Entries(random.random_range(1..6), Duration::from_millis(random.random_range(0..40))))
+                Some(Moment::Entries(random.random_range(1..5), Duration::from_millis(random.random_range(0..40))))
             }
             _ => Some(Moment::draw(&mut random)),
         };
