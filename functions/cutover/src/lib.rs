@@ -61,22 +61,26 @@ impl Step {
 /// Runs a cutover from `drain_ready` to `awaiting_client_switch`, or back to `drain_ready` with the reason.
 pub async fn run<P: Ports>(cutover: &Cutover<'_, P>, journal: &mut Journal) -> Result<CutoverReport, CutoverError> {
     let migration = cutover.migration;
-    migration.enter(journal, State::Cutover, "the operator asked for the cutover", json!({})).await?;
     let mut crew = Crew::new(cutover.ctx.clone());
     let error = match attempt(cutover, journal, &mut crew).await {
         Ok(report) => return Ok(report),
         Err(error) => error,
     };
+    // An entry may have been stored whose answer was lost, also the first and the last.
+    *journal = migration.journal().await?;
+    match journal.tip() {
+        Some(State::AwaitingClientSwitch) => return Err(CutoverError::ReadyUnseen { source: Box::new(error) }),
+        Some(State::Cutover) => {}
+        // It has not begun.
+        _ => return Err(error),
+    }
+    // Before lanes come to rest, which may take as long as brokers take to answer.
+    unfreeze(cutover, journal).await?;
     // Whatever the lanes still say, they are brought to rest before they are opened again.
     if let Err(lane) = crew.stop().await {
         tracing::warn!(error = %error::chain(&lane), "a lane stopped during the failed cutover");
     }
-    // An entry may have been stored just when the budget ran out.
-    *journal = migration.journal().await?;
-    if journal.tip() == Some(State::AwaitingClientSwitch) {
-        return Err(CutoverError::ReadyUnseen { source: Box::new(error) });
-    }
-    release(cutover, journal).await?;
+    reopen(cutover).await?;
     let error = name_transactions(migration, error).await;
     let reason = format!("the cutover failed: {}", error::chain(&error));
     migration.enter(journal, State::DrainReady, reason, json!({})).await?;
@@ -100,7 +104,8 @@ async fn name_transactions<P: Ports>(migration: &Migration<P>, mut error: Cutove
 /// After a killed cutover: lets producers go on, opens the lanes again, and returns to `drain_ready`.
 pub async fn abandon<P: Ports>(cutover: &Cutover<'_, P>, journal: &mut Journal) -> Result<(), CutoverError> {
     let migration = cutover.migration;
-    release(cutover, journal).await?;
+    unfreeze(cutover, journal).await?;
+    reopen(cutover).await?;
     if journal.tip() == Some(State::Cutover) {
         migration.enter(journal, State::Failed, "the cutover was interrupted", json!({})).await?;
     }
@@ -109,9 +114,8 @@ pub async fn abandon<P: Ports>(cutover: &Cutover<'_, P>, journal: &mut Journal) 
     Ok(())
 }
 
-/// Lets producers go on, which nothing may delay, then opens closed lanes.
-async fn release<P: Ports>(cutover: &Cutover<'_, P>, journal: &mut Journal) -> Result<(), CutoverError> {
-    unfreeze(cutover, journal).await?;
+/// Opens closed lanes.
+async fn reopen<P: Ports>(cutover: &Cutover<'_, P>) -> Result<(), CutoverError> {
     for lane in cutover.lanes {
         reopen_lane(&cutover.migration.ledger, lane.id).await.during("open the lanes again")?;
     }
@@ -141,6 +145,7 @@ async fn attempt<P: Ports>(
     journal: &mut Journal,
     crew: &mut Crew<P>,
 ) -> Result<CutoverReport, CutoverError> {
+    cutover.migration.enter(journal, State::Cutover, "the operator asked for the cutover", json!({})).await?;
     let prepared = prepare::prepare(cutover, crew).await?;
     let budget = cutover.migration.config.cutover.max_producer_freeze;
     let board = crew.board();
