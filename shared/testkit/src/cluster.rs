@@ -155,6 +155,8 @@ pub(crate) struct State {
     pub(crate) description: ClusterDescription,
     pub(crate) topics: BTreeMap<TopicName, Topic>,
     pub(crate) groups: BTreeMap<GroupId, Group>,
+    /// What was committed through the port, in order.
+    pub(crate) commits: Vec<(GroupId, GroupOffsets)>,
     pub(crate) broker_configs: Configs,
     pub(crate) acls: Option<Vec<AclBinding>>,
     pub(crate) quotas: Vec<ClientQuota>,
@@ -373,6 +375,7 @@ impl FakeCluster {
             description,
             topics: BTreeMap::new(),
             groups: BTreeMap::new(),
+            commits: Vec::new(),
             broker_configs: Configs::new(),
             acls: None,
             quotas: Vec::new(),
@@ -597,6 +600,11 @@ impl FakeCluster {
     /// A group's positions, as an application would find them.
     pub fn committed(&self, group: &str) -> GroupOffsets {
         self.state().groups.get(&group.into()).map(|group| group.offsets.clone()).unwrap_or_default()
+    }
+
+    /// The positions that were committed through the port, not by applications: those after the first `skipped` times.
+    pub fn commits_through_port(&self, skipped: usize) -> Vec<(GroupId, GroupOffsets)> {
+        self.state().commits[skipped..].to_vec()
     }
 
     // ── What an observer sees ──────────────────────────────────────────────────────────────────────────────────────

@@ -377,7 +377,9 @@ impl Groups for FakeCluster {
         }
         let known: BTreeSet<_> = offsets.keys().filter(|partition| state.log(partition).is_some()).cloned().collect();
         let taken = offsets.iter().filter(|(partition, _)| known.contains(partition));
-        state.commit(group, &taken.map(|(partition, offset)| (partition.clone(), offset.clone())).collect(), now_ms);
+        let taken: GroupOffsets = taken.map(|(partition, offset)| (partition.clone(), offset.clone())).collect();
+        state.commit(group, &taken, now_ms);
+        state.commits.push((group.clone(), taken));
         let refused = offsets.keys().filter(|partition| !known.contains(partition));
         Ok(refused.map(|partition| (partition.clone(), KafkaCode::UNKNOWN_TOPIC_OR_PARTITION)).collect())
     }

@@ -31,6 +31,27 @@ pub enum Fault {
     CrashBefore,
     /// The process dies when the call has had its effect.
     CrashAfter,
+    /// The process stands still before this call, as one that is stopped by a signal: it and all calls after it happen
+    /// when somebody [wakes](Faults::wake) it.
+    Stop,
+}
+
+impl Fault {
+    /// One of every kind that a process does not survive or hears of, and a produce that happens sooner or later.
+    pub const ALL: [Fault; 7] = [
+        Fault::CrashBefore,
+        Fault::CrashAfter,
+        Fault::FailBefore,
+        Fault::FailAfter,
+        Fault::NotSent,
+        Fault::HappensLater(Duration::from_millis(50)),
+        Fault::HappensLater(Duration::from_millis(400)),
+    ];
+
+    /// Whether the process dies of it.
+    pub fn is_crash(self) -> bool {
+        matches!(self, Fault::CrashBefore | Fault::CrashAfter)
+    }
 }
 
 /// A call of a port.
@@ -56,6 +77,7 @@ struct Content {
 pub struct Faults {
     content: Arc<Mutex<Content>>,
     dead: watch::Sender<bool>,
+    stopped: watch::Sender<bool>,
 }
 
 impl std::fmt::Debug for Faults {
@@ -68,7 +90,11 @@ impl Faults {
     /// Whatever `decide` says, call by call.
     pub fn deciding(decide: impl FnMut(&Call) -> Option<Fault> + Send + 'static) -> Self {
         let content = Content { calls: Vec::new(), decide: Box::new(decide) };
-        Self { content: Arc::new(Mutex::new(content)), dead: watch::Sender::new(false) }
+        Self {
+            content: Arc::new(Mutex::new(content)),
+            dead: watch::Sender::new(false),
+            stopped: watch::Sender::new(false),
+        }
     }
 
     /// None; the calls are counted.
@@ -97,13 +123,12 @@ impl Faults {
         })
     }
 
-    /// One call in `every`, drawn with the seed, fails before or after it has happened.
-    pub fn by_seed(seed: u64, every: u32) -> Self {
+    /// One call in `every`, drawn with the seed, fails in one of these ways.
+    pub fn by_seed(seed: u64, every: u64, kinds: &'static [Fault]) -> Self {
         let mut random = ChaCha8Rng::seed_from_u64(seed);
         Self::deciding(move |_| {
             let drawn = random.next_u64();
-            let fault = if drawn & 1 == 0 { Fault::FailBefore } else { Fault::FailAfter };
-            ((drawn >> 1) % u64::from(every) == 0).then_some(fault)
+            (drawn >> 8).is_multiple_of(every).then(|| kinds[drawn as usize % kinds.len()])
         })
     }
 
@@ -132,15 +157,39 @@ impl Faults {
         self.dead.send_replace(true);
     }
 
+    /// Returns when the process stands still.
+    pub async fn stopped(&self) {
+        self.until_stopped(true).await;
+    }
+
+    /// Lets a process that stands still go on.
+    pub fn wake(&self) {
+        self.stopped.send_replace(false);
+    }
+
+    async fn until_stopped(&self, stopped: bool) {
+        let mut now = self.stopped.subscribe();
+        now.wait_for(|now| *now == stopped).await.expect("we hold the sender");
+    }
+
     /// Numbers a call and decides about it. Does not return to the dead.
     pub(crate) async fn begin(&self, name: String, subject: String) -> Option<Fault> {
+        self.until_stopped(false).await;
         if self.is_dead() {
             return pending().await;
         }
-        let mut content = self.content();
-        let call = Call { number: content.calls.len() as u64, name, subject };
-        let fault = (content.decide)(&call);
-        content.calls.push(call);
+        let fault = {
+            let mut content = self.content();
+            let call = Call { number: content.calls.len() as u64, name, subject };
+            let fault = (content.decide)(&call);
+            content.calls.push(call);
+            fault
+        };
+        if fault == Some(Fault::Stop) {
+            self.stopped.send_replace(true);
+            self.until_stopped(false).await;
+            return None;
+        }
         fault
     }
 
@@ -163,7 +212,7 @@ impl Faults {
         lost: impl FnOnce() -> T,
     ) -> T {
         match fault {
-            None => self.answer(effect.await).await,
+            None | Some(Fault::Stop) => self.answer(effect.await).await,
             Some(Fault::FailBefore | Fault::HappensLater(_) | Fault::NotSent) => lost(),
             Some(Fault::FailAfter) => {
                 effect.await;

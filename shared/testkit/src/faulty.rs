@@ -238,7 +238,7 @@ impl<T: Ledger> Ledger for Faulty<T> {
     }
 
     async fn append_journal(&self, position: usize, line: &str) -> StoreResult<()> {
-        call!(self, store, append_journal(position, line), position.to_string())
+        call!(self, store, append_journal(position, line), line.to_owned())
     }
 
     async fn document(&self, name: &str) -> StoreResult<Option<(Version, Bytes)>> {

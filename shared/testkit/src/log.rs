@@ -334,6 +334,10 @@ impl PartitionLog {
     /// DeleteRecords, or retention.
     pub(crate) fn delete_before(&mut self, offset: Offset) {
         self.start = self.start.max(offset.min(self.end));
+        // Epochs that ended before it are forgotten, and the one at it begins there (LeaderEpochFileCache).
+        let first = self.epochs.iter().rposition(|(_, began)| *began <= self.start).unwrap_or(0);
+        self.epochs.drain(..first);
+        self.epochs[0].1 = self.epochs[0].1.max(self.start);
         self.batches.retain(|batch| batch.header.last_offset() >= self.start);
     }
 

@@ -30,6 +30,12 @@ impl MemoryLedger {
         self.content.lock().expect("no test goes on after a panic within a fake")
     }
 
+    /// The journal's lines from `position` on, as they are at this moment.
+    pub fn journal_from(&self, position: usize) -> Vec<String> {
+        let content = self.content();
+        content.journal.get(position..).map(<[String]>::to_vec).unwrap_or_default()
+    }
+
     /// The names of all documents.
     pub fn document_names(&self) -> Vec<String> {
         self.content().documents.keys().cloned().collect()

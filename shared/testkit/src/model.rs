@@ -45,6 +45,23 @@ pub fn pair(ever: &[VisibleRecord], surviving: &[VisibleRecord], target: &[Visib
     }
 }
 
+/// A key that a compacted copy answers with something else than what was last written for it on the source: a deleted
+/// key that is back, or a value that is stale. That no record which survives is missing is for [`pair`] to say.
+pub fn resurrected(ever: &[VisibleRecord], target: &[VisibleRecord]) -> Result<(), String> {
+    let last = |records: &[VisibleRecord]| -> BTreeMap<_, _> {
+        // A later record takes the place of an earlier one.
+        records.iter().filter_map(|record| Some((record.key.clone()?, record.value.clone()))).collect()
+    };
+    let there = last(ever);
+    let valued = last(target).into_iter().filter(|(_, value)| value.is_some());
+    match valued.into_iter().find(|(key, value)| there.get(key) != Some(value)) {
+        Some((key, value)) => {
+            Err(format!("key {key:?} is {value:?} on the target, and {:?} on the source", there.get(&key)))
+        }
+        None => Ok(()),
+    }
+}
+
 fn strange(ever: &[VisibleRecord], copy: &VisibleRecord) -> String {
     match ever.iter().find(|record| same(record, copy)) {
         Some(record) => format!("target record {}, which is source record {}", copy.offset, record.offset),
@@ -136,6 +153,22 @@ mod tests {
             let error = check(target).expect_err("it differs");
             assert!(error.contains(part), "{error}");
         }
+    }
+
+    #[test]
+    fn a_deleted_key_that_is_on_the_target_is_named() {
+        let keyed = |values: &[Option<&'static str>]| -> Vec<VisibleRecord> {
+            let mut keyed = records(&[(0, ""), (1, ""), (2, "")][..values.len()]);
+            keyed.iter_mut().zip(values).for_each(|(record, value)| {
+                (record.key, record.value) = (Some("k".into()), value.map(Into::into));
+            });
+            keyed
+        };
+        let deleted = keyed(&[Some("1"), None]);
+        assert_eq!(resurrected(&deleted, &deleted), Ok(()));
+        assert_eq!(resurrected(&deleted, &[]), Ok(()));
+        assert!(resurrected(&deleted, &keyed(&[Some("1")])).is_err());
+        assert!(resurrected(&keyed(&[Some("1"), Some("2")]), &keyed(&[Some("1")])).is_err());
     }
 
     #[test]

@@ -462,10 +462,27 @@ async fn the_dead_do_nothing_more_and_their_successor_does() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_process_that_stands_still_goes_on_where_it_was() {
+    let world = FakeWorld::new(1);
+    let faults = Faults::at(0, Fault::Stop);
+    let process = world.process(&faults);
+    let calls = tokio::spawn(async move {
+        let (one, two) = (process.target.open_producer("one"), process.target.open_producer("two"));
+        tokio::join!(one, two)
+    });
+    faults.stopped().await;
+    tokio::time::sleep(DAY).await;
+    assert_eq!((world.target.producer_of("one"), world.target.producer_of("two")), (None, None));
+    faults.wake();
+    calls.await.expect("it goes on");
+    assert!(world.target.producer_of("one").is_some() && world.target.producer_of("two").is_some());
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_seed_gives_the_same_faults_again() {
     let run = |seed| async move {
         let world = FakeWorld::new(1);
-        let process = world.process(&Faults::by_seed(seed, 4));
+        let process = world.process(&Faults::by_seed(seed, 4, &[Fault::FailBefore, Fault::FailAfter]));
         let mut failed = Vec::new();
         for call in 0..60 {
             if process.target.list_groups().await.is_err() {

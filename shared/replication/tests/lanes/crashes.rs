@@ -141,19 +141,9 @@ fn by_seed(seed: u64, every: u64) -> Decide {
     let mut random = ChaCha8Rng::seed_from_u64(seed);
     Box::new(move |_| {
         let drawn = random.next_u64();
-        (drawn >> 8).is_multiple_of(every).then(|| FAULTS[drawn as usize % FAULTS.len()])
+        (drawn >> 8).is_multiple_of(every).then(|| Fault::ALL[drawn as usize % Fault::ALL.len()])
     })
 }
-
-const FAULTS: [Fault; 7] = [
-    Fault::CrashBefore,
-    Fault::CrashAfter,
-    Fault::FailBefore,
-    Fault::FailAfter,
-    Fault::NotSent,
-    Fault::HappensLater(Duration::from_millis(50)),
-    Fault::HappensLater(Duration::from_millis(400)),
-];
 
 #[tokio::test(start_paused = true)]
 async fn a_crash_before_or_after_any_call_loses_and_doubles_nothing() {
@@ -163,7 +153,7 @@ async fn a_crash_before_or_after_any_call_loses_and_doubles_nothing() {
         Err(_) => (0..calls).collect(),
     };
     let mut failed = Vec::new();
-    for fault in FAULTS {
+    for fault in Fault::ALL {
         for number in numbers.iter().copied() {
             if let Err(wrong) = survive(vec![at(number, fault)]).await {
                 failed.push(format!("{fault:?} at call {number} of {calls}: {wrong}"));
