@@ -24,7 +24,7 @@ use crate::{
     context::{LaneContext, LanePlan, LanePorts, Notice},
     error::{LaneError, SessionEnd, cluster_failed, store_failed},
     lease::HeldLease,
-    map::{roll_back, spill},
+    map::{load_map, roll_back, spill},
     scan::{ScanFrom, scan},
     segment::{Restore, Written},
 };
@@ -111,6 +111,7 @@ impl<P: LanePorts> Session<P> {
         for progress in &mut progress {
             let end = TargetOffset(ends[&progress.partition]);
             if end < progress.target_next {
+                let end = self.end_of_what_is_left(progress, end).await?;
                 let records = roll_back(&ctx.evidence, progress, end).await.map_err(store)?;
                 spill(&ctx.evidence, &ctx.settings.migration, progress).await.map_err(store)?;
                 ctx.shared.notice(Notice::RolledBack { partition: progress.partition.clone(), records });
@@ -122,6 +123,36 @@ impl<P: LanePorts> Session<P> {
             ctx.ledger.save_lane_progress(lane, generation, &rolled_back).await.map_err(store)?;
         }
         Ok(progress)
+    }
+
+    /// Where a log that ends at `end`, and has lost its end before, stops being what was copied: a marker that was on its
+    /// way when the log was cut off may stand where a record was. Such a place is a control batch now and a record in the
+    /// map; from it on everything is copied again.
+    async fn end_of_what_is_left(
+        &self,
+        progress: &PartitionProgress,
+        end: TargetOffset,
+    ) -> Result<TargetOffset, SessionEnd> {
+        let ctx = &*self.ctx;
+        let map = load_map(&ctx.evidence, progress).await.map_err(|error| store_failed(self.plan.id, error))?;
+        let Some(first) = map.runs().first().map(|run| run.target_first) else { return Ok(end) };
+        let (mut left, mut at) = (end, end);
+        while at > first {
+            let start = ScanFrom { partition: progress.partition.clone(), topic_id: None, offset: at.0 - 1 };
+            let mut control = None;
+            scan(&ctx.target, &ctx.clock, vec![start], MARK_VISIBLE_WAIT_MAX, |_, batch| {
+                control = batch.ok().map(|batch| batch.header).filter(|header| header.is_control());
+                ControlFlow::Break(())
+            })
+            .await
+            .map_err(|error| cluster_failed(self.plan.id, error))?;
+            let Some(control) = control else { break };
+            at = TargetOffset(control.base_offset);
+            if map.inverse(at).is_some() {
+                left = at;
+            }
+        }
+        Ok(left)
     }
 
     /// Runs a transaction without records over `partitions` under our producer.

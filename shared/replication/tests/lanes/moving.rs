@@ -6,13 +6,13 @@ use bytes::Bytes;
 use krossing_core::{
     SourceOffset, TopicPartition,
     drain::OpenTransaction,
-    ports::{Clock, Objects},
+    ports::{Clock, Marker, Objects},
     records::{Codec, batch::Batches},
 };
 use krossing_replication::{LaneError, Notice, TailOrder, load_map, open_transactions};
 use krossing_testkit::{Call, Faults, record};
 
-use crate::bench::{Bench, Process, Tail, fill_with_everything, large_record, records, within_an_hour};
+use crate::bench::{Bench, Process, TRANSACTIONAL_ID, Tail, fill_with_everything, large_record, records, within_an_hour};
 
 /// A process before whose call `number` of that name something happens, once.
 fn with_event(bench: &Bench, name: &'static str, number: usize, event: impl FnOnce() + Send + 'static) -> Process {
@@ -250,6 +250,29 @@ async fn a_target_that_lost_its_end_is_filled_again() {
         if !crash {
             let rolled_back = process.notices().into_iter().any(|notice| matches!(notice, Notice::RolledBack { .. }));
             assert!(rolled_back, "{lost}");
+        }
+    }
+}
+
+/// The predecessor's fence reaches a log that has lost its end meanwhile.
+#[tokio::test(start_paused = true)]
+async fn a_marker_in_the_place_of_a_lost_record_is_not_taken_for_it() {
+    for lost in 3..9 {
+        let (bench, partition) = Bench::with_one_partition(1);
+        bench.catch_up().await.unwrap();
+        for round in 0..4 {
+            bench.world.source.append(&partition, Codec::None, records(&format!("{round}"), 0..1));
+            bench.catch_up().await.unwrap();
+        }
+        let target = &bench.world.target;
+        target.replace_tail(&partition, target.ends(&partition).2 - lost);
+        let fencing = target.producer_of(TRANSACTIONAL_ID).unwrap();
+        for _ in 0..2 {
+            target.mark(TRANSACTIONAL_ID, fencing, std::slice::from_ref(&partition)).await.unwrap();
+        }
+        bench.catch_up().await.unwrap();
+        if let Err(wrong) = bench.checked().await {
+            panic!("{lost} offsets lost: {wrong}");
         }
     }
 }
