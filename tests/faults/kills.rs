@@ -111,8 +111,8 @@ fn transactions(pair: &Pair, topic: &str) -> Result<()> {
 /// The command to give next, as the journal stands; none at the end.
 fn next_command(migration: &Migration) -> Option<&'static str> {
     let journal = migration.journal().unwrap_or_default();
-    let states = journal.iter().filter(|entry| entry["kind"] == "transition");
-    match states.last().and_then(|entry| entry["to"].as_str()) {
+    let mut states = journal.iter().filter(|entry| entry["kind"] == "transition");
+    match states.next_back().and_then(|entry| entry["to"].as_str()) {
         None => Some("execute"),
         Some("drain_ready") => Some("cutover"),
         Some("awaiting_client_switch") => Some("cutover-ack"),
@@ -178,8 +178,11 @@ async fn point(pair: &Pair, seed: u64) -> Result<()> {
         }
         let moment = match command {
             _ if kills.len() >= wanted => None,
+            // A cutover is over soon: where nothing has been killed so far, its beginning is sure to be met.
+            "cutover" if kills.is_empty() => Some(Moment::Entries(random.random_range(1..3), Duration::ZERO)),
             "cutover" => {
-                Some(Moment::Entries(random.random_range(1..5), Duration::from_millis(random.random_range(0..40))))
+                let soon = Duration::from_millis(random.random_range(0..40));
+                Some(Moment::Entries(random.random_range(1..5), soon))
             }
             _ => Some(Moment::draw(&mut random)),
         };

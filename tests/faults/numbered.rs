@@ -212,6 +212,7 @@ pub(crate) async fn set_topic(client: &ClientConfig, topic: &str, settings: &[(&
 }
 
 #[test]
+#[allow(clippy::single_range_in_vec_init, reason = "one range of offsets is meant")]
 fn a_copy_that_is_not_exact_is_told_from_one_that_is() {
     let history: Log = (0..6).map(|offset| (offset, 100 + offset as u64)).collect();
     let copy = |records: &[u64]| records.iter().enumerate().map(|(at, record)| (at as i64, *record)).collect::<Log>();

@@ -174,7 +174,7 @@ pub async fn groups_resume_exactly(
 }
 
 /// Topic and partition, to offset and metadata.
-pub type Positions = HashMap<(String, i32), (i64, String)>;
+pub type Positions = BTreeMap<(String, i32), (i64, String)>;
 
 type NextRecords = HashMap<Position, Next>;
 
@@ -243,7 +243,7 @@ pub fn committed(client: &ClientConfig, group: &str, topics: &BTreeMap<String, i
         }
     }
     let answer = consumer.committed_offsets(asked, ANSWER_MAX).with_context(|| format!("positions of {group}"))?;
-    let mut positions = HashMap::new();
+    let mut positions = BTreeMap::new();
     for element in answer.elements() {
         element.error()?;
         if let Offset::Offset(offset) = element.offset() {

@@ -11,7 +11,7 @@ use rdkafka::{
 
 use crate::{
     Cluster,
-    compare::{committed, for_each},
+    compare::{Positions, committed, for_each},
     reading::{self, ANSWER_MAX, Isolation, PartitionReader},
 };
 
@@ -27,7 +27,7 @@ pub struct ClusterState {
     /// Each access rule with what it is for, as Kafka's own tool prints them.
     pub acls: Vec<String>,
     /// The positions of each group, with what is stored beside them.
-    pub positions: BTreeMap<String, BTreeMap<(String, i32), (i64, String)>>,
+    pub positions: BTreeMap<String, Positions>,
 }
 
 impl ClusterState {
@@ -91,19 +91,10 @@ async fn acls(cluster: &Cluster) -> Result<Vec<String>> {
     Ok(rules)
 }
 
-type Positions = BTreeMap<String, BTreeMap<(String, i32), (i64, String)>>;
-
-fn positions(client: &ClientConfig, topics: &BTreeMap<String, i32>) -> Result<Positions> {
+fn positions(client: &ClientConfig, topics: &BTreeMap<String, i32>) -> Result<BTreeMap<String, Positions>> {
     let consumer: BaseConsumer = client.create()?;
     let groups = consumer.fetch_group_list(None, ANSWER_MAX)?;
     let names: Vec<String> = groups.groups().iter().map(|group| group.name().to_owned()).collect();
-    let found = for_each(
-        names,
-        || Ok(()),
-        |(), group| {
-            let positions = committed(client, group, topics)?;
-            Ok((group.clone(), positions.into_iter().collect()))
-        },
-    )?;
+    let found = for_each(names, || Ok(()), |(), group| Ok((group.clone(), committed(client, group, topics)?)))?;
     Ok(found.into_iter().collect())
 }

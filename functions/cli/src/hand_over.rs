@@ -12,7 +12,7 @@ use std::{
 use krossing_core::{
     LaneId,
     lease::{LeaseState, Observation},
-    limits::{LEASE, LEASE_RENEWAL},
+    limits::{CALL_RETRY_MAX, LEASE_RENEWAL, MARK_VISIBLE_WAIT_MAX, PRODUCE_REPLICAS_WAIT_MAX, REQUEST_WAIT_MAX},
     ports::{Clock, Ledger, Ports, Version},
 };
 use krossing_replication::{LanePlan, read_lease};
@@ -27,8 +27,13 @@ const LOOK_EVERY: Duration = Duration::from_millis(200);
 /// lease demands.
 const SILENT_AFTER: Duration = LEASE_RENEWAL.saturating_mul(2).saturating_add(Duration::from_secs(1));
 
-/// How long an owner that is alive may take to bring its lanes to rest: what is in flight has to be answered first.
-const HAND_OVER_WAIT_MAX: Duration = LEASE.saturating_mul(3);
+/// How long an owner that is alive may take to bring its lanes to rest: what is in flight has to be answered first, and a
+/// fence begun has to be seen. Brokers that restart meanwhile make it as long as each of these may be. Nobody stands
+/// still for it.
+const HAND_OVER_WAIT_MAX: Duration = PRODUCE_REPLICAS_WAIT_MAX
+    .saturating_add(REQUEST_WAIT_MAX)
+    .saturating_add(CALL_RETRY_MAX.saturating_mul(2))
+    .saturating_add(MARK_VISIBLE_WAIT_MAX);
 
 /// The question as it stands: a higher one later means that somebody has asked.
 pub(crate) async fn question<P: Ports>(migration: &Migration<P>) -> MigrationResult<Option<Version>> {

@@ -104,9 +104,7 @@ async fn give_compacted_topics_their_policy<P: Ports>(cutover: &Cutover<'_, P>) 
 
 /// Finds the coordinators of all groups on both sides, and makes sure that nobody uses them on the target now. Answers
 /// all, and those that were used there before.
-async fn warm_up_groups<P: Ports>(
-    cutover: &Cutover<'_, P>,
-) -> Result<(Vec<GroupId>, BTreeSet<GroupId>), CutoverError> {
+async fn warm_up_groups<P: Ports>(cutover: &Cutover<'_, P>) -> Result<(Vec<GroupId>, BTreeSet<GroupId>), CutoverError> {
     let migration = cutover.migration;
     let groups = migration.source.list_groups().await.during("list the source's groups")?;
     let Some(first) = groups.first() else { return Ok((groups, BTreeSet::new())) };

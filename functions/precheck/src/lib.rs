@@ -82,11 +82,7 @@ async fn on_both<P: Ports>(
 }
 
 /// What could not be read for want of a right: the right is the finding, and the next run looks again.
-fn unless_forbidden<T: Default>(
-    read: MigrationResult<T>,
-    side: Side,
-    missing: &[MissingRight],
-) -> MigrationResult<T> {
+fn unless_forbidden<T: Default>(read: MigrationResult<T>, side: Side, missing: &[MissingRight]) -> MigrationResult<T> {
     match read {
         Err(_) if missing.iter().any(|missing| missing.side == side) => Ok(T::default()),
         read => read,

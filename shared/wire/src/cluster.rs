@@ -192,11 +192,7 @@ impl Inner {
 
     /// Asks every broker. When one does not answer, all are asked again, those that there are by then: one that has left
     /// in between is not waited for.
-    pub(crate) async fn each_broker<T, F>(
-        &self,
-        attempt: &str,
-        ask: impl Fn(Arc<Broker>) -> F,
-    ) -> ClusterResult<Vec<T>>
+    pub(crate) async fn each_broker<T, F>(&self, attempt: &str, ask: impl Fn(Arc<Broker>) -> F) -> ClusterResult<Vec<T>>
     where
         F: Future<Output = Result<T, CallError>>,
     {

@@ -12,7 +12,9 @@ use krossing_core::{
 use krossing_replication::{LaneError, Notice, TailOrder, load_map, open_transactions};
 use krossing_testkit::{Call, Faults, record};
 
-use crate::bench::{Bench, Process, TRANSACTIONAL_ID, Tail, fill_with_everything, large_record, records, within_an_hour};
+use crate::bench::{
+    Bench, Process, TRANSACTIONAL_ID, Tail, fill_with_everything, large_record, records, within_an_hour,
+};
 
 /// A process before whose call `number` of that name something happens, once.
 fn with_event(bench: &Bench, name: &'static str, number: usize, event: impl FnOnce() + Send + 'static) -> Process {
@@ -297,7 +299,8 @@ async fn a_partition_of_many_gaps_has_few_chunks() {
 /// A target that has lost its seed needs the segments again: what is in them must be what was written.
 #[tokio::test(start_paused = true)]
 async fn a_segment_that_was_changed_is_refused_before_anything_of_it_is_sent() {
-    let changes: [fn(&[u8]) -> Vec<Bytes>; 3] = [
+    type Change = fn(&[u8]) -> Vec<Bytes>;
+    let changes: [Change; 3] = [
         |whole| vec![Bytes::copy_from_slice(&[&whole[..whole.len() - 1], &[!whole[whole.len() - 1]]].concat())],
         // Two batches in the other's place: each is whole in itself.
         |whole| {
