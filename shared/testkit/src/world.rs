@@ -4,7 +4,7 @@ use krossing_core::{Side, ports::Ports};
 
 use crate::{
     clock::HandClock, cluster::FakeCluster, faults::Faults, faulty::Faulty, freeze::FakeFreeze, memory::MemoryLedger,
-    memory::MemoryObjects, witness::FakeWitness,
+    memory::MemoryObjects, signer::FakeSigner, witness::FakeWitness,
 };
 
 /// What outlives every process.
@@ -47,6 +47,8 @@ pub struct FakeProcess {
     pub freeze: Faulty<FakeFreeze>,
     /// Everybody's time.
     pub clock: HandClock,
+    /// Who signs evidence.
+    pub signer: Faulty<FakeSigner>,
 }
 
 /// The ports of a [`FakeProcess`], as one type parameter.
@@ -62,6 +64,7 @@ impl Ports for FakePorts {
     type Objects = Faulty<MemoryObjects>;
     type Clock = HandClock;
     type Freeze = Faulty<FakeFreeze>;
+    type Signer = Faulty<FakeSigner>;
 }
 
 impl FakeWorld {
@@ -91,6 +94,7 @@ impl FakeWorld {
             evidence: Faulty::named("evidence", self.evidence.clone(), faults),
             freeze: Faulty::named("freeze", self.freeze.clone(), faults),
             clock: self.clock,
+            signer: Faulty::named("signer", FakeSigner::default(), faults),
         }
     }
 }
