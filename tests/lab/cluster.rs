@@ -1,7 +1,8 @@
 //! A running cluster: ZooKeeper and its brokers, or KRaft nodes that are broker and controller in one.
 //!
 //! Every cluster has a plaintext listener, which brokers use among themselves and the lab uses for itself; a secured
-//! one has SASL_SSL with SCRAM-SHA-512 and mutual TLS beside it. With an authorizer, whoever comes through the
+//! one has SASL_SSL with SCRAM-SHA-512 and mutual TLS beside it; a proxied one has a second plaintext listener that is
+//! advertised as a [`Proxy`]'s ports. With an authorizer, whoever comes through the
 //! plaintext listener and the user `krossing` may do everything, others what ACLs allow.
 //!
 //! Ports are taken from below the range that the system uses for outgoing connections: a broker that is stopped must
@@ -22,12 +23,14 @@ use rand::RngExt as _;
 use rdkafka::{
     ClientConfig,
     consumer::{BaseConsumer, Consumer as _},
+    metadata::Metadata,
 };
 
 use crate::{
     Inner,
     certificates::{Certificates, KeyPair},
     process::{POLL, Process},
+    proxy::Proxy,
     repository,
     tools::{self, java},
 };
@@ -75,6 +78,8 @@ pub enum Listener {
     Scram,
     /// TLS with a client certificate.
     MutualTls,
+    /// Plaintext, through the fault proxy.
+    Proxied,
 }
 
 impl Listener {
@@ -83,6 +88,7 @@ impl Listener {
             Listener::Plaintext => "PLAINTEXT",
             Listener::Scram => "SASL",
             Listener::MutualTls => "MTLS",
+            Listener::Proxied => "PROXIED",
         }
     }
 }
@@ -110,6 +116,8 @@ pub struct ClusterSpec {
     pub brokers: usize,
     /// Its listeners.
     pub security: Security,
+    /// Whether there is a listener behind a fault proxy.
+    pub proxied: bool,
     /// Whether ACLs are enforced.
     pub authorizer: bool,
     /// Of a KRaft cluster.
@@ -125,6 +133,7 @@ impl Default for ClusterSpec {
         Self {
             brokers: 1,
             security: Security::Plaintext,
+            proxied: false,
             authorizer: false,
             version: Version::V3_9,
             heap_mb: 512,
@@ -165,6 +174,7 @@ pub struct Cluster {
     folder: PathBuf,
     spec: ClusterSpec,
     certificates: Option<Certificates>,
+    proxy: Option<Proxy>,
     /// From the call until a request was answered.
     pub started_in: Duration,
     lab: Arc<Inner>,
@@ -188,6 +198,10 @@ impl Cluster {
         };
         for attempt in 0.. {
             let mut cluster = Self::with_ports(&lab, &folder, &spec, mode, certificates.clone())?;
+            if spec.proxied {
+                let brokers: Vec<_> = cluster.nodes.iter().map(|node| node.ports[&Listener::Proxied]).collect();
+                cluster.proxy = Some(Proxy::start(&brokers).await?);
+            }
             match cluster.start_all().await {
                 Ok(()) => {
                     cluster.started_in = begun.elapsed();
@@ -213,10 +227,11 @@ impl Cluster {
         mode: Mode,
         certificates: Option<Certificates>,
     ) -> Result<Self> {
-        let listeners: &[Listener] = match spec.security {
-            Security::Plaintext => &[Listener::Plaintext],
-            Security::Tls => &[Listener::Plaintext, Listener::Scram, Listener::MutualTls],
+        let mut listeners = match spec.security {
+            Security::Plaintext => vec![Listener::Plaintext],
+            Security::Tls => vec![Listener::Plaintext, Listener::Scram, Listener::MutualTls],
         };
+        listeners.extend(spec.proxied.then_some(Listener::Proxied));
         let mut free = free_ports(1 + spec.brokers * (1 + listeners.len()))?.into_iter();
         let mut port = || free.next().expect("as many as were counted");
         let zookeeper_port = port();
@@ -236,6 +251,7 @@ impl Cluster {
             folder: folder.to_owned(),
             spec: spec.clone(),
             certificates,
+            proxy: None,
             started_in: Duration::ZERO,
             lab: lab.clone(),
         })
@@ -265,8 +281,14 @@ impl Cluster {
 
     /// The bootstrap servers of a listener, comma separated.
     pub fn bootstrap(&self, listener: Listener) -> String {
-        let servers: Vec<_> = self.nodes.iter().map(|node| format!("127.0.0.1:{}", node.ports[&listener])).collect();
+        let servers: Vec<_> =
+            self.nodes.iter().map(|node| format!("127.0.0.1:{}", self.advertised_port(node, listener))).collect();
         servers.join(",")
+    }
+
+    /// The fault proxy of a cluster that was asked for with one.
+    pub fn proxy(&self) -> &Proxy {
+        self.proxy.as_ref().expect("the cluster was asked for with a proxy")
     }
 
     /// A librdkafka configuration for the plaintext listener.
@@ -281,7 +303,7 @@ impl Cluster {
         // Brokers restart in seconds here; librdkafka's own maximum of 10 s would be the longest part of a test.
         config.set("reconnect.backoff.max.ms", "500");
         match listener {
-            Listener::Plaintext => {}
+            Listener::Plaintext | Listener::Proxied => {}
             Listener::Scram => {
                 config.set("security.protocol", "SASL_SSL").set("sasl.mechanism", "SCRAM-SHA-512");
                 config.set("sasl.username", user.name).set("sasl.password", user.password);
@@ -352,6 +374,68 @@ impl Cluster {
         self.until_ready(self.nodes.iter().filter(|node| node.runs()).count()).await
     }
 
+    /// Waits until every replica of every partition is in step: until then another broker must not be taken away.
+    pub async fn until_in_sync(&self) -> Result<()> {
+        self.until_metadata("replicas that are in step", |metadata| {
+            let mut partitions = metadata.topics().iter().flat_map(|topic| topic.partitions());
+            partitions.all(|it| it.isr().len() == it.replicas().len() && it.leader() > 0)
+        })
+        .await
+    }
+
+    /// Waits until others lead whatever broker `id`, which was killed, had led.
+    pub async fn until_led_without(&self, id: usize) -> Result<()> {
+        let gone = i32::try_from(id)?;
+        self.until_metadata("other leaders", |metadata| {
+            let mut partitions = metadata.topics().iter().flat_map(|topic| topic.partitions());
+            metadata.brokers().iter().all(|broker| broker.id() != gone)
+                && partitions.all(|it| it.leader() > 0 && it.leader() != gone)
+        })
+        .await
+    }
+
+    async fn until_metadata(&self, what: &'static str, wanted: impl Fn(&Metadata) -> bool) -> Result<()> {
+        let consumer: Arc<BaseConsumer> = Arc::new(self.client().create()?);
+        let seen = async {
+            loop {
+                let asked = consumer.clone();
+                let answer =
+                    tokio::task::spawn_blocking(move || asked.fetch_metadata(None, Duration::from_secs(5))).await?;
+                if answer.is_ok_and(|metadata| wanted(&metadata)) {
+                    return Ok(());
+                }
+                self.check_alive()?;
+                tokio::time::sleep(POLL).await;
+            }
+        };
+        tokio::time::timeout(START_WAIT_MAX, seen).await.with_context(|| format!("waiting for {what}"))?
+    }
+
+    /// Moves every partition's leadership to the next of its replicas, with Kafka's own tools.
+    pub async fn move_leaders(&self) -> Result<()> {
+        let consumer: BaseConsumer = self.client().create()?;
+        let metadata =
+            tokio::task::spawn_blocking(move || consumer.fetch_metadata(None, Duration::from_secs(30))).await??;
+        let mut partitions = Vec::new();
+        for topic in metadata.topics() {
+            for partition in topic.partitions() {
+                let mut replicas = partition.replicas().to_vec();
+                replicas.rotate_left(1);
+                partitions.push(serde_json::json!({
+                    "topic": topic.name(), "partition": partition.id(), "replicas": replicas
+                }));
+            }
+        }
+        let file = self.folder.join("reassignment.json");
+        std::fs::write(&file, serde_json::json!({ "version": 1, "partitions": partitions }).to_string())?;
+        let file = file.to_string_lossy();
+        let reassign = ["--reassignment-json-file", &file, "--execute"];
+        self.tool("org.apache.kafka.tools.reassign.ReassignPartitionsCommand", &reassign).await?;
+        let elect = ["--election-type", "preferred", "--all-topic-partitions"];
+        self.tool("org.apache.kafka.tools.LeaderElectionCommand", &elect).await?;
+        Ok(())
+    }
+
     /// Ends the brokers in good order. Dropping the cluster does it with less ceremony.
     pub async fn stop(&self) -> Result<()> {
         for node in self.nodes.iter().filter(|node| node.runs()) {
@@ -366,6 +450,14 @@ impl Cluster {
         }
         drop(self.zookeeper.lock().expect("no panic while held").take());
         Ok(())
+    }
+
+    /// The port that clients of a listener are told.
+    fn advertised_port(&self, node: &Node, listener: Listener) -> u16 {
+        match (&self.proxy, listener) {
+            (Some(proxy), Listener::Proxied) => proxy.ports()[node.id - 1],
+            _ => node.ports[&listener],
+        }
     }
 
     fn node(&self, id: usize) -> Result<&Node> {
@@ -435,9 +527,12 @@ impl Cluster {
     }
 
     fn common_settings(&self, node: &Node) -> BTreeMap<String, String> {
-        let advertised: Vec<_> =
-            node.ports.iter().map(|(listener, port)| format!("{}://127.0.0.1:{port}", listener.name())).collect();
-        let advertised = advertised.join(",");
+        let listeners = |port: &dyn Fn(Listener) -> u16| {
+            let each = |&listener: &Listener| format!("{}://127.0.0.1:{}", listener.name(), port(listener));
+            node.ports.keys().map(each).collect::<Vec<_>>().join(",")
+        };
+        let own = listeners(&|listener| node.ports[&listener]);
+        let advertised = listeners(&|listener| self.advertised_port(node, listener));
         let controller = match self.mode {
             Mode::ZooKeeper => String::new(),
             Mode::KRaft => format!(",CONTROLLER://127.0.0.1:{}", node.controller_port),
@@ -446,9 +541,9 @@ impl Cluster {
         // The cleaner and retention look every second, so that a test sees within seconds what production does to old
         // data within minutes; coordinators' topics are few and groups form at once.
         pairs(&format!(
-            "listeners={advertised}{controller}
+            "listeners={own}{controller}
             advertised.listeners={advertised}
-            listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,SASL:SASL_SSL,MTLS:SSL
+            listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,SASL:SASL_SSL,MTLS:SSL,PROXIED:PLAINTEXT
             inter.broker.listener.name=PLAINTEXT
             log.dirs={data}
             broker.rack=rack-{id}

@@ -21,9 +21,13 @@ use crate::workload::LiveProducers;
 /// A request larger than this is not one of ours.
 const REQUEST_BYTES_MAX: usize = 64 * 1024;
 
+/// What a test does between the moment at which producers stand still and the answer that says so.
+type Hook = Box<dyn FnOnce() -> Result<()> + Send>;
+
 /// The server. It ends when this is dropped.
 pub struct FreezeWebhook {
     url: String,
+    hook: Arc<Mutex<Option<Hook>>>,
     requests: Arc<Mutex<Vec<serde_json::Value>>>,
     server: JoinHandle<()>,
 }
@@ -34,20 +38,27 @@ impl FreezeWebhook {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let url = format!("http://{}/freeze", listener.local_addr()?);
         let requests = Arc::<Mutex<Vec<_>>>::default();
-        let (seen, secret) = (requests.clone(), secret.map(str::to_owned));
+        let hook = Arc::<Mutex<Option<Hook>>>::default();
+        let operator = Operator { producers, seen: requests.clone(), hook: hook.clone() };
+        let secret = secret.map(str::to_owned);
         let server = tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
-                if let Err(error) = answer(stream, &producers, secret.as_deref(), &seen).await {
+                if let Err(error) = answer(stream, &operator, secret.as_deref()).await {
                     eprintln!("freeze webhook: {error:#}");
                 }
             }
         });
-        Ok(Self { url, requests, server })
+        Ok(Self { url, hook, requests, server })
     }
 
     /// Where to post to.
     pub fn url(&self) -> &str {
         &self.url
+    }
+
+    /// At the next freeze, once the producers stand still and before that is answered, does `hook`.
+    pub fn when_frozen(&self, hook: impl FnOnce() -> Result<()> + Send + 'static) {
+        *self.hook.lock().expect("no panic while held") = Some(Box::new(hook));
     }
 
     /// The bodies of all requests that were accepted, in order.
@@ -62,16 +73,18 @@ impl Drop for FreezeWebhook {
     }
 }
 
-async fn answer(
-    mut stream: TcpStream,
-    producers: &Arc<LiveProducers>,
-    secret: Option<&str>,
-    seen: &Mutex<Vec<serde_json::Value>>,
-) -> Result<()> {
+/// Whom the server acts for.
+struct Operator {
+    producers: Arc<LiveProducers>,
+    seen: Arc<Mutex<Vec<serde_json::Value>>>,
+    hook: Arc<Mutex<Option<Hook>>>,
+}
+
+async fn answer(mut stream: TcpStream, operator: &Operator, secret: Option<&str>) -> Result<()> {
     let (head, body) = read_request(&mut stream).await?;
     let (status, answer) = match check_signature(secret, &head, &body) {
         Err(error) => ("401 Unauthorized", serde_json::json!({ "error": error.to_string() })),
-        Ok(()) => match act(producers, &body, seen).await {
+        Ok(()) => match act(operator, &body).await {
             Ok(state) => ("200 OK", serde_json::json!({ "state": state })),
             Err(error) => ("500 Internal Server Error", serde_json::json!({ "error": format!("{error:#}") })),
         },
@@ -85,17 +98,19 @@ async fn answer(
     stream.shutdown().await.context("closing")
 }
 
-async fn act(
-    producers: &Arc<LiveProducers>,
-    body: &[u8],
-    seen: &Mutex<Vec<serde_json::Value>>,
-) -> Result<&'static str> {
+async fn act(operator: &Operator, body: &[u8]) -> Result<&'static str> {
     let request: serde_json::Value = serde_json::from_slice(body).context("the body is not JSON")?;
-    seen.lock().expect("no panic while held").push(request.clone());
+    operator.seen.lock().expect("no panic while held").push(request.clone());
     match request["action"].as_str() {
-        Some("freeze") => producers.freeze().await.map(|()| "frozen"),
+        Some("freeze") => {
+            operator.producers.freeze().await?;
+            if let Some(hook) = operator.hook.lock().expect("no panic while held").take() {
+                hook()?;
+            }
+            Ok("frozen")
+        }
         Some("unfreeze") => {
-            producers.unfreeze();
+            operator.producers.unfreeze();
             Ok("unfrozen")
         }
         other => bail!("action {other:?} is neither freeze nor unfreeze"),

@@ -12,6 +12,7 @@ pub mod cluster;
 pub mod compare;
 pub mod freeze;
 pub mod process;
+pub mod proxy;
 pub mod reading;
 pub mod rehearsal;
 pub mod tools;
@@ -31,6 +32,7 @@ pub use certificates::Certificates;
 pub use cluster::{Cluster, ClusterSpec, Listener, Security, User, Version};
 pub use freeze::FreezeWebhook;
 use process::ProcessGroup;
+pub use proxy::{Call, Fault, Proxy};
 
 /// The folder of the checkout.
 pub fn repository() -> &'static Path {

@@ -160,8 +160,12 @@ impl Outcome {
 impl Rehearsal {
     /// Starts both clusters, fills the source, and starts what goes on producing and consuming.
     pub async fn prepare(lab: &Lab, spec: &RehearsalSpec) -> Result<Self> {
-        let security = if spec.listener == Listener::Plaintext { Security::Plaintext } else { Security::Tls };
-        let cluster = ClusterSpec { brokers: spec.brokers, security, ..ClusterSpec::default() };
+        let security = match spec.listener {
+            Listener::Plaintext | Listener::Proxied => Security::Plaintext,
+            Listener::Scram | Listener::MutualTls => Security::Tls,
+        };
+        let proxied = spec.listener == Listener::Proxied;
+        let cluster = ClusterSpec { brokers: spec.brokers, security, proxied, ..ClusterSpec::default() };
         let on_target = ClusterSpec { version: spec.target, ..cluster.clone() };
         let (source, target) = tokio::try_join!(lab.zookeeper_cluster(cluster), lab.kraft_cluster(on_target))?;
         let workload = Workload::load(&source, spec.scale, spec.seed).await?;
@@ -191,7 +195,7 @@ fn configuration(spec: &RehearsalSpec, source: &Cluster, target: &Cluster, webho
         let ca =
             |cluster: &Cluster| format!("    tls: {{enabled: true, ca_file: \"{}\"}}\n", cluster.ca_file().display());
         match spec.listener {
-            Listener::Plaintext => servers,
+            Listener::Plaintext | Listener::Proxied => servers,
             Listener::Scram => format!(
                 "{servers}    auth: {{mode: scram-sha-512, username: {}, password: \"${{LAB_PASSWORD}}\"}}\n{}",
                 KROSSING.name,
@@ -227,6 +231,13 @@ impl Migration {
         let it = Self { id: id.to_owned(), folder };
         std::fs::write(it.config_file(), config.replace("{folder}", &it.folder.to_string_lossy()))?;
         Ok(it)
+    }
+
+    /// Changes a text of the configuration, for the commands to come.
+    pub fn reconfigure(&self, from: &str, to: &str) -> Result<()> {
+        let config = std::fs::read_to_string(self.config_file())?;
+        ensure!(config.contains(from), "{from:?} is not in the configuration:\n{config}");
+        Ok(std::fs::write(self.config_file(), config.replace(from, to))?)
     }
 
     fn config_file(&self) -> PathBuf {
@@ -363,6 +374,17 @@ impl Running {
         let status = std::process::Command::new("sh").args(["-c", &format!("kill -{signal} {id}")]).status()?;
         ensure!(status.success(), "kill -{signal} {id}: {status}");
         Ok(())
+    }
+
+    /// Waits for something that happens while it runs; an error with what it has said where it ends before that.
+    pub async fn until(&mut self, happens: impl Future<Output = Result<()>>) -> Result<()> {
+        let status = tokio::select! {
+            biased;
+            done = happens => return done,
+            status = self.child.wait() => status?,
+        };
+        let said = (&mut self.stderr).await?;
+        bail!("the command ended ({status}) before what was waited for:\n{said}")
     }
 
     /// Its process's number; none once it has ended and was waited for.

@@ -10,7 +10,7 @@ use std::{
 
 use anyhow::{Result, ensure};
 use lab::{
-    ClusterSpec, Lab,
+    Call, ClusterSpec, Fault, Lab, Listener,
     compare::{compare, groups_resume_exactly},
     in_lab,
     workload::{
@@ -18,7 +18,14 @@ use lab::{
         create_topics,
     },
 };
-use rdkafka::ClientConfig;
+use rdkafka::{
+    ClientConfig,
+    consumer::{BaseConsumer, Consumer as _},
+};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+};
 
 #[test]
 fn everything_acknowledged_is_read_back_and_a_cluster_equals_itself() {
@@ -157,6 +164,90 @@ fn a_killed_broker_comes_back_and_nothing_outlives_the_lab() {
         Ok(())
     });
     assert!(group > 0 && processes_of(group).is_empty(), "{:?}", processes_of(group));
+}
+
+/// A request that every broker answers, as raw bytes: ApiVersions 0 with correlation id `number`.
+async fn ask(connection: &mut TcpStream, number: i32) -> Result<()> {
+    let mut request = vec![0, 0, 0, 10, 0, 18, 0, 0];
+    request.extend_from_slice(&number.to_be_bytes());
+    request.extend_from_slice(&(-1_i16).to_be_bytes());
+    Ok(connection.write_all(&request).await?)
+}
+
+/// The correlation id of the next answer; none where the connection ends.
+async fn answered(connection: &mut TcpStream) -> Result<Option<i32>> {
+    let Ok(length) = connection.read_i32().await else { return Ok(None) };
+    let mut frame = vec![0; usize::try_from(length)?];
+    connection.read_exact(&mut frame).await?;
+    Ok(Some(i32::from_be_bytes(frame[..4].try_into()?)))
+}
+
+#[test]
+fn the_proxy_cuts_loses_delays_and_swallows_what_it_is_told_and_nothing_else() {
+    in_lab("lab-proxy", async |lab| {
+        let cluster = lab.zookeeper_cluster(ClusterSpec { proxied: true, ..ClusterSpec::default() }).await?;
+        let proxy = cluster.proxy();
+        let through = cluster.client_by(Listener::Proxied, lab::cluster::KROSSING);
+        let asked = through.clone();
+        let metadata = tokio::task::spawn_blocking(move || {
+            let consumer: BaseConsumer = asked.create()?;
+            consumer.fetch_metadata(None, Duration::from_secs(30))
+        })
+        .await??;
+        let ports: Vec<_> = metadata.brokers().iter().map(|broker| broker.port()).collect();
+        ensure!(ports == [i32::from(proxy.ports()[0])], "brokers are told to be at {ports:?}");
+
+        let connect = || TcpStream::connect(("127.0.0.1", proxy.ports()[0]));
+        let mut one = connect().await?;
+        let lost = proxy.trap(&[Call::ApiVersions], 1, 1, Fault::AnswerLost);
+        ask(&mut one, 1).await?;
+        ensure!(answered(&mut one).await? == Some(1) && lost.met() == 0, "the first passes");
+        ask(&mut one, 2).await?;
+        ensure!(answered(&mut one).await?.is_none() && lost.met() == 1, "the second is cut");
+        let mut one = connect().await?;
+        ask(&mut one, 3).await?;
+        ensure!(answered(&mut one).await? == Some(3) && lost.met() == 1, "the third passes");
+
+        let mut other = connect().await?;
+        proxy.cut_all();
+        ensure!(answered(&mut one).await?.is_none() && answered(&mut other).await?.is_none(), "all are cut");
+
+        let silence = proxy.trap(&[Call::ApiVersions], 0, 1, Fault::Silence);
+        let (mut silent, mut late) = (connect().await?, connect().await?);
+        ask(&mut silent, 4).await?;
+        silence.until_met(1).await;
+        let delay = Duration::from_millis(300);
+        proxy.trap(&[Call::ApiVersions], 0, 1, Fault::Late(delay));
+        let begun = Instant::now();
+        ask(&mut late, 5).await?;
+        ensure!(answered(&mut late).await? == Some(5) && begun.elapsed() >= delay, "the answer came too early");
+        ask(&mut silent, 6).await?;
+        let nothing = tokio::time::timeout(delay, answered(&mut silent)).await;
+        ensure!(nothing.is_err(), "a silent connection gave {nothing:?}");
+        proxy.heal();
+        ensure!(answered(&mut silent).await?.is_none(), "what was silent is cut");
+
+        // What the broker makes of it: after a lost answer it has the record, after a lost request it has not.
+        create_topics(&cluster.client(), &[TopicSpec::new("proxied", 1).with("retention.ms", "-1")], 1).await?;
+        let produces = proxy.seen(Call::Produce);
+        for (fault, records) in [(Fault::AnswerLost, 1), (Fault::RequestLost, 1)] {
+            let trap = proxy.trap(&[Call::Produce], 0, 1, fault);
+            let config = through.clone();
+            let outcome = tokio::task::spawn_blocking(move || produce_once(&config, "proxied")).await?;
+            ensure!(outcome.is_err() && trap.met() == 1, "{fault:?}: {outcome:?}");
+            let reader = lab::reading::PartitionReader::new(&cluster.client(), lab::reading::Isolation::Committed)?;
+            ensure!(reader.bounds("proxied", 0)? == (0, records), "{fault:?}: {:?}", reader.bounds("proxied", 0)?);
+        }
+        ensure!(proxy.seen(Call::Produce) == produces + 2, "as many requests as were made");
+        Ok(())
+    });
+}
+
+/// One record, sent once.
+fn produce_once(client: &ClientConfig, topic: &str) -> Result<()> {
+    let producer = RecordingProducer::new(client, &std::sync::Arc::<Recorder>::default(), topic, &[("retries", "0")])?;
+    producer.send(&NewRecord { value: Some(b"once"), ..NewRecord::default() })?;
+    producer.settle()
 }
 
 #[test]

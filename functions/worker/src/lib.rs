@@ -12,13 +12,15 @@ use std::{
 
 use krossing_core::{
     ErrorClass, TopicPartition,
+    codes::{SOURCE_GAP, TARGET_ROLLED_BACK},
     drain::{DrainCause, DrainReadiness, PartitionDrain},
     journal::{EntryKind, Journal},
     limits::INVENTORY_REFRESH,
     ports::{Clock, Ports},
 };
 use krossing_replication::{
-    Crew, LaneContext, LaneError, LanePlan, Notice, PartitionLag, Settings, Shared, TailBoard, seed_lanes,
+    Crew, LaneContext, LaneError, LanePlan, Notice, PartitionLag, Settings, Shared, TailBoard, open_transactions,
+    seed_lanes,
 };
 use krossing_runtime::{Migration, MigrationError};
 use serde::Serialize;
@@ -275,7 +277,8 @@ impl<P: Ports> Workers<P> {
             };
             if now - started > cutover.drain_timeout {
                 crew.stop().await.map_err(WorkerError::Lane)?;
-                return Err(WorkerError::NotDrained { timeout: cutover.drain_timeout, causes: sentence(&causes) });
+                let causes = self.sentence(&causes).await;
+                return Err(WorkerError::NotDrained { timeout: cutover.drain_timeout, causes });
             }
         }
         self.crew = Some(crew);
@@ -316,6 +319,32 @@ impl<P: Ports> Workers<P> {
             .collect()
     }
 
+    /// What holds the target back; of transactions also whose they are.
+    async fn sentence(&self, causes: &[DrainCause]) -> String {
+        let waiting: Vec<_> = causes
+            .iter()
+            .filter_map(|cause| match cause {
+                DrainCause::OpenTransaction { partition, .. } => Some(partition.clone()),
+                DrainCause::NotHeardOf { .. } | DrainCause::Lag { .. } | DrainCause::NotYetStable { .. } => None,
+            })
+            .collect();
+        let open = match open_transactions(&self.migration.source, &self.migration.clock, &waiting).await {
+            Ok(open) => open,
+            Err(error) => {
+                tracing::warn!(%error, "open transactions could not be looked at");
+                Vec::new()
+            }
+        };
+        let now = self.migration.clock.unix_ms();
+        let texts = causes.iter().map(|cause| {
+            let named = open.iter().find(
+                |open| matches!(cause, DrainCause::OpenTransaction { partition, .. } if *partition == open.partition),
+            );
+            named.map_or_else(|| cause.to_string(), |open| open.sentence(now))
+        });
+        texts.collect::<Vec<_>>().join("; ")
+    }
+
     async fn journal_notices(&mut self, journal: &mut Journal) -> Result<(), WorkerError> {
         while let Ok(notice) = self.notices.try_recv() {
             self.journal_notice(journal, notice).await?;
@@ -327,13 +356,15 @@ impl<P: Ports> Workers<P> {
         let (kind, reason, detail) = match notice {
             Notice::Gap { partition, from, to } => (
                 EntryKind::SourceGap,
-                format!("source offsets {from} to {to} of {partition} were gone before they were read"),
-                serde_json::json!({ "partition": partition, "from": from, "to": to }),
+                format!("{SOURCE_GAP}: source offsets {from} to {to} of {partition} were gone before they were read"),
+                serde_json::json!({ "code": SOURCE_GAP.name, "partition": partition, "from": from, "to": to }),
             ),
             Notice::RolledBack { partition, records } => (
                 EntryKind::TargetRolledBack,
-                format!("the target lost {records} records of {partition}; they are copied again"),
-                serde_json::json!({ "partition": partition, "records": records }),
+                format!(
+                    "{TARGET_ROLLED_BACK}: the target lost {records} records of {partition}; they are copied again"
+                ),
+                serde_json::json!({ "code": TARGET_ROLLED_BACK.name, "partition": partition, "records": records }),
             ),
             Notice::StartedOver { lane, reason } => {
                 tracing::warn!(%lane, reason, "a lane starts over");
@@ -351,8 +382,4 @@ fn count(lanes: &[LanePlan]) -> u64 {
 
 fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
-}
-
-fn sentence(causes: &[DrainCause]) -> String {
-    causes.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
 }

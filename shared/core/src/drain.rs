@@ -6,7 +6,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::types::TopicPartition;
+use crate::{
+    codes::OPEN_TRANSACTION,
+    types::{Offset, Producer, TopicPartition},
+};
 
 /// Where one partition stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,13 +54,46 @@ pub enum DrainCause {
     },
 }
 
+/// A transaction on the source that holds back what may be read as committed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OpenTransaction {
+    /// Where.
+    pub partition: TopicPartition,
+    /// Whose; none where it ended before it was looked at.
+    pub producer: Option<Producer>,
+    /// The offset of its first record: the last stable offset.
+    pub from: Offset,
+    /// The time that its producer gave that record, in milliseconds since 1970.
+    pub since_unix_ms: Option<i64>,
+    /// How many offsets lie from there to the end.
+    pub held_back: Offset,
+}
+
+impl OpenTransaction {
+    /// The whole sentence, with its code, as of `now_unix_ms`.
+    pub fn sentence(&self, now_unix_ms: i64) -> String {
+        let Self { partition, from, held_back, .. } = self;
+        let whose = self.producer.map_or("a producer".to_owned(), |producer| {
+            format!("producer id {} (epoch {})", producer.id, producer.epoch)
+        });
+        let since = self
+            .since_unix_ms
+            .map_or(String::new(), |since| format!(", since {} seconds", (now_unix_ms - since).max(0) / 1000));
+        format!(
+            "{OPEN_TRANSACTION}: {partition}: a transaction of {whose} is open on the source from offset {from} on{since}, \
+             and holds back {held_back} offsets"
+        )
+    }
+}
+
 impl fmt::Display for DrainCause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             DrainCause::NotHeardOf { partitions } => write!(f, "{partitions} partitions have not been heard of yet"),
             DrainCause::Lag { partition, lag } => write!(f, "{partition} is {lag} offsets behind"),
             DrainCause::OpenTransaction { partition, lag } => {
-                write!(f, "{partition} is held back by an open transaction on the source, {lag} offsets before its end")
+                let what = "is held back by an open transaction on the source";
+                write!(f, "{OPEN_TRANSACTION}: {partition} {what}, {lag} offsets before its end")
             }
             DrainCause::NotYetStable { remaining } => {
                 write!(f, "the lag has to stay as it is for another {:.1} s", remaining.as_secs_f64())
@@ -151,6 +187,24 @@ mod tests {
             readiness.judge(Instant::now(), &BTreeMap::from([(partition.clone(), waiting)])),
             Err(vec![DrainCause::OpenTransaction { partition, lag: 500 }])
         );
+    }
+
+    #[test]
+    fn an_open_transaction_is_named_with_its_code_producer_place_and_time() {
+        let mut open = OpenTransaction {
+            partition: TopicPartition::new("orders", 3),
+            producer: Some(Producer { id: 4001, epoch: 2 }),
+            from: 17,
+            since_unix_ms: Some(10_000),
+            held_back: 500,
+        };
+        assert_eq!(
+            open.sentence(72_500),
+            "B43: orders-3: a transaction of producer id 4001 (epoch 2) is open on the source from offset 17 on, since 62 \
+             seconds, and holds back 500 offsets"
+        );
+        (open.producer, open.since_unix_ms) = (None, None);
+        assert!(open.sentence(0).contains("a transaction of a producer is open on the source from offset 17 on, and"));
     }
 
     #[test]

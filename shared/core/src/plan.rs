@@ -19,6 +19,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     canonical::canonical_digest,
+    codes::TOPIC_GONE,
     lanes::{Candidate, Lane, split},
     ports::{AclBinding, ClientQuota, ClusterDescription, ConfigOrigin, Configs, GroupDescription, TopicDescription},
     types::{BrokerId, GroupId, LaneId, MigrationId, TopicId, TopicName, TopicPartition},
@@ -687,8 +688,8 @@ pub struct AddedPartitions {
 /// A topic that was deleted and made again: its copy is of the old one.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "topic {topic} was deleted and made again on the source since the plan was made (its identity was {planned} and is \
-     {found}): what was copied belongs to the old topic; roll back and begin a new migration"
+    "{TOPIC_GONE}: topic {topic} was deleted and made again on the source since the plan was made (its identity was \
+     {planned} and is {found}); {}", TOPIC_GONE.remedy
 )]
 pub struct TopicMadeAnew {
     /// The topic.

@@ -20,6 +20,8 @@ use crate::{
 pub(crate) struct PartitionCopy {
     pub(crate) plan: LanePartition,
     pub(crate) progress: PartitionProgress,
+    /// Segments below were written by an earlier session, perhaps long ago.
+    pub(crate) stored_before: SourceOffset,
     pub(crate) producer: Producer,
     pub(crate) sequence: i32,
     /// Largest timestamp of the last batch appended since the last fence: until when the broker remembers us.

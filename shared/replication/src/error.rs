@@ -2,6 +2,7 @@
 
 use krossing_core::{
     ErrorClass, KafkaCode, LaneId, SourceOffset, TargetOffset, TopicPartition,
+    codes::{Code, RECORDS_REPLACED, SEGMENT_DAMAGED, TOPIC_GONE},
     fence::ReadBackError,
     ports::{ClusterError, StoreError},
     records::RecordError,
@@ -72,8 +73,8 @@ pub enum LaneError {
     },
     /// The source topic was deleted, and perhaps made again under the same name.
     #[error(
-        "{partition} is not the topic that this migration began to copy: it was deleted{} on the source; begin a new \
-         migration for it, or exclude it", if *.recreated { " and created again" } else { "" }
+        "{TOPIC_GONE}: {partition} is not the topic that this migration began to copy: it was deleted{} on the source; {}",
+        if *.recreated { " and created again" } else { "" }, TOPIC_GONE.remedy
     )]
     TopicGone {
         /// Where.
@@ -83,8 +84,8 @@ pub enum LaneError {
     },
     /// Records that were copied are not in the source's log any more: an unclean election put others in their place.
     #[error(
-        "source offsets {from} to {to} of {partition} were copied and have since been replaced by other records (unclean \
-         leader election): the target holds records that the source no longer has"
+        "{RECORDS_REPLACED}: source offsets {from} to {to} of {partition} were copied and have since been replaced by other \
+         records (unclean leader election); {}", RECORDS_REPLACED.remedy
     )]
     RecordsReplaced {
         /// Where.
@@ -95,7 +96,7 @@ pub enum LaneError {
         to: SourceOffset,
     },
     /// A segment is missing or is not what was written.
-    #[error("segment {key} is damaged: {detail}")]
+    #[error("{SEGMENT_DAMAGED}: segment {key} is damaged: {detail}; {}", SEGMENT_DAMAGED.remedy)]
     Segment {
         /// Its key.
         key: String,
@@ -141,6 +142,26 @@ pub enum LaneError {
 }
 
 impl LaneError {
+    /// Its code, where an operator has something to put right.
+    pub fn code(&self) -> Option<Code> {
+        match self {
+            LaneError::TopicGone { .. } => Some(TOPIC_GONE),
+            LaneError::RecordsReplaced { .. } => Some(RECORDS_REPLACED),
+            LaneError::Segment { .. } => Some(SEGMENT_DAMAGED),
+            LaneError::NotOwner { .. }
+            | LaneError::Closed { .. }
+            | LaneError::Halted { .. }
+            | LaneError::ReadBack { .. }
+            | LaneError::Record { .. }
+            | LaneError::Refused { .. }
+            | LaneError::SourceRefused { .. }
+            | LaneError::Cluster { .. }
+            | LaneError::Store { .. }
+            | LaneError::NoProgress { .. }
+            | LaneError::Map { .. } => None,
+        }
+    }
+
     /// What an orchestrator may do about it.
     pub fn class(&self) -> ErrorClass {
         match self {

@@ -22,6 +22,7 @@ mod segment;
 mod session;
 mod source;
 mod tail;
+mod transactions;
 
 pub use context::{Bandwidth, LaneContext, LanePartition, LanePlan, LanePorts, Meter, Notice, Settings, Shared};
 pub use crew::{Crew, close_lanes, seed_lanes};
@@ -31,3 +32,4 @@ pub use lease::{read_lease, reopen_lane};
 pub use map::load_map;
 pub use scan::{ScanFrom, records_behind, scan};
 pub use tail::{PartitionLag, TailBoard, TailControl, TailOrder};
+pub use transactions::open_transactions;

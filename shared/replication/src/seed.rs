@@ -17,7 +17,7 @@ use crate::{
     append::{PartitionCopy, SharedCopy, advance, append},
     context::LanePorts,
     error::{SessionEnd, cluster_failed, store_failed},
-    segment::{Draft, Restore},
+    segment::{Draft, Restore, Written},
     session::Session,
     source::{Next, SOURCE_PAUSE, judge, skip_gap},
 };
@@ -250,7 +250,9 @@ async fn restore_segment<P: LanePorts>(
     partition: &TopicPartition,
     from: SourceOffset,
 ) -> Result<(), SessionEnd> {
-    let mut segment = Restore::open(session, partition, from).await?;
+    let stored_before = PartitionCopy::with(copy, |copy| copy.stored_before);
+    let written = if from < stored_before { Written::Earlier } else { Written::InThisSession };
+    let mut segment = Restore::open(session, partition, from, written).await?;
     // A batch may be as large as its segment: it is held as it was read, and as it is sent.
     let largest = segment.index.bytes.min(segment.index.batch_bytes_max.unwrap_or(u64::MAX)) as usize;
     let _held = session.ctx.shared.memory(RESTORE_BYTES + 2 * largest.saturating_sub(SEED_FETCH_BYTES as usize)).await;

@@ -99,6 +99,15 @@ impl Draft {
     }
 }
 
+/// When a segment was written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Written {
+    /// By this session, from what is to be sent now: a batch that is damaged since shows by its own checksum.
+    InThisSession,
+    /// By a session before, and who knows what has happened to it: its digest is read before anything of it is sent.
+    Earlier,
+}
+
 /// Turns one segment into batches for the target, holding a few megabytes of it at a time.
 pub(crate) struct Restore<'a, P: LanePorts> {
     session: &'a Session<P>,
@@ -119,6 +128,7 @@ impl<'a, P: LanePorts> Restore<'a, P> {
         session: &'a Session<P>,
         partition: &TopicPartition,
         from: SourceOffset,
+        written: Written,
     ) -> Result<Self, SessionEnd> {
         let ctx = &*session.ctx;
         let migration = &ctx.settings.migration;
@@ -138,9 +148,13 @@ impl<'a, P: LanePorts> Restore<'a, P> {
         if index.next <= from {
             return Err(damaged(format!("the segment from {first} ends at {} before {from}", index.next)).into());
         }
+        let key = segment_key(migration, partition, first);
+        if written == Written::Earlier {
+            check_digest(session, &key, &index).await?;
+        }
         Ok(Self {
             session,
-            key: segment_key(migration, partition, first),
+            key,
             read_to: 0,
             buffer: BytesMut::new(),
             batches: VecDeque::new(),
@@ -194,15 +208,7 @@ impl<'a, P: LanePorts> Restore<'a, P> {
                     Err(self.damaged("its last batch is cut off".to_owned()).into())
                 };
             }
-            let ctx = &*self.session.ctx;
-            let more = ctx
-                .segments
-                .get_range(&self.key, self.read_to, wanted.min(self.index.bytes - self.read_to))
-                .await
-                .map_err(|error| store_failed(self.session.plan.id, error))?;
-            if more.is_empty() {
-                return Err(self.damaged(format!("it ends at {} of {} bytes", self.read_to, self.index.bytes)).into());
-            }
+            let more = read_range(self.session, &self.key, &self.index, self.read_to, wanted).await?;
             self.read_to += more.len() as u64;
             self.buffer.extend_from_slice(&more);
             self.split()?;
@@ -227,4 +233,41 @@ impl<'a, P: LanePorts> Restore<'a, P> {
     fn damaged(&self, detail: String) -> LaneError {
         LaneError::Segment { key: self.key.clone(), detail }
     }
+}
+
+/// Reads a segment once through, and compares it with what its index says was written.
+async fn check_digest<P: LanePorts>(session: &Session<P>, key: &str, index: &SegmentIndex) -> Result<(), SessionEnd> {
+    let mut digest = Sha256::new();
+    let mut read_to = 0;
+    while read_to < index.bytes {
+        let bytes = read_range(session, key, index, read_to, READ_BYTES).await?;
+        digest.update(&bytes);
+        read_to += bytes.len() as u64;
+    }
+    if hex::encode(digest.finalize()) == index.sha256 {
+        return Ok(());
+    }
+    let detail = "its content is not what was written (SHA-256)".to_owned();
+    Err(LaneError::Segment { key: key.to_owned(), detail }.into())
+}
+
+/// Some bytes of a segment, at least one.
+async fn read_range<P: LanePorts>(
+    session: &Session<P>,
+    key: &str,
+    index: &SegmentIndex,
+    from: u64,
+    wanted: u64,
+) -> Result<Bytes, SessionEnd> {
+    let damaged = |detail: String| LaneError::Segment { key: key.to_owned(), detail };
+    let wanted = wanted.min(index.bytes - from);
+    let bytes = match session.ctx.segments.get_range(key, from, wanted).await {
+        Ok(bytes) => bytes,
+        Err(StoreError::Missing { .. }) => return Err(damaged("it is gone".to_owned()).into()),
+        Err(error) => return Err(store_failed(session.plan.id, error)),
+    };
+    if bytes.is_empty() {
+        return Err(damaged(format!("it ends at {from} of {} bytes", index.bytes)).into());
+    }
+    Ok(bytes)
 }

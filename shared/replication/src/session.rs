@@ -26,7 +26,7 @@ use crate::{
     lease::HeldLease,
     map::{roll_back, spill},
     scan::{ScanFrom, scan},
-    segment::Restore,
+    segment::{Restore, Written},
 };
 
 /// A lane between a fence and whatever ends it.
@@ -70,6 +70,7 @@ impl<P: LanePorts> Session<P> {
             .map(|(plan, progress)| {
                 Arc::new(Mutex::new(PartitionCopy {
                     plan: plan.clone(),
+                    stored_before: progress.stored_to,
                     progress,
                     producer,
                     sequence: 0,
@@ -233,7 +234,7 @@ impl<P: LanePorts> Session<P> {
         let mut counted = 0;
         let mut from = progress.source_next;
         while counted < records && from < progress.stored_to {
-            let mut segment = Restore::open(self, &progress.partition, from).await?;
+            let mut segment = Restore::open(self, &progress.partition, from, Written::Earlier).await?;
             while counted < records
                 && let Some(out) = segment.next().await?
             {

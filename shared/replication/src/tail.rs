@@ -65,6 +65,8 @@ pub struct PartitionLag {
     pub last_stable_offset: Offset,
     /// When the source last answered for it.
     pub heard_at: Instant,
+    /// The longest time from reading an offset to reaching the source's end, in milliseconds.
+    pub behind_longest_ms: i64,
 }
 
 impl PartitionLag {
@@ -470,8 +472,9 @@ impl<'a, P: LanePorts> Tail<'a, P> {
 
     fn show_one(&self, place: usize) {
         let Some((high_watermark, last_stable_offset, heard_at)) = self.ends[place] else { return };
-        let source_next = PartitionCopy::with(self.copy(place), |copy| copy.progress.source_next);
-        let lag = PartitionLag { source_next, high_watermark, last_stable_offset, heard_at };
+        let (source_next, behind_longest_ms) =
+            PartitionCopy::with(self.copy(place), |copy| (copy.progress.source_next, copy.progress.behind_longest_ms));
+        let lag = PartitionLag { source_next, high_watermark, last_stable_offset, heard_at, behind_longest_ms };
         self.board.put(&self.session.plan.partitions[place].partition, lag);
     }
 

@@ -2,8 +2,14 @@
 
 use std::{sync::Mutex, time::Duration};
 
-use krossing_core::{SourceOffset, TopicPartition, ports::Clock, records::Codec};
-use krossing_replication::{LaneError, Notice, TailOrder, load_map};
+use bytes::Bytes;
+use krossing_core::{
+    SourceOffset, TopicPartition,
+    drain::OpenTransaction,
+    ports::{Clock, Objects},
+    records::{Codec, batch::Batches},
+};
+use krossing_replication::{LaneError, Notice, TailOrder, load_map, open_transactions};
 use krossing_testkit::{Call, Faults, record};
 
 use crate::bench::{Bench, Process, Tail, fill_with_everything, large_record, records, within_an_hour};
@@ -164,10 +170,18 @@ async fn an_open_transaction_holds_the_tail_and_is_shown_as_the_cause() {
         let lag = tail.board.partitions()[&partition];
         assert!(lag.waits_for_transaction());
         assert_eq!((lag.source_next.0, lag.lag()), (5, 7));
+        let (source, clock) = (&bench.world.source, &bench.world.clock);
+        let found = open_transactions(source, clock, std::slice::from_ref(&partition)).await.unwrap();
+        let [found] = found.try_into().unwrap();
+        let OpenTransaction { partition: at, producer, from, since_unix_ms, held_back } = found;
+        assert_eq!((at, from, held_back), (partition.clone(), 5, 7));
+        assert!(producer.is_some() && since_unix_ms.is_some());
         open.commit();
         bench.world.clock.sleep(Duration::from_secs(2)).await;
         let lag = tail.board.partitions()[&partition];
         assert!(!lag.waits_for_transaction() && lag.lag() == 0, "{lag:?}");
+        let found = open_transactions(source, clock, std::slice::from_ref(&partition)).await.unwrap();
+        assert_eq!(found, []);
         tail.order(bench.stop_at_source_ends());
     };
     let (ended, ()) = within_an_hour(futures::future::join(process.tail(bench.plan(), &tail), orders)).await;
@@ -253,4 +267,38 @@ async fn a_partition_of_many_gaps_has_few_chunks() {
     let progress = bench.progress().await.remove(&partition).unwrap();
     let runs: u64 = progress.map_chunks.iter().map(|chunk| chunk.runs).sum();
     assert!(runs > 5_000 && progress.map_chunks.len() < 12, "{runs} runs in {} chunks", progress.map_chunks.len());
+}
+
+/// A target that has lost its seed needs the segments again: what is in them must be what was written.
+#[tokio::test(start_paused = true)]
+async fn a_segment_that_was_changed_is_refused_before_anything_of_it_is_sent() {
+    let changes: [fn(&[u8]) -> Vec<Bytes>; 3] = [
+        |whole| vec![Bytes::copy_from_slice(&[&whole[..whole.len() - 1], &[!whole[whole.len() - 1]]].concat())],
+        // Two batches in the other's place: each is whole in itself.
+        |whole| {
+            let whole = Bytes::copy_from_slice(whole);
+            let batches: Vec<_> = Batches::new(whole).map(|batch| batch.unwrap().bytes).collect();
+            let changed: Vec<_> = batches.into_iter().rev().collect();
+            assert!(changed.len() > 1);
+            changed
+        },
+        |whole| vec![Bytes::copy_from_slice(&whole[..whole.len() / 2])],
+    ];
+    for change in changes {
+        let (bench, partition) = Bench::with_one_partition(1);
+        for number in 0..5 {
+            bench.world.source.append(&partition, Codec::None, records("a", number * 10..number * 10 + 10));
+        }
+        bench.catch_up().await.unwrap();
+        let key = bench.world.segments.list("").await.unwrap().into_iter().find(|key| key.ends_with(".log")).unwrap();
+        let written = bench.world.segments.get(&key).await.unwrap().unwrap();
+        bench.world.segments.put(&key, change(&written)).await.unwrap();
+        bench.world.target.replace_tail(&partition, 0);
+        let stopped = tail_to_the_end(&bench, &bench.healthy()).await.unwrap_err();
+        assert!(matches!(&stopped, LaneError::Segment { key: damaged, .. } if *damaged == key), "{stopped}");
+        assert_eq!(bench.progress().await[&partition].counts.records, 0);
+        bench.world.segments.put(&key, vec![written]).await.unwrap();
+        tail_to_the_end(&bench, &bench.healthy()).await.unwrap();
+        bench.check().await;
+    }
 }

@@ -1,0 +1,110 @@
+//! What may be found while a migration runs: a code each, what it means, and what to do.
+//!
+//! The codes go on where those of [`precheck`](crate::precheck) end, in one numbering: `B` stops the migration until
+//! somebody has acted, `W` is survived and worth knowing. Whoever finds something puts the code before the sentence and
+//! the remedy behind it, so that both stand wherever the sentence goes: on the terminal, in the journal, in a log.
+//!
+//! Invariant: a code is never given another meaning.
+
+use std::fmt;
+
+/// One of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Code {
+    /// What runbooks and scripts look for.
+    pub name: &'static str,
+    /// What it means.
+    pub cause: &'static str,
+    /// What to do about it.
+    pub remedy: &'static str,
+}
+
+impl fmt::Display for Code {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name)
+    }
+}
+
+/// Every code, in order.
+pub const ALL: &[Code] = &[
+    TOPIC_GONE,
+    RECORDS_REPLACED,
+    TOMBSTONES_MISSED,
+    OPEN_TRANSACTION,
+    SEGMENT_DAMAGED,
+    SOURCE_GAP,
+    TARGET_ROLLED_BACK,
+];
+
+/// Another topic under the same name, or none.
+pub const TOPIC_GONE: Code = Code {
+    name: "B40",
+    cause: "a topic was deleted on the source, and perhaps made again, since its copy began",
+    remedy: "what was copied belongs to the old topic: delete its copy on the target, and begin a new migration (another \
+             --migration-id), with topics.exclude where the topic is not to come along",
+};
+
+/// An unclean leader election, or what looks like one.
+pub const RECORDS_REPLACED: Code = Code {
+    name: "B41",
+    cause: "records that were copied are not in the source's log any more: an unclean leader election put others in \
+            their place",
+    remedy: "the target holds records that the source no longer has: set unclean.leader.election.enable=false on the \
+             source, delete the topic's copy on the target, and begin a new migration (another --migration-id)",
+};
+
+/// Deleted keys that would live again on the target.
+pub const TOMBSTONES_MISSED: Code = Code {
+    name: "B42",
+    cause: "the source cleaned tombstones of a compacted topic before they were read: keys that it has deleted still \
+            have a value on the target",
+    remedy: "delete the topic's copy on the target and begin a new migration (another --migration-id) that reads it within \
+             delete.retention.ms, or leave the topic out (topics.exclude)",
+};
+
+/// Nothing behind its beginning may be read as committed.
+pub const OPEN_TRANSACTION: Code = Code {
+    name: "B43",
+    cause: "a transaction on the source has not ended: nothing behind its beginning may be read as committed",
+    remedy: "have its producer commit or abort, or abort it with `kafka-transactions.sh abort`; then give the command again",
+};
+
+/// What is stored is not what was read from the source.
+pub const SEGMENT_DAMAGED: Code = Code {
+    name: "B44",
+    cause: "a segment is missing or is not what was written",
+    remedy: "restore it from a copy and resume; without one, delete the topic's copy on the target and begin a new \
+             migration (another --migration-id)",
+};
+
+/// Retention or DeleteRecords were quicker than the copy.
+pub const SOURCE_GAP: Code = Code {
+    name: "W40",
+    cause: "records of the source were gone before they were read",
+    remedy: "nothing need be done: the copy goes on from the source's log start, and groups inside the gap resume at the \
+             next record; a longer retention on the source prevents more",
+};
+
+/// The target forgot what it had acknowledged.
+pub const TARGET_ROLLED_BACK: Code = Code {
+    name: "W41",
+    cause: "the target's log ended below what it had acknowledged",
+    remedy: "nothing need be done, the records are copied again; find out why the target's brokers lost them",
+};
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn every_code_is_there_once_and_says_what_to_do() {
+        let names: BTreeSet<_> = ALL.iter().map(|code| code.name).collect();
+        assert_eq!(names.len(), ALL.len());
+        for code in ALL {
+            assert!(code.name.starts_with(['B', 'W']) && !code.cause.is_empty() && !code.remedy.is_empty(), "{code}");
+            assert!(!code.remedy.ends_with('.'), "{code}: a remedy ends another sentence");
+        }
+    }
+}
