@@ -15,7 +15,7 @@ use krossing_core::{
     config::Config,
     journal::{EntryKind, Journal},
     ports::{Clock, Groups, Inventory, Ports, ProducerFreeze},
-    transition::{Command, Decision, State, permit},
+    transition::{Command, Decision, Position, State, permit},
 };
 use krossing_runtime::{ForStep, Migration, MigrationError, MigrationResult};
 use serde::{Deserialize, Serialize};
@@ -58,8 +58,14 @@ pub async fn run<P: Ports>(
     if let Decision::Refused(sentence) = permit(Command::Rollback, standing).decision {
         return Err(MigrationError::Refused { sentence });
     }
+    if standing == Position::At(State::RolledBack) {
+        return rolled_back_before(migration, journal).await;
+    }
     let given_up_in = standing.working_state().unwrap_or(State::Planned);
     let producers = release(migration, journal, producers_released).await?;
+    if standing == Position::At(State::Cutover) {
+        migration.enter(journal, State::Failed, "the cutover was interrupted", json!({})).await?;
+    }
     let (topics_left, groups_left) = left_on_target(migration, journal).await?;
     let report = RollbackReport {
         version: REPORT_VERSION,
@@ -73,12 +79,24 @@ pub async fn run<P: Ports>(
         groups_left,
     };
     let text = canonical_json(&report).expect("a report holds whole numbers and texts, which have a canonical form");
-    let key = format!("{}/rollback-report.json", migration.id);
-    let stored = migration.store_evidence(key, Bytes::from(text), false).await?;
+    let stored = migration.store_evidence(report_key(&migration.id), Bytes::from(text), false).await?;
     let reason = format!("given up in {given_up_in}: nothing was deleted; {} says what is left", stored.key);
     let detail = json!({ "report": stored });
     krossing_evidence::end(migration, journal, State::RolledBack, reason, detail, &[stored]).await?;
     Ok(report)
+}
+
+/// The report of a rollback that came to its end; its evidence gets its alias, which it may lack.
+async fn rolled_back_before<P: Ports>(
+    migration: &Migration<P>,
+    journal: &Journal,
+) -> MigrationResult<RollbackReport> {
+    krossing_evidence::publish(migration, journal).await?;
+    migration.stored_report(&report_key(&migration.id), "read the rollback's report").await
+}
+
+fn report_key(migration: &MigrationId) -> String {
+    format!("{migration}/rollback-report.json")
 }
 
 /// Lets producers go on if the last cutover asked them to stand still and nobody has let them go on since.

@@ -11,7 +11,7 @@ use krossing_core::{
     progress::PartitionProgress,
     validation::{CheckReport, ExpectedPosition, PartitionFacts, expected_positions, not_looked_at},
 };
-use krossing_runtime::{ForStep, Migration, MigrationError, MigrationResult};
+use krossing_runtime::{ForStep, Migration, MigrationResult};
 
 /// What was read.
 pub(crate) struct Facts {

@@ -746,3 +746,28 @@ pub trait Ports: Send + Sync + 'static {
     /// Who signs evidence.
     type Signer: Signer + 'static;
 }
+
+/// The ports that one process has of a migration.
+#[derive(Debug)]
+pub struct PortSet<P: Ports> {
+    /// The cluster that records are copied from.
+    pub source: P::Source,
+    /// The cluster that records are copied to.
+    pub target: P::Target,
+    /// The independent client of the source.
+    pub source_witness: P::SourceWitness,
+    /// The independent client of the target.
+    pub target_witness: P::TargetWitness,
+    /// Journal, leases, progress.
+    pub ledger: P::Ledger,
+    /// Segments.
+    pub segments: P::Objects,
+    /// Offset map, plan, reports, signed evidence.
+    pub evidence: P::Objects,
+    /// Time.
+    pub clock: P::Clock,
+    /// Producers' standstill.
+    pub freeze: P::Freeze,
+    /// Who signs evidence.
+    pub signer: P::Signer,
+}

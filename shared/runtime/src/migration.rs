@@ -6,7 +6,7 @@ use krossing_core::{
     ErrorClass, MigrationId,
     config::Config,
     journal::{EntryKind, Journal, JournalEntry, JournalError},
-    ports::{Clock, ClusterError, Ledger, Ports, SignError, StoreError},
+    ports::{Clock, ClusterError, Ledger, PortSet, Ports, SignError, StoreError},
     transition::State,
 };
 use serde::Serialize;
@@ -117,6 +117,36 @@ impl<T> ForStep<T> for Result<T, StoreError> {
 }
 
 impl<P: Ports> Migration<P> {
+    /// A migration on these ports.
+    pub fn new(id: MigrationId, config: Config, ports: PortSet<P>) -> Self {
+        let PortSet {
+            source,
+            target,
+            source_witness,
+            target_witness,
+            ledger,
+            segments,
+            evidence,
+            clock,
+            freeze,
+            signer,
+        } = ports;
+        Self {
+            id,
+            config,
+            source,
+            target,
+            source_witness,
+            target_witness,
+            ledger,
+            segments,
+            evidence,
+            clock,
+            freeze,
+            signer,
+        }
+    }
+
     /// The journal as it is stored, its chain checked.
     pub async fn journal(&self) -> MigrationResult<Journal> {
         let lines = self.ledger.journal().await.during("read the journal")?;

@@ -33,12 +33,12 @@ impl<P: Ports> Migration<P> {
 
     /// What the cutover that reached READY left behind.
     pub async fn cutover_report(&self) -> MigrationResult<CutoverReport> {
-        self.report(&cutover_report_key(&self.id), "read the cutover's report").await
+        self.stored_report(&cutover_report_key(&self.id), "read the cutover's report").await
     }
 
     /// What the last validation found.
     pub async fn validation_report(&self) -> MigrationResult<ValidationReport> {
-        self.report(&validation_report_key(&self.id), "read the validation's report").await
+        self.stored_report(&validation_report_key(&self.id), "read the validation's report").await
     }
 
     /// What was written for which group, and which have switched, with the version to write over; nothing before a
@@ -51,17 +51,22 @@ impl<P: Ports> Migration<P> {
         }
     }
 
-    async fn report<T: DeserializeOwned>(&self, key: &str, attempt: &'static str) -> MigrationResult<T> {
+    /// A report of the evidence, which must be there.
+    pub async fn stored_report<T: DeserializeOwned>(&self, key: &str, attempt: &'static str) -> MigrationResult<T> {
         let stored = self.evidence.get(key).await.during(attempt)?;
         let gone = || StoreError::Missing { attempt: format!("read {key}") };
         stored.ok_or_else(gone).and_then(|stored| parse(key, &stored)).during(attempt)
     }
 
-    /// Stores an object in the evidence and reads it back. With `new` it is refused where the name is taken.
+    /// Stores an object in the evidence and reads it back. With `new`, nothing of another content is stored over.
     pub async fn store_evidence(&self, key: String, content: Bytes, new: bool) -> MigrationResult<StoredObject> {
         let parts = vec![content.clone()];
         let put = if new { self.evidence.put_new(&key, parts).await } else { self.evidence.put(&key, parts).await };
-        put.during("store evidence")?;
+        match put {
+            // An answer was lost, or a process died behind it: whether it is ours is seen below.
+            Err(StoreError::Conflict { .. }) if new => {}
+            put => put.during("store evidence")?,
+        }
         let read_back = self.evidence.get(&key).await.during("read back evidence")?;
         if read_back.as_ref() != Some(&content) {
             let read = read_back.map_or(0, |read| read.len());
