@@ -23,7 +23,7 @@ use krossing_finalize::FinalizeReport;
 use krossing_replication::{LanePlan, Notice};
 use krossing_rollback::RollbackReport;
 use krossing_runtime::Migration;
-use krossing_worker::{Workers, lane_context};
+use krossing_worker::{Workers, journal_notice, lane_context};
 use serde::Serialize;
 use serde_json::json;
 use tokio::sync::mpsc;
@@ -122,9 +122,18 @@ impl<P: Ports> Drive<P> {
         if let Some(workers) = phases::to_drain_ready(self, planned).await? {
             return Ok(workers);
         }
-        let mut workers = phases::lanes_of_all(self, planned).await?;
-        phases::tail(self, planned, &mut workers).await?;
-        Ok(workers)
+        let again = async {
+            let mut workers = phases::lanes_of_all(self, planned).await?;
+            phases::tail(self, planned, &mut workers).await?;
+            Ok(workers)
+        };
+        match again.await {
+            Ok(workers) => Ok(workers),
+            Err(error) => {
+                self.fail(&error).await;
+                Err(error)
+            }
+        }
     }
 
     /// Goes on from the journal's last entry, as far as no decision of the operator is needed. Answers where that was.
@@ -167,7 +176,7 @@ impl<P: Ports> Drive<P> {
             never = show_steps(&migration, self.voice, &cutover.step, &mut self.shown) => match never {},
         };
         while let Ok(notice) = notices.try_recv() {
-            self.voice.advice(&format!("noticed while copying: {notice:?}"));
+            journal_notice(&migration, &mut self.journal, notice).await?;
         }
         self.show_entries();
         ended.map_err(|error| anyhow!(error).context(self.after_cutover()))

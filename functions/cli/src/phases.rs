@@ -8,7 +8,6 @@ use krossing_core::{
     ports::{Ledger, Ports},
     precheck::{Finding, Severity, blocks},
     transition::{Position, State},
-    validation::Outcome,
 };
 use krossing_runtime::{Migration, MigrationResult};
 use krossing_worker::{TailSummary, Workers};
@@ -150,7 +149,6 @@ async fn tail_to_drain_ready<P: Ports>(
     mut workers: Workers<P>,
 ) -> anyhow::Result<Workers<P>> {
     let summary = tail(drive, planned, &mut workers).await?;
-    keys_are_the_same_where_tombstones_may_be_missing(drive, planned).await?;
     let reason = format!(
         "drain ready: max_partition_lag={} records_replayed={} bytes_replayed={}",
         summary.lag_records_max, summary.records_replayed, summary.bytes_replayed
@@ -159,39 +157,7 @@ async fn tail_to_drain_ready<P: Ports>(
     Ok(workers)
 }
 
-/// A tombstone that was cleaned on the source before it was read leaves a deleted key on the target. That takes a
-/// partition that was behind for longer than its topic keeps tombstones: there every key is compared first.
-async fn keys_are_the_same_where_tombstones_may_be_missing<P: Ports>(
-    drive: &Drive<P>,
-    planned: &Planned,
-) -> anyhow::Result<()> {
-    let scope = planned.scope();
-    let mut doubtful = Vec::new();
-    for lane in planned.lanes() {
-        let progress = drive.migration.ledger.lane_progress(lane.id).await.context("could not read the progress")?;
-        doubtful.extend(progress.into_iter().filter(|progress| {
-            let topic = scope.topic(&progress.partition.topic).filter(|topic| topic.compacted);
-            topic.is_some_and(|topic| progress.behind_longest_ms > topic.tombstones_kept_ms())
-        }));
-    }
-    if doubtful.is_empty() {
-        return Ok(());
-    }
-    drive.voice.line(&format!("comparing keys of {} compacted partitions that took long to copy", doubtful.len()));
-    let report = krossing_validate::compare_compacted(&drive.migration, &doubtful).await?;
-    if report.outcome != Outcome::Failed {
-        return Ok(());
-    }
-    let found: Vec<_> =
-        report.findings.iter().map(|finding| format!("{}: {}", finding.subject, finding.problem)).collect();
-    Err(anyhow!(
-        "compacted topics differ, because the source cleaned tombstones before they were read: {}; exclude these topics, \
-         or begin a new migration that copies them faster than delete.retention.ms",
-        found.join("; ")
-    ))
-}
-
-/// Tails until the target has kept up. The lanes go on.
+/// Tails until the target has kept up and has no key that the source has deleted. The lanes go on.
 pub(crate) async fn tail<P: Ports>(
     drive: &mut Drive<P>,
     planned: &mut Planned,
@@ -204,7 +170,12 @@ pub(crate) async fn tail<P: Ports>(
         .await;
     drop(progress);
     drive.show_entries();
-    Ok(tailed?)
+    let summary = tailed?;
+    let behind = workers.behind_longest_ms();
+    match krossing_validate::tombstones_missed(&drive.migration, &planned.scope(), &behind).await? {
+        None => Ok(summary),
+        Some(missed) => Err(missed.into()),
+    }
 }
 
 /// Lanes for what has appeared on the source since the last look, its topics made on the target.

@@ -19,7 +19,7 @@ use krossing_core::{
 };
 use krossing_runtime::{
     Migration,
-    connect::{Local, connect, journal_folder, owner, read_config, remove_if_unused},
+    connect::{Local, connect, journal_folder, owner, reach, read_config, remove_if_unused},
 };
 
 use crate::{
@@ -42,9 +42,9 @@ pub(crate) struct Look {
 }
 
 impl Look {
-    pub(crate) async fn connect(common: &Common, config: Config, id: MigrationId) -> anyhow::Result<Self> {
+    pub(crate) fn open(common: &Common, config: Config, id: MigrationId) -> anyhow::Result<Self> {
         let folder = journal_folder(&config, common.journal_dir.as_deref(), &id);
-        Ok(Self { migration: connect(config, id, common.journal_dir.clone()).await?, folder })
+        Ok(Self { migration: connect(config, id, common.journal_dir.clone())?, folder })
     }
 }
 
@@ -59,7 +59,7 @@ impl Session {
     pub(crate) async fn begin(common: &Common, id: MigrationId) -> anyhow::Result<Self> {
         let config = read_config(&common.config)?;
         let folder = journal_folder(&config, common.journal_dir.as_deref(), &id);
-        // A new migration has no folder before both clusters have been looked at.
+        // A new migration has no folder before it is begun.
         let lock = if folder.is_dir() { Some(CommandLock::take(&folder)?) } else { None };
         Self::open(common, config, id, lock, transition::Command::Execute).await
     }
@@ -87,7 +87,12 @@ impl Session {
         lock: Option<CommandLock>,
         command: transition::Command,
     ) -> anyhow::Result<Self> {
-        let migration = Arc::new(connect(config, id, common.journal_dir.clone()).await?);
+        let begun = journal_folder(&config, common.journal_dir.as_deref(), &id).join(JOURNAL_FILE).is_file();
+        let migration = Arc::new(connect(config, id, common.journal_dir.clone())?);
+        if begun {
+            // Of a new one, precheck says what cannot be reached, with all else that stands in its way.
+            reach(&migration).await?;
+        }
         let drive = Drive::open(migration, owner(), Voice::Terminal, command).await?;
         Ok(Self { drive, common: common.clone(), lock })
     }

@@ -2,9 +2,12 @@
 
 use std::{error::Error, time::Duration};
 
-use krossing_core::{ErrorClass, GroupId, KafkaCode, Offset, Side, TopicPartition, ports::FreezeError};
+use krossing_core::{
+    ErrorClass, GroupId, KafkaCode, Offset, Side, TopicPartition, codes::OPEN_TRANSACTION, ports::FreezeError,
+};
 use krossing_replication::LaneError;
 use krossing_runtime::MigrationError;
+use krossing_validate::TombstonesMissed;
 
 /// Why a cutover did not reach READY. Unless it says otherwise, producers may go on and the migration is at
 /// `drain_ready` again.
@@ -41,15 +44,31 @@ pub enum CutoverError {
         causes: String,
     },
     /// The freeze took longer than the operator allows.
-    #[error("producers stood still for {budget:?} (cutover.max_producer_freeze), which ended while {step}{}", held_back(.causes))]
+    #[error("producers stood still for {budget:?} (cutover.max_producer_freeze), which ended while {step}")]
     OutOfTime {
         /// The bound.
         budget: Duration,
         /// What was being done.
         step: &'static str,
-        /// Partitions that waited for an open transaction.
-        causes: Vec<TopicPartition>,
     },
+    /// The freeze took longer than the operator allows, because a transaction did not end.
+    #[error(
+        "{OPEN_TRANSACTION}: producers stood still for {budget:?} (cutover.max_producer_freeze), which ended while {step}; {}; {}",
+        .transactions.join("; "), OPEN_TRANSACTION.remedy
+    )]
+    HeldBack {
+        /// The bound.
+        budget: Duration,
+        /// What was being done.
+        step: &'static str,
+        /// The partitions that waited.
+        partitions: Vec<TopicPartition>,
+        /// What holds each of them back.
+        transactions: Vec<String>,
+    },
+    /// The source has deleted keys that still have a value on the target.
+    #[error(transparent)]
+    TombstonesMissed(#[from] TombstonesMissed),
     /// READY was journaled at the moment at which the budget ran out.
     #[error("the cutover reached READY as its time ran out; `krossing status` shows how it stands")]
     ReadyUnseen {
@@ -152,14 +171,6 @@ pub enum CutoverError {
     },
 }
 
-fn held_back(causes: &[TopicPartition]) -> String {
-    if causes.is_empty() {
-        return String::new();
-    }
-    let names: Vec<_> = causes.iter().map(ToString::to_string).collect();
-    format!("; held back by an open transaction: {}", names.join(", "))
-}
-
 impl CutoverError {
     /// What an orchestrator may do about it.
     pub fn class(&self) -> ErrorClass {
@@ -171,6 +182,7 @@ impl CutoverError {
             | CutoverError::NotReleased { .. }
             | CutoverError::NotCaughtUp { .. }
             | CutoverError::OutOfTime { .. }
+            | CutoverError::HeldBack { .. }
             | CutoverError::ReadyUnseen { .. }
             | CutoverError::NotMarked { .. }
             | CutoverError::MarkNotSeen { .. }
@@ -178,9 +190,10 @@ impl CutoverError {
             | CutoverError::Appeared { .. }
             | CutoverError::GroupOnTarget { .. }
             | CutoverError::CommitRefused { .. } => ErrorClass::Refused,
-            CutoverError::NotDrained { .. } | CutoverError::Floor { .. } | CutoverError::CommitNotReadBack { .. } => {
-                ErrorClass::DataAtRisk
-            }
+            CutoverError::TombstonesMissed(_)
+            | CutoverError::NotDrained { .. }
+            | CutoverError::Floor { .. }
+            | CutoverError::CommitNotReadBack { .. } => ErrorClass::DataAtRisk,
         }
     }
 }

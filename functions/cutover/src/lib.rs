@@ -22,7 +22,7 @@ use krossing_core::{
     ports::{Clock, Ports, ProducerFreeze},
     transition::State,
 };
-use krossing_replication::{Crew, LaneContext, LanePlan, reopen_lane};
+use krossing_replication::{Crew, LaneContext, LanePlan, open_transactions, reopen_lane};
 use krossing_runtime::{ForStep, Migration};
 use serde_json::json;
 
@@ -77,9 +77,24 @@ pub async fn run<P: Ports>(cutover: &Cutover<'_, P>, journal: &mut Journal) -> R
         return Err(CutoverError::ReadyUnseen { source: Box::new(error) });
     }
     release(cutover, journal).await?;
+    let error = name_transactions(migration, error).await;
     let reason = format!("the cutover failed: {}", error::chain(&error));
     migration.enter(journal, State::DrainReady, reason, json!({})).await?;
     Err(error)
+}
+
+/// Says whose transactions held a cutover back. Asked once producers may go on again, which nothing may delay.
+async fn name_transactions<P: Ports>(migration: &Migration<P>, mut error: CutoverError) -> CutoverError {
+    if let CutoverError::HeldBack { partitions, transactions, .. } = &mut error {
+        *transactions = match open_transactions(&migration.source, &migration.clock, partitions).await {
+            Ok(open) => open.iter().map(|open| open.sentence(migration.clock.unix_ms())).collect(),
+            Err(why) => {
+                tracing::warn!(error = %why, "open transactions could not be looked at");
+                partitions.iter().map(|partition| format!("{partition} waits for a transaction")).collect()
+            }
+        };
+    }
+    error
 }
 
 /// After a killed cutover: lets producers go on, opens the lanes again, and returns to `drain_ready`.
@@ -132,8 +147,12 @@ async fn attempt<P: Ports>(
     let report = tokio::select! {
         done = standstill::standstill(cutover, journal, crew, prepared) => done?,
         () = cutover.migration.clock.sleep(budget) => {
-            let causes = prepare::open_transactions(&board);
-            return Err(CutoverError::OutOfTime { budget, step: cutover.step.name(), causes });
+            let (step, partitions) = (cutover.step.name(), prepare::held_back(&board));
+            return Err(if partitions.is_empty() {
+                CutoverError::OutOfTime { budget, step }
+            } else {
+                CutoverError::HeldBack { budget, step, partitions, transactions: Vec::new() }
+            });
         }
     };
     // Outside the budget: an entry that is cut off could be stored after producers were told to go on.

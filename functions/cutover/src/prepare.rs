@@ -8,8 +8,9 @@ use krossing_core::{
     drain::{DrainReadiness, PartitionDrain},
     ports::{Clock, GroupOffsets, Groups, Inventory, LogEnd, LogReader, Marker, Ports, TopicAdmin},
 };
-use krossing_replication::{Crew, TailBoard};
+use krossing_replication::{Crew, TailBoard, drain_sentence};
 use krossing_runtime::{ForStep, MigrationError};
+use krossing_validate::tombstones_missed;
 
 use crate::{Cutover, CutoverError};
 
@@ -42,6 +43,11 @@ pub(crate) async fn prepare<P: Ports>(cutover: &Cutover<'_, P>, crew: &mut Crew<
     let parts = warm_up_markers(cutover, &partitions).await?;
     cutover.step.begin("catching up");
     catch_up(cutover, crew, &partitions).await?;
+    cutover.step.begin("comparing keys where tombstones may have been missed");
+    let behind = crew.board().behind_longest_ms();
+    if let Some(missed) = tombstones_missed(cutover.migration, cutover.scope, &behind).await? {
+        return Err(missed.into());
+    }
     Ok(Prepared { partitions, parts, groups })
 }
 
@@ -162,14 +168,14 @@ async fn catch_up<P: Ports>(
             .collect();
         let Err(causes) = readiness.judge(clock.now(), &drains) else { return Ok(()) };
         if clock.now() - started > settings.drain_timeout {
-            let causes: Vec<_> = causes.iter().map(ToString::to_string).collect();
-            return Err(CutoverError::NotCaughtUp { causes: causes.join("; ") });
+            let causes = drain_sentence(&cutover.migration.source, clock, &causes).await;
+            return Err(CutoverError::NotCaughtUp { causes });
         }
     }
 }
 
 /// Partitions that wait for an open transaction now.
-pub(crate) fn open_transactions(board: &TailBoard) -> Vec<TopicPartition> {
+pub(crate) fn held_back(board: &TailBoard) -> Vec<TopicPartition> {
     let partitions = board.partitions().into_iter();
     partitions.filter(|(_, lag)| lag.waits_for_transaction()).map(|(partition, _)| partition).collect()
 }

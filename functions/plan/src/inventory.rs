@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use krossing_core::{
     config::ConfigDrift,
-    plan::{MigrationPlan, PlanInput, SourceInventory, TargetInventory, plan},
+    plan::{MigrationPlan, PlanInput, Selection, SourceInventory, TargetInventory, plan},
     ports::{ClusterResult, ConfigOrigin, Configs, GroupDescription, Groups, Inventory, Ports},
 };
 use krossing_runtime::migration::{ForStep, Migration, MigrationResult};
@@ -18,7 +18,7 @@ pub async fn collect<P: Ports>(migration: &Migration<P>) -> MigrationResult<(Sou
 
 /// Reads what the source is made of. Nothing is written.
 pub async fn source<P: Ports>(migration: &Migration<P>) -> ClusterResult<SourceInventory> {
-    read_source(&migration.source).await
+    read_source(&migration.source, &migration.config.topics).await
 }
 
 /// Reads what the target is made of. Nothing is written.
@@ -60,12 +60,14 @@ pub(crate) fn input<'a, P: Ports>(
     }
 }
 
-async fn read_source<C: Inventory + Groups>(cluster: &C) -> ClusterResult<SourceInventory> {
+async fn read_source<C: Inventory + Groups>(cluster: &C, selection: &Selection) -> ClusterResult<SourceInventory> {
     // The first call says whether the cluster can be reached at all; the rest travels together.
     let description = cluster.describe_cluster().await?;
     let topics = async {
         let topics = cluster.describe_topics(None).await?;
-        let names: Vec<_> = topics.iter().map(|topic| topic.name.clone()).collect();
+        // Settings of topics that stay behind are nobody's business here, and need rights of their own.
+        let wanted = topics.iter().filter(|topic| selection.reason_to_leave_out(topic).is_none());
+        let names: Vec<_> = wanted.map(|topic| topic.name.clone()).collect();
         let configs = cluster.topic_configs(&names).await?;
         Ok((topics, configs))
     };

@@ -8,12 +8,14 @@
 
 mod drift;
 mod facts;
+mod rights;
 
 use krossing_core::{
     Side,
-    plan::{MigrationPlan, Selection, SourceInventory, TargetInventory},
-    ports::{ClusterError, Ports},
+    plan::{MigrationPlan, SourceInventory, TargetInventory},
+    ports::Ports,
     precheck::{Finding, PrecheckFacts, Severity, decide},
+    rights::MissingRight,
 };
 use krossing_runtime::{Migration, MigrationResult};
 
@@ -35,6 +37,7 @@ pub async fn run<P: Ports>(migration: &Migration<P>, stored: Option<&MigrationPl
         }
         (Err(_), _) | (_, Err(_)) => None,
     };
+    let missing_rights = rights::missing(migration, &source, &target, plan.as_ref()).await?;
     let facts = PrecheckFacts {
         selection: &migration.config.topics,
         source: source.as_ref().map_err(ToString::to_string),
@@ -48,7 +51,7 @@ pub async fn run<P: Ports>(migration: &Migration<P>, stored: Option<&MigrationPl
         // Nothing of ours is on the target before topology_copy, and precheck runs before that.
         written_positions: Default::default(),
         made_topics: Default::default(),
-        missing_permissions: Vec::new(),
+        missing_rights,
     };
     let findings = match (&plan, &source, &target) {
         (Some(plan), Ok(source), Ok(target)) => on_both(migration, plan, source, target, facts).await?,
@@ -64,37 +67,30 @@ async fn on_both<P: Ports>(
     target: &TargetInventory,
     facts: PrecheckFacts<'_>,
 ) -> MigrationResult<Vec<Finding>> {
-    let (old_format, target_logs, target_positions) = tokio::try_join!(
+    let (old_format, target_logs, target_positions) = tokio::join!(
         facts::old_format(migration, plan, source),
         facts::target_logs(migration, plan, target),
         facts::target_positions(migration, plan, target),
-    )?;
+    );
+    let old_format = unless_forbidden(old_format, Side::Source, &facts.missing_rights)?;
+    let target_logs = unless_forbidden(target_logs, Side::Target, &facts.missing_rights)?;
+    let target_positions = unless_forbidden(target_positions, Side::Target, &facts.missing_rights)?;
     let mut findings = decide(&PrecheckFacts { old_format, target_logs, target_positions, ..facts });
     findings.extend(drift::decide(migration.config.topology.on_config_drift, plan, target));
     findings.sort();
     Ok(findings)
 }
 
-/// The findings where a cluster could not even be connected to: one for each that could not.
-pub fn unreachable(failures: &[(Side, ClusterError)]) -> Vec<Finding> {
-    let why = |side| failures.iter().find(|(failed, _)| *failed == side).map(|(_, error)| error.to_string());
-    let selection = Selection::default();
-    let findings = decide(&PrecheckFacts {
-        selection: &selection,
-        source: Err(why(Side::Source).unwrap_or_default()),
-        target: Err(why(Side::Target).unwrap_or_default()),
-        plan: None,
-        segments_problem: None,
-        evidence_problem: None,
-        old_format: Default::default(),
-        target_logs: Default::default(),
-        target_positions: Default::default(),
-        written_positions: Default::default(),
-        made_topics: Default::default(),
-        missing_permissions: Vec::new(),
-    });
-    // The other cluster was reached: of it nothing is known yet.
-    findings.into_iter().filter(|f| failures.iter().any(|(side, _)| f.subject == side.to_string())).collect()
+/// What could not be read for want of a right: the right is the finding, and the next run looks again.
+fn unless_forbidden<T: Default>(
+    read: MigrationResult<T>,
+    side: Side,
+    missing: &[MissingRight],
+) -> MigrationResult<T> {
+    match read {
+        Err(_) if missing.iter().any(|missing| missing.side == side) => Ok(T::default()),
+        read => read,
+    }
 }
 
 /// The findings as lines, one each.

@@ -3,8 +3,9 @@
 use krossing_core::{
     MigrationId, TopicPartition,
     config::Config,
-    ports::{ClusterError, Inventory},
+    ports::Inventory,
     records::Codec,
+    rights::{Operation, Resource, Right},
 };
 use krossing_testkit::{FakeCluster, FakePorts, FakeWorld, Fault, Faults, record};
 
@@ -94,10 +95,27 @@ async fn what_cannot_be_read_or_written_is_a_finding() {
     }
 }
 
-#[test]
-fn a_cluster_that_cannot_be_connected_to_is_a_finding_and_the_other_is_not() {
-    let error =
-        ClusterError::Unavailable { side: Side::Target, attempt: "connect".to_owned(), detail: "no".to_owned() };
-    let findings = unreachable(&[(Side::Target, error)]);
-    assert_eq!(codes(&findings), ["B10"]);
+#[tokio::test(start_paused = true)]
+async fn every_missing_right_of_both_clusters_is_found_with_the_rule_to_add() {
+    let world = world();
+    let on = |resource, operation| Right { resource, operation };
+    world.source.forbid(on(Resource::Cluster, Operation::DescribeConfigs));
+    world.source.forbid(on(Resource::Topic("orders".into()), Operation::Write));
+    world.target.forbid(on(Resource::Group("readers".into()), Operation::Read));
+    world.target.forbid(on(Resource::Topic("orders".into()), Operation::Create));
+    let checked = run(&migration(&world, &Faults::none(), CONFIG), None).await.expect("both can be read");
+    assert_eq!(codes(&checked.findings), ["B31", "B31", "B31", "B31"]);
+    let text = render_text(&checked.findings);
+    for rule in ["DescribeConfigs --cluster", "Write --topic 'orders'", "Read --group 'readers'", "Create --topic"] {
+        assert!(text.contains(&format!("--operation {rule}")), "{rule} is not in {text}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_cluster_that_cannot_be_read_is_asked_for_its_rights_only_if_they_may_be_why() {
+    for (call, asked) in [("source.describe_cluster", false), ("source.describe_topics", false)] {
+        let faults = Faults::on(call, 0, Fault::FailBefore);
+        run(&migration(&world(), &faults, CONFIG), None).await.expect("said as a finding");
+        assert_eq!(faults.calls().iter().any(|call| call.name == "source.lacking"), asked, "{call}");
+    }
 }

@@ -3,19 +3,75 @@
 //! Also asked before `drain_ready`, on a source that still moves: there what lies behind the copied position is read as
 //! well, because a record that is not copied yet may have made the source forget one that was.
 
-use std::sync::{Arc, Mutex};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{Arc, Mutex},
+};
 
 use futures::{StreamExt, TryStreamExt, stream};
 use krossing_core::{
     Offset, Side, SourceOffset, TopicPartition,
+    codes::TOMBSTONES_MISSED,
     limits::{COMPARE_KEY_SLICES_MAX, COMPARE_KEYS_MAX, VALIDATION_PARTITIONS_IN_FLIGHT},
     offset_map::MapView,
+    plan::Scope,
     ports::{LogEnd, LogReader, Ports, ReadRange, Witness},
     progress::PartitionProgress,
     validation::{CheckReport, KeySlice, KeyTable},
 };
 use krossing_replication::load_map;
 use krossing_runtime::{ForStep, Migration, MigrationError, MigrationResult};
+
+use crate::facts::progress;
+
+/// Keys that the source has deleted, and that have a value on the target.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{TOMBSTONES_MISSED}: {}; {}", .partitions.join("; "), TOMBSTONES_MISSED.remedy)]
+pub struct TombstonesMissed {
+    /// Which partitions, with the number of keys and the first of them.
+    pub partitions: Vec<String>,
+}
+
+/// A tombstone that was cleaned on the source before it was read leaves a deleted key on the target. That takes a
+/// partition that was behind for longer than its topic keeps tombstones: there every key is compared.
+///
+/// `behind_longest_ms` comes from the lanes that tail now: what they have written down may be older.
+pub async fn tombstones_missed<P: Ports>(
+    migration: &Migration<P>,
+    scope: &Scope,
+    behind_longest_ms: &BTreeMap<TopicPartition, i64>,
+) -> MigrationResult<Option<TombstonesMissed>> {
+    let behind = |partition: &TopicPartition| behind_longest_ms.get(partition).copied().unwrap_or(0);
+    let doubtful: BTreeSet<TopicPartition> = scope
+        .partitions()
+        .filter(|partition| {
+            let topic = scope.topic(&partition.topic).filter(|topic| topic.compacted);
+            topic.is_some_and(|topic| behind(partition) > topic.tombstones_kept_ms())
+        })
+        .collect();
+    if doubtful.is_empty() {
+        return Ok(None);
+    }
+    tracing::info!(partitions = doubtful.len(), "comparing keys where tombstones may be missing");
+    let mut partitions = Vec::new();
+    for progress in progress(migration, scope).await?.into_values() {
+        if !doubtful.contains(&progress.partition) {
+            continue;
+        }
+        let report = compare_partition(migration, &progress, COMPARE_KEYS_MAX).await?;
+        if let Some(first) = report.findings.first() {
+            let (partition, behind_ms) = (&progress.partition, behind(&progress.partition));
+            partitions.push(format!(
+                "{} keys of {partition} are not as on the source, which was not read for {} seconds: {}: {}",
+                report.failed,
+                behind_ms / 1000,
+                first.subject,
+                first.problem
+            ));
+        }
+    }
+    Ok((!partitions.is_empty()).then_some(TombstonesMissed { partitions }))
+}
 
 /// How many more slices there are after a pass with too many keys.
 const MORE_SLICES: u64 = 4;

@@ -26,7 +26,7 @@ use krossing_core::{
 };
 use krossing_runtime::{Migration, MigrationResult};
 
-pub use compacted::compare_compacted;
+pub use compacted::{TombstonesMissed, compare_compacted, tombstones_missed};
 use facts::Facts;
 
 /// Runs all checks. A check that finds something is part of the report; an error means that there is no report.

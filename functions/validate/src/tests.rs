@@ -362,6 +362,20 @@ async fn a_tombstone_that_was_cleaned_before_it_was_read_is_found() {
 }
 
 #[tokio::test]
+async fn missed_tombstones_are_named_where_reading_took_longer_than_they_are_kept() {
+    const DAY_MS: i64 = 24 * 60 * 60 * 1000;
+    let world = World::begin().await;
+    world.migration.source.log(&prices(), |log| drop(log.records.remove(&5)));
+    for (behind_ms, found) in [(0, false), (DAY_MS, false), (DAY_MS + 1, true)] {
+        let (scope, behind) = (world.plan.scope(&[]), [(prices(), behind_ms)].into());
+        let missed = crate::tombstones_missed(&world.migration, &scope, &behind).await.unwrap();
+        let text = missed.map_or(String::new(), |missed| missed.to_string());
+        let expected = if found { "B42: 1 keys of prices-0 are not as on the source" } else { "" };
+        assert!(text.starts_with(expected) && text.is_empty() != found, "{behind_ms}: {text}");
+    }
+}
+
+#[tokio::test]
 async fn a_key_with_another_value_is_found() {
     check(
         |world| world.migration.target.log(&prices(), |log| log.records.get_mut(&6).unwrap().value = None),

@@ -13,16 +13,16 @@ use std::{
 use krossing_core::{
     ErrorClass, TopicPartition,
     codes::{SOURCE_GAP, TARGET_ROLLED_BACK},
-    drain::{DrainCause, DrainReadiness, PartitionDrain},
+    drain::{DrainReadiness, PartitionDrain},
     journal::{EntryKind, Journal},
     limits::INVENTORY_REFRESH,
     ports::{Clock, Ports},
 };
 use krossing_replication::{
-    Crew, LaneContext, LaneError, LanePlan, Notice, PartitionLag, Settings, Shared, TailBoard, open_transactions,
+    Crew, LaneContext, LaneError, LanePlan, Notice, PartitionLag, Settings, Shared, TailBoard, drain_sentence,
     seed_lanes,
 };
-use krossing_runtime::{Migration, MigrationError};
+use krossing_runtime::{Migration, MigrationError, MigrationResult};
 use serde::Serialize;
 use tokio::sync::mpsc;
 
@@ -219,7 +219,7 @@ impl<P: Ports> Workers<P> {
         let seeded = loop {
             tokio::select! {
                 seeded = &mut seeding => break seeded,
-                Some(notice) = self.notices.recv() => self.journal_notice(journal, notice).await?,
+                Some(notice) = self.notices.recv() => self.noted(journal, notice).await?,
             }
         };
         self.journal_notices(journal).await?;
@@ -258,7 +258,7 @@ impl<P: Ports> Workers<P> {
                     self.journal_notices(journal).await?;
                     return Err(WorkerError::Lane(error));
                 }
-                Some(notice) = self.notices.recv() => self.journal_notice(journal, notice).await?,
+                Some(notice) = self.notices.recv() => self.noted(journal, notice).await?,
                 () = clock.sleep(LOOK_EVERY) => {}
             }
             let now = clock.now();
@@ -277,7 +277,7 @@ impl<P: Ports> Workers<P> {
             };
             if now - started > cutover.drain_timeout {
                 crew.stop().await.map_err(WorkerError::Lane)?;
-                let causes = self.sentence(&causes).await;
+                let causes = drain_sentence(&self.migration.source, &clock, &causes).await;
                 return Err(WorkerError::NotDrained { timeout: cutover.drain_timeout, causes });
             }
         }
@@ -307,6 +307,12 @@ impl<P: Ports> Workers<P> {
         }
     }
 
+    /// The longest time that each tailing partition has been behind the source's end, in milliseconds.
+    pub fn behind_longest_ms(&self) -> BTreeMap<TopicPartition, i64> {
+        let board = self.view.board.lock().expect("no holder panics").clone();
+        board.behind_longest_ms()
+    }
+
     fn drains(&self, board: &BTreeMap<TopicPartition, PartitionLag>) -> BTreeMap<TopicPartition, PartitionDrain> {
         let partitions = self.lanes.iter().flat_map(|lane| &lane.partitions);
         partitions
@@ -319,61 +325,42 @@ impl<P: Ports> Workers<P> {
             .collect()
     }
 
-    /// What holds the target back; of transactions also whose they are.
-    async fn sentence(&self, causes: &[DrainCause]) -> String {
-        let waiting: Vec<_> = causes
-            .iter()
-            .filter_map(|cause| match cause {
-                DrainCause::OpenTransaction { partition, .. } => Some(partition.clone()),
-                DrainCause::NotHeardOf { .. } | DrainCause::Lag { .. } | DrainCause::NotYetStable { .. } => None,
-            })
-            .collect();
-        let open = match open_transactions(&self.migration.source, &self.migration.clock, &waiting).await {
-            Ok(open) => open,
-            Err(error) => {
-                tracing::warn!(%error, "open transactions could not be looked at");
-                Vec::new()
-            }
-        };
-        let now = self.migration.clock.unix_ms();
-        let texts = causes.iter().map(|cause| {
-            let named = open.iter().find(
-                |open| matches!(cause, DrainCause::OpenTransaction { partition, .. } if *partition == open.partition),
-            );
-            named.map_or_else(|| cause.to_string(), |open| open.sentence(now))
-        });
-        texts.collect::<Vec<_>>().join("; ")
+    async fn noted(&self, journal: &mut Journal, notice: Notice) -> Result<(), WorkerError> {
+        journal_notice(&self.migration, journal, notice).await.map_err(WorkerError::Migration)
     }
 
     async fn journal_notices(&mut self, journal: &mut Journal) -> Result<(), WorkerError> {
         while let Ok(notice) = self.notices.try_recv() {
-            self.journal_notice(journal, notice).await?;
+            self.noted(journal, notice).await?;
         }
         Ok(())
     }
+}
 
-    async fn journal_notice(&self, journal: &mut Journal, notice: Notice) -> Result<(), WorkerError> {
-        let (kind, reason, detail) = match notice {
-            Notice::Gap { partition, from, to } => (
-                EntryKind::SourceGap,
-                format!("{SOURCE_GAP}: source offsets {from} to {to} of {partition} were gone before they were read"),
-                serde_json::json!({ "code": SOURCE_GAP.name, "partition": partition, "from": from, "to": to }),
-            ),
-            Notice::RolledBack { partition, records } => (
-                EntryKind::TargetRolledBack,
-                format!(
-                    "{TARGET_ROLLED_BACK}: the target lost {records} records of {partition}; they are copied again"
-                ),
-                serde_json::json!({ "code": TARGET_ROLLED_BACK.name, "partition": partition, "records": records }),
-            ),
-            Notice::StartedOver { lane, reason } => {
-                tracing::warn!(%lane, reason, "a lane starts over");
-                return Ok(());
-            }
-        };
-        tracing::warn!(reason, "noticed");
-        self.migration.note(journal, kind, reason, detail).await.map_err(WorkerError::Migration)
-    }
+/// Journals what a lane has noticed.
+pub async fn journal_notice<P: Ports>(
+    migration: &Migration<P>,
+    journal: &mut Journal,
+    notice: Notice,
+) -> MigrationResult<()> {
+    let (kind, reason, detail) = match notice {
+        Notice::Gap { partition, from, to } => (
+            EntryKind::SourceGap,
+            format!("{SOURCE_GAP}: source offsets {from} to {to} of {partition} were gone before they were read"),
+            serde_json::json!({ "code": SOURCE_GAP.name, "partition": partition, "from": from, "to": to }),
+        ),
+        Notice::RolledBack { partition, records } => (
+            EntryKind::TargetRolledBack,
+            format!("{TARGET_ROLLED_BACK}: the target lost {records} records of {partition}; they are copied again"),
+            serde_json::json!({ "code": TARGET_ROLLED_BACK.name, "partition": partition, "records": records }),
+        ),
+        Notice::StartedOver { lane, reason } => {
+            tracing::warn!(%lane, reason, "a lane starts over");
+            return Ok(());
+        }
+    };
+    tracing::warn!(reason, "noticed");
+    migration.note(journal, kind, reason, detail).await
 }
 
 fn count(lanes: &[LanePlan]) -> u64 {

@@ -26,6 +26,7 @@ pub mod ports;
 pub mod precheck;
 pub mod progress;
 pub mod records;
+pub mod rights;
 pub mod segment;
 pub mod transition;
 pub mod types;

@@ -16,6 +16,7 @@ use crate::{
     error::{ErrorClass, KafkaCode},
     evidence::SignedEvidence,
     progress::PartitionProgress,
+    rights::Right,
     types::{
         BrokerId, Generation, GroupId, LaneId, LeaderEpoch, Offset, Producer, Side, TopicId, TopicName, TopicPartition,
     },
@@ -296,6 +297,8 @@ pub trait Inventory: Send + Sync {
     fn client_quotas(&self) -> impl Future<Output = ClusterResult<Vec<ClientQuota>>> + Send;
     /// Names of the users with SCRAM credentials (their passwords cannot be read).
     fn scram_users(&self) -> impl Future<Output = ClusterResult<Vec<String>>> + Send;
+    /// Those of `rights` that our own user lacks. Asked by calls that change nothing, whatever the answer.
+    fn lacking(&self, rights: &[Right]) -> impl Future<Output = ClusterResult<Vec<Right>>> + Send;
 }
 
 /// Which end of a partition's log.
@@ -544,6 +547,13 @@ pub struct GroupDescription {
     pub protocol_type: String,
     /// How many members it has now.
     pub members: usize,
+}
+
+impl GroupDescription {
+    /// Whether it has ever had members: positions alone give a group no protocol, and members leave theirs behind.
+    pub fn had_members(&self) -> bool {
+        self.members > 0 || !self.protocol_type.is_empty()
+    }
 }
 
 /// A group's position in one partition.

@@ -18,6 +18,7 @@ use crate::{
     limits::ANSWER_BYTES_MAX,
     plan::{MigrationPlan, PlannedTopic, Selection, SourceInventory, TargetInventory},
     ports::{GroupOffsets, MetadataMode, TopicDescription},
+    rights::MissingRight,
     types::{GroupId, Offset, Side, TopicName, TopicPartition},
 };
 
@@ -59,17 +60,6 @@ impl fmt::Display for Finding {
     }
 }
 
-/// A right that our own user lacks.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct MissingPermission {
-    /// On which cluster.
-    pub side: Side,
-    /// Which right on what: `Describe on cluster`.
-    pub right: String,
-    /// What it is needed for.
-    pub needed_for: String,
-}
-
 /// Where a target partition's log begins and ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LogSpan {
@@ -105,7 +95,7 @@ pub struct PrecheckFacts<'a> {
     /// Topics that this migration has made on the target.
     pub made_topics: BTreeSet<TopicName>,
     /// Rights that our own user lacks.
-    pub missing_permissions: Vec<MissingPermission>,
+    pub missing_rights: Vec<MissingRight>,
 }
 
 /// Whether the migration must not begin.
@@ -190,10 +180,16 @@ impl Findings {
 
 fn reach(facts: &PrecheckFacts<'_>, found: &mut Findings) {
     const BROKERS: &str = "check bootstrap_servers, security groups, auth and tls of this cluster";
-    if let Err(why) = &facts.source {
+    // What our user may not do is said more clearly below than by the first call that was refused.
+    let explained = |side| facts.missing_rights.iter().any(|missing| missing.side == side);
+    if let Err(why) = &facts.source
+        && !explained(Side::Source)
+    {
         found.blocker("B09", Side::Source, format!("its brokers cannot be read: {why}"), BROKERS);
     }
-    if let Err(why) = &facts.target {
+    if let Err(why) = &facts.target
+        && !explained(Side::Target)
+    {
         found.blocker("B10", Side::Target, format!("its brokers cannot be read: {why}"), BROKERS);
     }
     const STORE: &str = "check that it exists, has room, and may be written to by this user";
@@ -203,13 +199,8 @@ fn reach(facts: &PrecheckFacts<'_>, found: &mut Findings) {
     if let Some(why) = &facts.evidence_problem {
         found.blocker("B08", "evidence", format!("evidence cannot be stored and read back: {why}"), STORE);
     }
-    for missing in &facts.missing_permissions {
-        found.blocker(
-            "B31",
-            missing.side,
-            format!("our user lacks {}, needed for {}", missing.right, missing.needed_for),
-            "grant it, or use another user",
-        );
+    for missing in &facts.missing_rights {
+        found.blocker("B31", missing.side, missing.problem(), missing.remedy());
     }
 }
 
@@ -621,6 +612,7 @@ mod tests {
     use super::*;
     use crate::plan::{PlanInput, fixture, plan};
     use crate::ports::{CommittedOffset, ConfigEntry, ConfigOrigin};
+    use crate::rights::{Operation, Scope};
 
     /// What is found after `change` of a migration with nothing in its way.
     fn check(change: impl FnOnce(&mut World), expected: &[(&str, &str)]) {
@@ -663,7 +655,7 @@ mod tests {
                 target_positions: BTreeMap::new(),
                 written_positions: BTreeMap::new(),
                 made_topics: BTreeSet::new(),
-                missing_permissions: Vec::new(),
+                missing_rights: Vec::new(),
             };
             let source = fixture::source(&[("orders", 2, &[])]);
             Self { selection: Selection::default(), source, target: fixture::target(3), facts }
@@ -830,9 +822,22 @@ mod tests {
 
     #[test]
     fn missing_rights_and_settings_that_stay_behind_are_told() {
-        let missing =
-            MissingPermission { side: Side::Source, right: "Describe on cluster".into(), needed_for: "sizes".into() };
-        check(|w| w.facts.missing_permissions.push(missing), &[("B31", "source")]);
+        let missing = MissingRight {
+            side: Side::Source,
+            principal: "User:alice".into(),
+            operation: Operation::Describe,
+            scope: Scope::Cluster,
+            needed_for: "sizes",
+        };
+        check(|w| w.facts.missing_rights.push(missing.clone()), &[("B31", "source")]);
+        let unread = decide(&PrecheckFacts {
+            source: Err("not allowed".into()),
+            target: Err("timeout".into()),
+            missing_rights: vec![missing],
+            ..World::quiet().facts
+        });
+        let codes: Vec<&str> = unread.iter().map(|f| f.code.as_str()).collect();
+        assert_eq!(codes, ["B10", "B31"], "a refusal that is explained is not told twice");
         check(
             |w| w.source = fixture::source(&[("orders", 2, &[("message.format.version", "2.8")])]),
             &[("W20", "orders")],

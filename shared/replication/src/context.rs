@@ -130,7 +130,7 @@ pub struct Shared {
     pub(crate) seed_places: Semaphore,
     memory: Semaphore,
     /// Bytes read from each source broker.
-    pub(crate) bandwidth: Bandwidth,
+    pub bandwidth: Bandwidth,
     /// The figures.
     pub meter: Meter,
     /// Where notices go.
@@ -276,6 +276,8 @@ pub struct LaneContext<P: LanePorts> {
 
 #[cfg(test)]
 mod tests {
+    use krossing_testkit::HandClock;
+
     use super::*;
 
     #[test]
@@ -289,6 +291,26 @@ mod tests {
         assert_eq!(bandwidth.wait(start + Duration::from_secs(2), broker), Some(Duration::from_secs(1)));
         assert_eq!(bandwidth.wait(start + Duration::from_secs(3), broker), None);
         assert_eq!(bandwidth.granted_bytes(broker), 3_000);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn no_broker_is_asked_before_all_that_it_gave_is_paid_back_whatever_each_answer_brought() {
+        const RATE: u64 = 1_000;
+        let (clock, broker, bandwidth) = (HandClock::default(), BrokerId(1), Bandwidth::new(Some(RATE)));
+        let begun = clock.now();
+        let answers = [5_000, 0, 1, 999, 20_000, 3, 1_000];
+        for bytes in answers {
+            bandwidth.grant(&clock, broker).await;
+            let earned = (clock.now() - begun).as_millis() * u128::from(RATE) / 1_000;
+            assert!(u128::from(bandwidth.granted_bytes(broker)) <= earned, "{bandwidth:?}");
+            bandwidth.spent(broker, bytes);
+        }
+        assert_eq!(bandwidth.granted_bytes(broker), answers.iter().sum::<usize>() as u64);
+        // Time in which nothing was read saves up a second's worth and no more.
+        clock.skip(Duration::from_secs(3_600)).await;
+        bandwidth.grant(&clock, broker).await;
+        bandwidth.spent(broker, 2 * RATE as usize);
+        assert_eq!(bandwidth.wait(clock.now(), broker), Some(Duration::from_secs(1)));
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use krossing_core::{
     ErrorClass, KafkaCode, LaneId, SourceOffset, TargetOffset, TopicPartition,
-    codes::{Code, RECORDS_REPLACED, SEGMENT_DAMAGED, TOPIC_GONE},
+    codes::{RECORDS_REPLACED, SEGMENT_DAMAGED, TOPIC_GONE},
     fence::ReadBackError,
     ports::{ClusterError, StoreError},
     records::RecordError,
@@ -142,26 +142,6 @@ pub enum LaneError {
 }
 
 impl LaneError {
-    /// Its code, where an operator has something to put right.
-    pub fn code(&self) -> Option<Code> {
-        match self {
-            LaneError::TopicGone { .. } => Some(TOPIC_GONE),
-            LaneError::RecordsReplaced { .. } => Some(RECORDS_REPLACED),
-            LaneError::Segment { .. } => Some(SEGMENT_DAMAGED),
-            LaneError::NotOwner { .. }
-            | LaneError::Closed { .. }
-            | LaneError::Halted { .. }
-            | LaneError::ReadBack { .. }
-            | LaneError::Record { .. }
-            | LaneError::Refused { .. }
-            | LaneError::SourceRefused { .. }
-            | LaneError::Cluster { .. }
-            | LaneError::Store { .. }
-            | LaneError::NoProgress { .. }
-            | LaneError::Map { .. } => None,
-        }
-    }
-
     /// What an orchestrator may do about it.
     pub fn class(&self) -> ErrorClass {
         match self {

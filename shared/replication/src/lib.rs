@@ -32,4 +32,4 @@ pub use lease::{read_lease, reopen_lane};
 pub use map::load_map;
 pub use scan::{ScanFrom, records_behind, scan};
 pub use tail::{PartitionLag, TailBoard, TailControl, TailOrder};
-pub use transactions::open_transactions;
+pub use transactions::{drain_sentence, open_transactions};

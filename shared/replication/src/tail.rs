@@ -91,6 +91,11 @@ impl TailBoard {
         self.0.lock().expect("no holder panics").clone()
     }
 
+    /// The longest time that each of them has been behind the source's end, in milliseconds.
+    pub fn behind_longest_ms(&self) -> BTreeMap<TopicPartition, i64> {
+        self.partitions().into_iter().map(|(partition, lag)| (partition, lag.behind_longest_ms)).collect()
+    }
+
     fn put(&self, partition: &TopicPartition, lag: PartitionLag) {
         self.0.lock().expect("no holder panics").insert(partition.clone(), lag);
     }

@@ -8,7 +8,7 @@ use std::{collections::BTreeMap, ops::ControlFlow, time::Duration};
 
 use krossing_core::{
     Offset, TopicPartition,
-    drain::OpenTransaction,
+    drain::{DrainCause, OpenTransaction},
     ports::{Clock, ClusterError, LogEnd, LogReader, PerPartition},
 };
 
@@ -54,4 +54,27 @@ pub async fn open_transactions<R: LogReader, C: Clock>(
     })
     .await?;
     Ok(open.into_values().collect())
+}
+
+/// What holds a migration back, in one sentence; of transactions also whose they are.
+pub async fn drain_sentence<R: LogReader, C: Clock>(reader: &R, clock: &C, causes: &[DrainCause]) -> String {
+    let waiting: Vec<_> = causes
+        .iter()
+        .filter_map(|cause| match cause {
+            DrainCause::OpenTransaction { partition, .. } => Some(partition.clone()),
+            DrainCause::NotHeardOf { .. } | DrainCause::Lag { .. } | DrainCause::NotYetStable { .. } => None,
+        })
+        .collect();
+    let open = open_transactions(reader, clock, &waiting).await.unwrap_or_else(|error| {
+        // That they are open is known all the same.
+        tracing::warn!(%error, "open transactions could not be looked at");
+        Vec::new()
+    });
+    let named = |cause: &DrainCause| match cause {
+        DrainCause::OpenTransaction { partition, .. } => open.iter().find(|open| open.partition == *partition),
+        DrainCause::NotHeardOf { .. } | DrainCause::Lag { .. } | DrainCause::NotYetStable { .. } => None,
+    };
+    let now = clock.unix_ms();
+    let texts = causes.iter().map(|cause| named(cause).map_or_else(|| cause.to_string(), |open| open.sentence(now)));
+    texts.collect::<Vec<_>>().join("; ")
 }

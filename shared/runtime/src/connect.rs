@@ -4,7 +4,8 @@
 //! The two clients share no type, so that what is configured is mapped twice here, and only here. An error names the
 //! field to put right; a secret is exposed to the client that needs it and to nothing else.
 //!
-//! Invariants: nothing is written to a cluster; folders are made only once both clusters have answered.
+//! Invariant: nothing is written to a cluster. Whoever cannot go on without both clusters calls [`reach`]; precheck does
+//! not, and finds what cannot be reached together with all else.
 
 use std::{
     fs,
@@ -140,8 +141,17 @@ pub fn owner() -> String {
     format!("{}:{}:{}", host.trim(), std::process::id(), SystemClock.unix_ms())
 }
 
-/// Reaches both clusters and opens the folders.
-pub async fn connect(
+/// Asks both clusters for an answer; every one that gives none is named.
+pub async fn reach(migration: &Migration<Local>) -> Result<(), ConnectError> {
+    let (source, target) = tokio::join!(migration.source.reach(), migration.target.reach());
+    let mut failures = Vec::new();
+    of(Side::Source, source, &mut failures);
+    of(Side::Target, target, &mut failures);
+    if failures.is_empty() { Ok(()) } else { Err(ConnectError::Clusters { failures }) }
+}
+
+/// Opens the folders, and what is needed to reach both clusters; neither has been asked anything yet.
+pub fn connect(
     config: Config,
     id: MigrationId,
     journal_dir: Option<PathBuf>,
@@ -149,11 +159,8 @@ pub async fn connect(
     let (source_secrets, target_secrets) = (Pem::read("source", &config.source)?, Pem::read("target", &config.target)?);
     let freeze = freeze(&config.cutover.freeze, &id)?;
     let signer = SigningKeyFile::new(signing_key_file(&config)?);
-    let wire = |side, cluster: &ClusterConfig, pem: &Pem| WireCluster::connect(wire_config(side, cluster, pem));
-    let (source, target) = tokio::join!(
-        wire(Side::Source, &config.source, &source_secrets),
-        wire(Side::Target, &config.target, &target_secrets)
-    );
+    let source = WireCluster::new(wire_config(Side::Source, &config.source, &source_secrets));
+    let target = WireCluster::new(wire_config(Side::Target, &config.target, &target_secrets));
     let source_witness = WitnessCluster::connect(witness_config(Side::Source, &config.source, &source_secrets));
     let target_witness = WitnessCluster::connect(witness_config(Side::Target, &config.target, &target_secrets));
     let mut failures = Vec::new();

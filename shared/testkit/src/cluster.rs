@@ -22,6 +22,7 @@ use krossing_core::{
         Configs, GroupOffsets, Leader, MetadataMode, VisibleRecord,
     },
     records::{BatchBuilder, Codec, ControlType, RawBatch, Record},
+    rights::Right,
 };
 use tokio::sync::Notify;
 use uuid::Uuid;
@@ -158,6 +159,8 @@ pub(crate) struct State {
     pub(crate) acls: Option<Vec<AclBinding>>,
     pub(crate) quotas: Vec<ClientQuota>,
     pub(crate) scram_users: Vec<String>,
+    /// What our own user may not do. Said when asked; calls are not refused for it.
+    pub(crate) forbidden: Vec<Right>,
     /// What clients believe about leaders until they ask afresh.
     pub(crate) believed_leaders: BTreeMap<TopicPartition, Leader>,
     transactional: BTreeMap<String, Transactional>,
@@ -374,6 +377,7 @@ impl FakeCluster {
             acls: None,
             quotas: Vec::new(),
             scram_users: Vec::new(),
+            forbidden: Vec::new(),
             believed_leaders: BTreeMap::new(),
             transactional: BTreeMap::new(),
             // Ids of the two clusters overlap, as real ones do.
@@ -468,6 +472,11 @@ impl FakeCluster {
     /// Sets client quotas.
     pub fn set_quotas(&self, quotas: Vec<ClientQuota>) {
         self.change(|state| state.quotas = quotas);
+    }
+
+    /// Takes a right away from our own user.
+    pub fn forbid(&self, right: Right) {
+        self.change(|state| state.forbidden.push(right));
     }
 
     /// Sets the users with SCRAM credentials.

@@ -11,6 +11,7 @@ use krossing_core::{
         ProducerDescription, TopicAdmin, TopicDescription,
     },
     records::ControlType,
+    rights::Right,
 };
 
 use crate::cluster::{FakeCluster, State, Topic, is_topic_config, partition_ids};
@@ -91,6 +92,11 @@ impl Inventory for FakeCluster {
 
     async fn scram_users(&self) -> ClusterResult<Vec<String>> {
         Ok(self.state().scram_users.clone())
+    }
+
+    async fn lacking(&self, rights: &[Right]) -> ClusterResult<Vec<Right>> {
+        let state = self.state();
+        Ok(rights.iter().filter(|right| state.forbidden.contains(right)).cloned().collect())
     }
 }
 

@@ -16,6 +16,7 @@ use krossing_core::{
         VisibleRecord, Witness,
     },
     progress::PartitionProgress,
+    rights::Right,
 };
 
 use crate::faults::{Fault, Faults};
@@ -117,6 +118,10 @@ impl<T: Inventory> Inventory for Faulty<T> {
 
     async fn scram_users(&self) -> ClusterResult<Vec<String>> {
         call!(self, cluster, scram_users(), String::new())
+    }
+
+    async fn lacking(&self, rights: &[Right]) -> ClusterResult<Vec<Right>> {
+        call!(self, cluster, lacking(rights), rights.len().to_string())
     }
 }
 

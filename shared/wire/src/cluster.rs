@@ -60,6 +60,8 @@ impl std::fmt::Debug for WireCluster {
 
 pub(crate) struct Inner {
     pub(crate) side: Side,
+    /// What reaching it is called.
+    attempt: String,
     dialer: Arc<Dialer>,
     bootstrap: Vec<Arc<Broker>>,
     known: Mutex<Known>,
@@ -92,6 +94,13 @@ struct KnownTopic {
 impl WireCluster {
     /// Reaches the cluster: one of the bootstrap brokers must answer and let us in.
     pub async fn connect(config: WireConfig) -> ClusterResult<WireCluster> {
+        let cluster = Self::new(config)?;
+        cluster.reach().await?;
+        Ok(cluster)
+    }
+
+    /// A cluster that nobody has asked anything yet.
+    pub fn new(config: WireConfig) -> ClusterResult<WireCluster> {
         let WireConfig { side, bootstrap, security, client_id } = config;
         let attempt = format!("connect to {}", bootstrap.join(","));
         let refuse = |detail| ClusterError::NotAllowed { side, attempt: attempt.clone(), detail };
@@ -107,20 +116,25 @@ impl WireCluster {
         if bootstrap.is_empty() {
             return Err(refuse("no bootstrap broker is named".to_owned()));
         }
-        let cluster = WireCluster(Arc::new(Inner {
+        Ok(WireCluster(Arc::new(Inner {
             side,
+            attempt,
             dialer,
             bootstrap,
             known: Mutex::default(),
             asking: tokio::sync::Mutex::default(),
             next_candidate: AtomicUsize::new(0),
             coordinators: Mutex::default(),
-        }));
-        let mut retry = Retry::new(side, attempt.clone());
-        while let Err(error) = cluster.0.metadata(Some(&[])).await {
+        })))
+    }
+
+    /// Makes sure that one of the bootstrap brokers answers and lets us in.
+    pub async fn reach(&self) -> ClusterResult<()> {
+        let mut retry = self.0.retry(self.0.attempt.clone());
+        while let Err(error) = self.0.metadata(Some(&[])).await {
             retry.again(error).await?;
         }
-        Ok(cluster)
+        Ok(())
     }
 }
 

@@ -17,6 +17,7 @@ use krossing_core::{
         AclBinding, Broker as BrokerDescription, ClientQuota, ClusterDescription, ClusterResult, ConfigEntry,
         ConfigOrigin, Configs, Inventory, MetadataMode, PartitionDescription, TopicDescription,
     },
+    rights::Right,
     types::{BrokerId, LeaderEpoch, PartitionId, TopicId, TopicName, TopicPartition},
 };
 
@@ -29,7 +30,7 @@ use crate::{
 /// Kafka's number for topics among the resources with settings.
 pub(crate) const TOPIC_RESOURCE: i8 = 2;
 /// The same for brokers.
-const BROKER_RESOURCE: i8 = 4;
+pub(crate) const BROKER_RESOURCE: i8 = 4;
 
 impl Inventory for WireCluster {
     async fn describe_cluster(&self) -> ClusterResult<ClusterDescription> {
@@ -176,6 +177,16 @@ impl Inventory for WireCluster {
         }
         users.sort();
         Ok(users)
+    }
+
+    async fn lacking(&self, rights: &[Right]) -> ClusterResult<Vec<Right>> {
+        let mut retry = self.0.retry("ask what our user may do");
+        loop {
+            match self.lacking_once(rights).await {
+                Ok(lacking) => return Ok(lacking),
+                Err(error) => retry.again(error).await?,
+            }
+        }
     }
 }
 

@@ -20,6 +20,7 @@ mod inventory;
 mod mark;
 mod produce;
 mod read;
+mod rights;
 mod schema;
 mod security;
 

@@ -35,7 +35,7 @@ use crate::{
 };
 
 /// What a consumer says in place of a replica's number.
-const CONSUMER: kafka_protocol::messages::BrokerId = kafka_protocol::messages::BrokerId(-1);
+pub(crate) const CONSUMER: kafka_protocol::messages::BrokerId = kafka_protocol::messages::BrokerId(-1);
 
 impl LogReader for WireCluster {
     async fn leaders(&self, partitions: &[TopicPartition], fresh: bool) -> ClusterResult<PerPartition<Leader>> {

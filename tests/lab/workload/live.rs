@@ -9,10 +9,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Result, anyhow};
+use anyhow::{Context as _, Result, anyhow};
 use rdkafka::ClientConfig;
 
 use super::{NewRecord, Recorder, RecordingProducer};
+use crate::process::POLL;
+
+/// How long producers that were let go may take to have produced: librdkafka looks for a broker first.
+const RECORDED_WAIT_MAX: Duration = Duration::from_secs(60);
 
 /// Each producer's pace: a burst of a few records each time. Slow enough that a migration catches up on two cores, fast
 /// enough that every phase of one meets new records.
@@ -94,6 +98,17 @@ impl LiveProducers {
             frozen.1 += since.elapsed();
         }
         self.spawn();
+    }
+
+    /// Waits until `more` records than now are acknowledged: until they really go on.
+    pub async fn until_recorded(&self, more: u64) -> Result<()> {
+        let goal = self.recorder.count() + more;
+        let reached = async {
+            while self.recorder.count() < goal {
+                tokio::time::sleep(POLL).await;
+            }
+        };
+        tokio::time::timeout(RECORDED_WAIT_MAX, reached).await.context("producers do not go on")
     }
 
     /// Whether none is running.

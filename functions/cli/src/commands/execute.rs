@@ -61,7 +61,14 @@ async fn keep_tailing(mut session: Session, mut workers: Workers<Local>) -> anyh
         };
         workers.stop().await?;
         match stop {
-            Stop::Failed(error) => return Err(error.into()),
+            Stop::Failed(error) => {
+                let error = anyhow::Error::from(error);
+                // Another command may have driven the migration on, and knows what it needs.
+                if session.when_free().await? == State::DrainReady {
+                    session.drive.fail(&error).await;
+                }
+                return Err(error);
+            }
             Stop::Interrupted(signal) => {
                 show::advice(&format!("{signal}: nothing is tailing from now on"));
                 return Ok(Outcome::Done);

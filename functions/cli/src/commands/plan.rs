@@ -1,7 +1,7 @@
 //! `krossing plan`: what a migration would do. Changes nothing.
 
 use krossing_core::{canonical::canonical_json, plan::MigrationPlan};
-use krossing_runtime::connect::{new_migration_id, read_config};
+use krossing_runtime::connect::{new_migration_id, reach, read_config};
 
 use crate::{
     Outcome,
@@ -13,7 +13,8 @@ use crate::{
 pub(crate) async fn run(arguments: PlanArguments) -> anyhow::Result<Outcome> {
     let id = arguments.migration_id.unwrap_or_else(new_migration_id);
     let config = read_config(&arguments.common.config)?;
-    let look = Look::connect(&arguments.common, config, id).await?;
+    let look = Look::open(&arguments.common, config, id)?;
+    reach(&look.migration).await?;
     let (source, target) = krossing_plan::collect(&look.migration).await?;
     let plan = krossing_plan::make(&look.migration, &source, &target);
     match arguments.format {

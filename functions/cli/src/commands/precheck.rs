@@ -1,7 +1,7 @@
 //! `krossing precheck`: what stands in the way. Changes nothing on either cluster.
 
 use krossing_core::precheck::blocks;
-use krossing_runtime::connect::{ConnectError, new_migration_id, read_config};
+use krossing_runtime::connect::{new_migration_id, read_config};
 
 use crate::{
     Outcome,
@@ -12,13 +12,8 @@ use crate::{
 
 pub(crate) async fn run(arguments: PrecheckArguments) -> anyhow::Result<Outcome> {
     let config = read_config(&arguments.common.config)?;
-    let findings = match Look::connect(&arguments.common, config, new_migration_id()).await {
-        Ok(look) => krossing_precheck::run(&look.migration, None).await?.findings,
-        Err(error) => match error.downcast::<ConnectError>()? {
-            ConnectError::Clusters { failures } => krossing_precheck::unreachable(&failures),
-            other => return Err(other.into()),
-        },
-    };
+    let look = Look::open(&arguments.common, config, new_migration_id())?;
+    let findings = krossing_precheck::run(&look.migration, None).await?.findings;
     match arguments.format {
         FindingsFormat::Text => show::line(krossing_precheck::render_text(&findings).trim_end()),
         FindingsFormat::Json => show::line(&krossing_precheck::render_json(&findings)),

@@ -6,6 +6,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use krossing_core::{
     TopicPartition,
+    codes::SOURCE_GAP,
     journal::{EntryKind, JournalEntry},
     lease::{LeaseRecord, LeaseState},
     limits::LEASE_RENEWAL,
@@ -13,7 +14,7 @@ use krossing_core::{
     progress::PartitionProgress,
     transition::{Position, ResumePoint, State, resume_point},
 };
-use krossing_replication::{LanePlan, read_lease};
+use krossing_replication::{LanePlan, open_transactions, read_lease};
 use krossing_runtime::ForStep;
 
 use crate::{Outcome, arguments::Existing, session::Session, show};
@@ -125,9 +126,16 @@ async fn show_partitions(session: &Session, lanes: &[LanePlan]) -> anyhow::Resul
         }
         for gap in &progress.gaps {
             show::line(&format!(
-                "  {partition}: source offsets {} to {} were gone before they were read",
+                "  {SOURCE_GAP}: source offsets {} to {} of {partition} were gone before they were read",
                 gap.from, gap.to
             ));
+        }
+    }
+    let (source, clock) = (&session.drive.migration.source, &session.drive.migration.clock);
+    for open in open_transactions(source, clock, &partitions).await.during("look for open transactions")? {
+        // One that ends in its time holds nobody back.
+        if progress[&open.partition].source_next.0 >= open.from {
+            show::line(&format!("  {}", open.sentence(session.unix_ms())));
         }
     }
     lags.sort_by(|a, b| b.0.cmp(&a.0).then_with(|| a.1.cmp(b.1)));

@@ -26,9 +26,10 @@ use krossing_core::{
     },
     progress::{PartitionProgress, Run},
     records::{BatchBuilder, ControlType, Record, control_batch},
+    rights::Right,
 };
 use krossing_runtime::Migration;
-use krossing_testkit::{MemoryLedger, MemoryObjects};
+use krossing_testkit::{FakeSigner, MemoryLedger, MemoryObjects};
 
 /// A clock that only waiting moves.
 #[derive(Debug, Clone)]
@@ -151,6 +152,10 @@ impl Inventory for SmallCluster {
     }
 
     async fn client_quotas(&self) -> ClusterResult<Vec<ClientQuota>> {
+        unreachable!()
+    }
+
+    async fn lacking(&self, _: &[Right]) -> ClusterResult<Vec<Right>> {
         unreachable!()
     }
 
@@ -349,6 +354,7 @@ impl Ports for SmallPorts {
     type Objects = MemoryObjects;
     type Clock = HandClock;
     type Freeze = NobodyFreezes;
+    type Signer = FakeSigner;
 }
 
 /// A record as a test spells it.
@@ -419,6 +425,7 @@ impl World {
                 evidence,
                 clock,
                 freeze: NobodyFreezes,
+                signer: FakeSigner::default(),
             },
         };
         let order = |offset| record(offset, "k", Some(["a", "b", "c"][offset as usize % 3]));

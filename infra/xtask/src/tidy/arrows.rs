@@ -99,7 +99,12 @@ const LAYERS: &[Layer] = &[
     },
     Layer { folder: "functions/topology", may_use: PHASE, must_not: CLIENTS, why: ONE_PHASE },
     Layer { folder: "functions/worker", may_use: PHASE, must_not: CLIENTS, why: ONE_PHASE },
-    Layer { folder: "functions/cutover", may_use: PHASE, must_not: CLIENTS, why: ONE_PHASE },
+    Layer {
+        folder: "functions/cutover",
+        may_use: &["krossing-core", "krossing-replication", "krossing-runtime", "krossing-validate"],
+        must_not: CLIENTS,
+        why: "what is validated before producers stand still is validated in one place",
+    },
     Layer { folder: "functions/client_switch", may_use: PHASE, must_not: CLIENTS, why: ONE_PHASE },
     Layer { folder: "functions/validate", may_use: PHASE, must_not: CLIENTS, why: ONE_PHASE },
     Layer {
