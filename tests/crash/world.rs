@@ -14,9 +14,7 @@ use krossing_core::{
     GroupId, MigrationId, TopicPartition, config::Config, ports::Clock, records::Codec, transition::State,
 };
 use krossing_runtime::Migration;
-use krossing_testkit::{
-    FakePorts, FakeProcess, FakeWorld, Faults, clock::BEGINNING_UNIX_MS, record, record_at, tombstone,
-};
+use krossing_testkit::{FakePorts, FakeWorld, Faults, clock::BEGINNING_UNIX_MS, record, record_at, tombstone};
 use rand::{Rng, RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
@@ -145,25 +143,11 @@ impl Scene {
 
     /// What a process with these faults has of it.
     pub(crate) fn migration(&self, faults: &Faults) -> Migration<FakePorts> {
-        let FakeProcess { source, target, source_witness, target_witness, ledger, segments, evidence, freeze, clock } =
-            self.world.process(faults);
         let mut config = Config::parse(CONFIG, |_| None).expect("the configuration is right");
         config.seed.segment_max_bytes = self.spec.segment_bytes_max;
         config.seed.lanes = self.spec.lanes as _;
         let id: MigrationId = "m".parse().expect("a valid id");
-        Migration {
-            id,
-            config,
-            source,
-            target,
-            source_witness,
-            target_witness,
-            ledger,
-            segments,
-            evidence,
-            clock,
-            freeze,
-        }
+        Migration::new(id, config, self.world.process(faults))
     }
 
     /// The state at the journal's end.

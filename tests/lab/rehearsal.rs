@@ -223,7 +223,7 @@ fn configuration(spec: &RehearsalSpec, source: &Cluster, target: &Cluster, webho
     };
     format!(
         "migration:\n  source:\n{}  target:\n{}  backup: {{directory: \"{{folder}}/segments\"}}\n  evidence: {{directory: \
-         \"{{folder}}/evidence\"}}\n  cutover:\n    drain_stable_window: {}\n    drain_timeout: 5m\n    \
+         \"{{folder}}/evidence\", signing_key_file: \"{{folder}}/signing-key.pem\"}}\n  cutover:\n    drain_stable_window: {}\n    drain_timeout: 5m\n    \
          producer_freeze_webhook: \"{}\"\n    producer_freeze_webhook_secret: \"{WEBHOOK_SECRET}\"\n{}",
         cluster(source),
         cluster(target),
@@ -260,7 +260,7 @@ impl Migration {
 
     /// A command as a user would type it; `migration` for those that need an id.
     pub fn command(&self, name: &str, more: &[&str]) -> Result<Command> {
-        let mut command = Command::new(krossing()?);
+        let mut command = Command::new(command_file()?);
         command.arg(name).arg("--config").arg(self.config_file()).args(more);
         command.env("LAB_PASSWORD", KROSSING.password).env("RUST_BACKTRACE", "1");
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
@@ -330,7 +330,7 @@ impl Migration {
 }
 
 /// The command under test, built before the tests are: it lies beside the folder of the running test.
-fn krossing() -> Result<PathBuf> {
+pub fn command_file() -> Result<PathBuf> {
     let running = std::env::current_exe()?;
     let mut folders = running.ancestors().skip(1);
     let found = folders.by_ref().take(2).map(|folder| folder.join("krossing")).find(|file| file.is_file());

@@ -27,6 +27,8 @@ command -v pkg-config >/dev/null || packages+=(pkg-config)
 [ -e /usr/include/openssl/ssl.h ] || pkg-config --exists openssl 2>/dev/null || packages+=(libssl-dev)
 [ -e /usr/include/zlib.h ] || pkg-config --exists zlib 2>/dev/null || packages+=(zlib1g-dev)
 command -v openssl >/dev/null || packages+=(openssl)
+# The recipe in README that checks evidence without Krossing.
+command -v jq >/dev/null || packages+=(jq)
 
 if [ ${#packages[@]} -gt 0 ]; then
   command -v apt-get >/dev/null || complain "these Debian packages, or what your system calls them, are missing: ${packages[*]}"

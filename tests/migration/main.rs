@@ -2,6 +2,8 @@
 //!
 //! `KROSSING_SCALE=small` makes the large run small; `KROSSING_SHOW=1` shows what the commands print.
 
+mod ends;
+
 use anyhow::{Context, Result, ensure};
 use bytes::Bytes;
 use krossing_core::records::batch::Batches;

@@ -16,12 +16,13 @@ use krossing_core::{
     cutover::CutoverReport,
     journal::Journal,
     plan::{Amendment, MigrationPlan, Scope},
-    ports::{Clock, Ports},
+    ports::{Clock, Ports, Signer},
     transition::{Command, Decision, Position, ResumePoint, State, permit, resume_point},
 };
 use krossing_cutover::{Cutover, Step};
 use krossing_finalize::FinalizeReport;
 use krossing_replication::{LaneError, LanePlan, Notice};
+use krossing_rollback::RollbackReport;
 use krossing_runtime::Migration;
 use krossing_worker::{Workers, journal_notice, lane_context};
 use serde::Serialize;
@@ -106,6 +107,8 @@ impl<P: Ports> Drive<P> {
         let checked = krossing_precheck::run(&self.migration, None).await?;
         phases::show_findings(self.voice, &checked.findings)?;
         let plan = checked.plan.context("both clusters were read, so that there is a plan")?;
+        // A key that cannot be used is better known now than when everything is done.
+        self.migration.signer.key_id().await.context("evidence could not be signed")?;
         lock()?;
         krossing_plan::store(&self.migration, &mut self.journal, &plan).await?;
         self.show_entries();
@@ -241,6 +244,14 @@ impl<P: Ports> Drive<P> {
                 Err(error)
             }
         }
+    }
+
+    /// Gives the migration up. `producers_released`: the operator says that producers go on.
+    pub async fn rollback(&mut self, producers_released: bool) -> anyhow::Result<RollbackReport> {
+        let migration = self.migration.clone();
+        let ended = krossing_rollback::run(&migration, &mut self.journal, producers_released).await;
+        self.show_entries();
+        Ok(ended?)
     }
 
     /// The stored plan and its amendments.

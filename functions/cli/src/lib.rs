@@ -20,7 +20,7 @@ mod show;
 
 use std::process::ExitCode;
 
-use arguments::{Arguments, Command};
+use arguments::{Arguments, Command, EvidenceCommand};
 use clap::Parser;
 
 pub use show::Voice;
@@ -78,6 +78,8 @@ async fn run(command: Command) -> anyhow::Result<Outcome> {
         Command::Cutover(arguments) => commands::cutover::run(arguments).await,
         Command::CutoverAck(arguments) => commands::cutover_ack::run(arguments).await,
         Command::ClientSwitch(arguments) => commands::client_switch::run(arguments).await,
+        Command::Rollback(arguments) => commands::rollback::run(arguments).await,
         Command::Finalize(arguments) => commands::finalize::run(arguments).await,
+        Command::Evidence(EvidenceCommand::Verify(arguments)) => commands::evidence::run(&arguments),
     }
 }

@@ -13,8 +13,8 @@ use bytes::Bytes;
 use krossing_core::{
     ErrorClass, GroupId, Offset, SourceOffset, TargetOffset, TopicPartition,
     client_switch::{CLIENT_SWITCH_DOCUMENT, ClientSwitchRecord, GroupRecord, Move, Seen, Step, Switched, decide},
-    cutover::{CutoverReport, cutover_report_key},
-    ports::{Clock, CommittedOffset, GroupOffsets, Groups, Ledger, Objects, Ports, StoreError, Version},
+    cutover::CutoverReport,
+    ports::{Clock, CommittedOffset, GroupOffsets, Groups, Ledger, Ports, Version},
     progress::PartitionProgress,
 };
 use krossing_replication::{LanePlan, ScanFrom, load_map, records_behind};
@@ -76,13 +76,7 @@ pub struct ClientSwitch<'a, P: Ports> {
 impl<'a, P: Ports> ClientSwitch<'a, P> {
     /// Reads what the cutover has left.
     pub async fn load(migration: &'a Migration<P>, lanes: &[LanePlan]) -> Result<Self, SwitchError> {
-        let key = cutover_report_key(&migration.id);
-        let attempt = "read the cutover's report";
-        let stored = migration.evidence.get(&key).await.during(attempt)?;
-        let stored = stored.ok_or_else(|| StoreError::Missing { attempt: format!("read {key}") }).during(attempt)?;
-        let report: CutoverReport = serde_json::from_slice(&stored)
-            .map_err(|error| StoreError::Damaged { attempt: format!("read {key}"), detail: error.to_string() })
-            .during(attempt)?;
+        let report = migration.cutover_report().await?;
         let mut progress = BTreeMap::new();
         for lane in lanes {
             let lane = migration.ledger.lane_progress(lane.id).await.during("read the lanes' progress")?;
@@ -101,7 +95,7 @@ impl<'a, P: Ports> ClientSwitch<'a, P> {
 
     /// Looks at every group once, and brings those that have not switched into step.
     pub async fn round(&self) -> Result<SwitchReport, SwitchError> {
-        let (version, mut record) = self.record().await?;
+        let (version, mut record) = self.migration.client_switch().await?;
         let seen = self.look(&record).await?;
         let mut report = SwitchReport::default();
         let mut commits: BTreeMap<GroupId, GroupOffsets> = BTreeMap::new();
@@ -155,22 +149,6 @@ impl<'a, P: Ports> ClientSwitch<'a, P> {
             tokio::select! {
                 () = &mut stop => return Ok(()),
                 () = self.migration.clock.sleep(ROUND_EVERY) => {}
-            }
-        }
-    }
-
-    async fn record(&self) -> Result<(Option<Version>, ClientSwitchRecord), SwitchError> {
-        let attempt = "read who has switched";
-        match self.migration.ledger.document(CLIENT_SWITCH_DOCUMENT).await.during(attempt)? {
-            None => Ok((None, ClientSwitchRecord::default())),
-            Some((version, content)) => {
-                let record = serde_json::from_slice(&content)
-                    .map_err(|error| StoreError::Damaged {
-                        attempt: format!("read {CLIENT_SWITCH_DOCUMENT}"),
-                        detail: error.to_string(),
-                    })
-                    .during(attempt)?;
-                Ok((Some(version), record))
             }
         }
     }

@@ -158,7 +158,7 @@ async fn remember_groups<P: Ports>(
 }
 
 fn bytes_of(report: &CutoverReport) -> Bytes {
-    Bytes::from(serde_json::to_vec(report).expect("a report is plain data"))
+    Bytes::from(canonical_json(report).expect("a report holds whole numbers and texts, which have a canonical form"))
 }
 
 /// Journals the point of no return.

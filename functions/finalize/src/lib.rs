@@ -9,7 +9,7 @@
 //! before the journal names it; every step can be repeated. A failed validation is journaled as `failed` and may be
 //! tried again after a repair.
 //!
-//! Does not: sign.
+//! Does not: sign ([`krossing_evidence`] does, for every way in which a migration can end).
 
 mod report;
 
@@ -17,10 +17,11 @@ use bytes::Bytes;
 use krossing_core::{
     ErrorClass,
     canonical::canonical_json,
+    evidence::StoredObject,
     journal::{EntryKind, Journal},
     offset_map::{MANIFEST_VERSION, Manifest, PartitionMap, sha256_hex},
     plan::{MigrationPlan, Scope},
-    ports::{Clock, Objects, Ports},
+    ports::{Clock, Objects, Ports, Signer},
     transition::{Command, Decision, Position, State, permit},
     validation::{Outcome, ValidationReport, validation_report_key},
 };
@@ -28,7 +29,7 @@ use krossing_runtime::{ForStep, Migration, MigrationError, MigrationResult};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-pub use report::{CutoverSummary, FinalizeReport, GroupSummary, StateChange, StoredObject, ValidationSummary};
+pub use report::{CutoverSummary, FinalizeReport, GroupSummary, StateChange, ValidationSummary};
 
 /// Why a migration could not be finalized.
 #[derive(Debug, thiserror::Error)]
@@ -72,6 +73,13 @@ pub async fn run<P: Ports>(
     journal: &mut Journal,
 ) -> Result<FinalizeReport, FinalizeError> {
     begin(migration, journal).await?;
+    let key = format!("{}/report.json", migration.id);
+    if journal.tip() == Some(State::Finalized) {
+        krossing_evidence::publish(migration, journal).await?;
+        return Ok(migration.stored_report(&key, "read the report").await?);
+    }
+    // Better to learn now that nothing can be signed than after the target has begun to forget.
+    migration.signer.key_id().await.map_err(MigrationError::Sign)?;
     let (validation, validation_stored) = match validated_before(migration, journal).await? {
         Some(validated) => validated,
         None => validate(migration, scope, journal).await?,
@@ -85,9 +93,9 @@ pub async fn run<P: Ports>(
     );
     migration.note(journal, EntryKind::Finalizing, reason, &topology).await?;
 
-    let progress = krossing_validate::progress(migration, scope).await?;
-    let cutover = krossing_validate::cutover_report(migration).await?;
-    let switched = krossing_validate::client_switch(migration).await?;
+    let progress = migration.progress(scope).await?;
+    let cutover = migration.cutover_report().await?;
+    let (_, switched) = migration.client_switch().await?;
     let boundaries = cutover.boundary_of();
     let manifest = Manifest {
         version: MANIFEST_VERSION,
@@ -117,11 +125,12 @@ pub async fn run<P: Ports>(
         validation: &validation,
         validation_stored,
         topics_altered: topology.topics_altered,
-        offset_map,
+        offset_map: offset_map.clone(),
     });
-    let stored = store(migration, format!("{}/report.json", migration.id), &report).await?;
+    let stored = store(migration, key, &report).await?;
     let reason = format!("validated and recorded in {}", stored.key);
-    migration.enter(journal, State::Finalized, reason, json!({ "report": stored })).await?;
+    let detail = json!({ "report": stored });
+    krossing_evidence::end(migration, journal, State::Finalized, reason, detail, &[offset_map, stored]).await?;
     Ok(report)
 }
 
@@ -182,7 +191,7 @@ async fn validate<P: Ports>(
     match report.overall {
         Outcome::Passed => Ok((report, stored)),
         Outcome::Failed => {
-            migration.enter(journal, State::Failed, reason, detail).await?;
+            krossing_evidence::end(migration, journal, State::Failed, reason, detail, &[]).await?;
             Err(FinalizeError::NotValid { report: Box::new(report), stored })
         }
     }
@@ -195,14 +204,7 @@ async fn store<P: Ports>(
     value: &impl Serialize,
 ) -> MigrationResult<StoredObject> {
     let text = canonical_json(value).expect("reports hold whole numbers and texts, which have a canonical form");
-    let content = Bytes::from(text);
-    migration.evidence.put(&key, vec![content.clone()]).await.during("store a report")?;
-    let read_back = migration.evidence.get(&key).await.during("read back a report")?;
-    if read_back.as_ref() != Some(&content) {
-        let detail = format!("{} bytes were written, {} read", content.len(), read_back.map_or(0, |read| read.len()));
-        return Err(MigrationError::NotReadBack { what: key, detail });
-    }
-    Ok(StoredObject { key, sha256: sha256_hex(&content) })
+    migration.store_evidence(key, Bytes::from(text), false).await
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@ use krossing_core::{
     GroupId, MigrationId, TopicPartition,
     client_switch::ClientSwitchRecord,
     cutover::{CutoverReport, CutoverTimings},
+    evidence::StoredObject,
     journal::{EntryKind, Journal},
     plan::{MigrationPlan, Scope},
     progress::{CopyCounts, Gap, PartitionProgress},
@@ -123,15 +124,6 @@ pub struct ValidationSummary {
     pub report: StoredObject,
 }
 
-/// An object that was stored and read back.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct StoredObject {
-    /// Its key in the evidence.
-    pub key: String,
-    /// SHA-256 of its bytes, in hex.
-    pub sha256: String,
-}
-
 /// What the report is made from.
 pub(crate) struct Facts<'a> {
     pub(crate) plan: &'a MigrationPlan,
@@ -170,7 +162,7 @@ pub(crate) fn build(facts: &Facts<'_>) -> FinalizeReport {
         states: changes
             .map(|entry| StateChange { state: entry.to, at_unix_ms: entry.at_unix_ms, reason: entry.reason.clone() })
             .collect(),
-        copied: total(facts.progress.values()),
+        copied: facts.progress.values().map(|progress| progress.counts).sum(),
         lost_before_read: gaps.collect(),
         cutover: CutoverSummary {
             ready_unix_ms: cutover.ready_unix_ms,
@@ -193,19 +185,6 @@ pub(crate) fn build(facts: &Facts<'_>) -> FinalizeReport {
         journal_entries: journal.position() as u64,
         journal_hash: journal.tip_hash().to_owned(),
     }
-}
-
-fn total<'a>(partitions: impl Iterator<Item = &'a PartitionProgress>) -> CopyCounts {
-    partitions.fold(CopyCounts::default(), |mut sum, progress| {
-        let counts = progress.counts;
-        sum.records += counts.records;
-        sum.bytes += counts.bytes;
-        sum.batches_passed += counts.batches_passed;
-        sum.batches_packed += counts.batches_packed;
-        sum.batches_rewritten += counts.batches_rewritten;
-        sum.fences += counts.fences;
-        sum
-    })
 }
 
 /// The report as lines for a terminal.

@@ -6,6 +6,8 @@
 mod world;
 
 use krossing_core::{
+    canonical::canonical_json,
+    evidence::{StoredObject, verify},
     journal::{EntryKind, Journal},
     offset_map::{Manifest, sha256_hex},
     ports::Objects,
@@ -16,15 +18,26 @@ use serde::de::DeserializeOwned;
 use serde_json::json;
 use world::{World, orders, prices};
 
-use crate::{FinalizeError, FinalizeReport, StoredObject};
+use crate::{FinalizeError, FinalizeReport};
 
 /// A finished copy whose journal stands at `state`.
 async fn at(state: State) -> (World, Journal) {
     let world = World::begin().await;
     let mut journal = Journal::default();
-    world.migration.begin(&mut journal, "f".to_owned(), "planned", json!({})).await.unwrap();
+    let plan = canonical_json(&world.plan).unwrap();
+    world.migration.evidence.put("m/plan.json", vec![plan.into()]).await.unwrap();
+    let detail = json!({
+        "plan": "m/plan.json", "plan_sha256": world.plan.digest(),
+        "topics": 2, "partitions": 3, "groups": 5, "lanes": 1, "bytes": 0,
+    });
+    world.migration.begin(&mut journal, "f".to_owned(), "planned", detail).await.unwrap();
+    let report = canonical_json(&world.cutover).unwrap();
     for next in State::ALL.into_iter().skip(1).take_while(|next| *next <= state) {
-        world.migration.enter(&mut journal, next, "on its way", json!({})).await.unwrap();
+        let detail = match next {
+            State::AwaitingClientSwitch => json!({ "report_sha256": sha256_hex(report.as_bytes()) }),
+            _ => json!({}),
+        };
+        world.migration.enter(&mut journal, next, "on its way", detail).await.unwrap();
     }
     (world, journal)
 }
@@ -59,10 +72,10 @@ async fn a_good_copy_gets_its_planned_settings_and_a_report() {
     assert_eq!(world.migration.journal().await.unwrap(), journal);
     assert_eq!(retention(&world), ["1000", "1000"]);
 
-    let (as_stored, sha256) = stored::<FinalizeReport>(&world, "m/report.json").await;
+    let (as_stored, as_sha256) = stored::<FinalizeReport>(&world, "m/report.json").await;
     assert_eq!(as_stored, report);
     let entry = journal.entries().last().unwrap();
-    assert_eq!(entry.detail, json!({ "report": { "key": "m/report.json", "sha256": sha256 } }));
+    assert_eq!(entry.detail, json!({ "report": { "key": "m/report.json", "sha256": as_sha256 } }));
     assert_eq!((report.copied.records, report.copied.fences), (15, 6));
     assert_eq!((report.groups.groups, report.groups.positions), (5, 5));
     assert_eq!(report.plan_sha256, world.plan.digest());
@@ -76,6 +89,14 @@ async fn a_good_copy_gets_its_planned_settings_and_a_report() {
     assert_eq!(map.partitions.iter().map(|partition| partition.records).collect::<Vec<_>>(), [9, 0, 6]);
     assert!(map.partitions.iter().all(|partition| partition.boundary.is_some()));
     assert!(report.to_string().ends_with("validation=PASSED\n"));
+
+    let document = world.migration.evidence.get("m/evidence.json").await.unwrap().unwrap();
+    let verified = verify(&document, None).unwrap();
+    assert_eq!((verified.outcome, verified.validation.as_deref()), (State::Finalized, Some("PASSED")));
+    assert_eq!(
+        verified.objects,
+        [report.offset_map, StoredObject { key: "m/report.json".to_owned(), sha256: as_sha256 }]
+    );
 }
 
 #[tokio::test]
@@ -90,6 +111,8 @@ async fn a_failed_validation_changes_nothing_and_may_be_repeated_after_a_repair(
         assert_eq!(retention(&world), ["-1", "-1"]);
         let (validation, _) = stored::<ValidationReport>(&world, "m/validation-report.json").await;
         assert_eq!(validation.overall, Outcome::Failed);
+        let document = world.migration.evidence.get("m/evidence.json").await.unwrap().unwrap();
+        assert_eq!(verify(&document, None).unwrap().outcome, State::Failed);
     }
     repair(&world);
     finalize(&world, &mut journal).await.unwrap();
@@ -99,7 +122,7 @@ async fn a_failed_validation_changes_nothing_and_may_be_repeated_after_a_repair(
 
 #[tokio::test]
 async fn only_a_migration_that_is_being_validated_is_finalized() {
-    for state in [State::DrainReady, State::Cutover, State::AwaitingClientSwitch, State::Finalized] {
+    for state in [State::DrainReady, State::Cutover, State::AwaitingClientSwitch] {
         let (world, mut journal) = at(state).await;
         let before = journal.clone();
         assert!(matches!(finalize(&world, &mut journal).await, Err(FinalizeError::Migration(_))), "{state}");

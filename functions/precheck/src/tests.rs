@@ -7,7 +7,7 @@ use krossing_core::{
     records::Codec,
     rights::{Operation, Resource, Right},
 };
-use krossing_testkit::{FakeCluster, FakePorts, FakeProcess, FakeWorld, Fault, Faults, record};
+use krossing_testkit::{FakeCluster, FakePorts, FakeWorld, Fault, Faults, record};
 
 use super::*;
 
@@ -19,11 +19,9 @@ const CONFIG: &str = "migration:
 ";
 
 fn migration(world: &FakeWorld, faults: &Faults, config: &str) -> Migration<FakePorts> {
-    let FakeProcess { source, target, source_witness, target_witness, ledger, segments, evidence, freeze, clock } =
-        world.process(faults);
     let config = Config::parse(config, |_| None).expect("the configuration is right");
     let id: MigrationId = "m".parse().expect("a valid id");
-    Migration { id, config, source, target, source_witness, target_witness, ledger, segments, evidence, clock, freeze }
+    Migration::new(id, config, world.process(faults))
 }
 
 fn world() -> FakeWorld {

@@ -6,7 +6,7 @@ use krossing_core::{
     plan::{MigrationPlan, PlanInput, Selection, SourceInventory, TargetInventory, plan},
     ports::{Groups, Inventory},
 };
-use krossing_testkit::{FakePorts, FakeProcess, FakeWorld, Fault, Faults};
+use krossing_testkit::{FakePorts, FakeWorld, Fault, Faults};
 
 use super::*;
 
@@ -18,11 +18,9 @@ const CONFIG: &str = "migration:
 ";
 
 fn migration(world: &FakeWorld, faults: &Faults, config: &str) -> Migration<FakePorts> {
-    let FakeProcess { source, target, source_witness, target_witness, ledger, segments, evidence, freeze, clock } =
-        world.process(faults);
     let config = Config::parse(config, |_| None).expect("the configuration is right");
     let id: MigrationId = "m".parse().expect("a valid id");
-    Migration { id, config, source, target, source_witness, target_witness, ledger, segments, evidence, clock, freeze }
+    Migration::new(id, config, world.process(faults))
 }
 
 fn world() -> FakeWorld {

@@ -22,8 +22,6 @@ use krossing_core::{
 use krossing_replication::load_map;
 use krossing_runtime::{ForStep, Migration, MigrationError, MigrationResult};
 
-use crate::facts::progress;
-
 /// Keys that the source has deleted, and that have a value on the target.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{TOMBSTONES_MISSED}: {}; {}", .partitions.join("; "), TOMBSTONES_MISSED.remedy)]
@@ -54,7 +52,7 @@ pub async fn tombstones_missed<P: Ports>(
     }
     tracing::info!(partitions = doubtful.len(), "comparing keys where tombstones may be missing");
     let mut partitions = Vec::new();
-    for progress in progress(migration, scope).await?.into_values() {
+    for progress in migration.progress(scope).await?.into_values() {
         if !doubtful.contains(&progress.partition) {
             continue;
         }

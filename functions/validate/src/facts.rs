@@ -4,16 +4,12 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use krossing_core::{
     GroupId, Offset, Side, SourceOffset, TargetOffset, TopicName, TopicPartition,
-    client_switch::{CLIENT_SWITCH_DOCUMENT, ClientSwitchRecord},
-    cutover::{CutoverReport, cutover_report_key},
     plan::Scope,
-    ports::{
-        GroupOffsets, Groups, Inventory, Ledger, LogEnd, LogReader, Objects, PerPartition, Ports, TopicDescription,
-    },
+    ports::{GroupOffsets, Groups, Inventory, LogEnd, LogReader, PerPartition, Ports, TopicDescription},
     progress::PartitionProgress,
     validation::{CheckReport, ExpectedPosition, PartitionFacts, expected_positions, not_looked_at},
 };
-use krossing_runtime::{ForStep, Migration, MigrationError, MigrationResult};
+use krossing_runtime::{ForStep, Migration, MigrationResult};
 
 /// What was read.
 pub(crate) struct Facts {
@@ -62,8 +58,8 @@ impl<'a> KnownPartition<'a> {
 
 impl Facts {
     pub(crate) async fn load<P: Ports>(migration: &Migration<P>, scope: &Scope) -> MigrationResult<Self> {
-        let cutover = cutover_report(migration).await?;
-        let progress = progress(migration, scope).await?;
+        let cutover = migration.cutover_report().await?;
+        let progress = migration.progress(scope).await?;
         let names: Vec<TopicName> = scope.topics.iter().map(|topic| topic.name.clone()).collect();
         let partitions: Vec<TopicPartition> = scope.partitions().collect();
         let (source, target) = (&migration.source, &migration.target);
@@ -74,7 +70,7 @@ impl Facts {
         let (on_source, on_target) = (existing(&partitions, &source_topics), existing(&partitions, &target_topics));
         let (source_start, source_end) = log_ends(source, &on_source, "ask the source where its logs end").await?;
         let (target_start, target_end) = log_ends(target, &on_target, "ask the target where its logs end").await?;
-        let mut positions = expected_positions(&cutover, &client_switch(migration).await?);
+        let mut positions = expected_positions(&cutover, &migration.client_switch().await?.1);
         mark_groups_with_members(migration, &mut positions).await?;
         Ok(Self {
             source_topics,
@@ -145,30 +141,6 @@ impl Facts {
     }
 }
 
-/// How far each partition was copied.
-pub async fn progress<P: Ports>(
-    migration: &Migration<P>,
-    scope: &Scope,
-) -> MigrationResult<BTreeMap<TopicPartition, PartitionProgress>> {
-    let mut progress = BTreeMap::new();
-    for lane in &scope.lanes {
-        let lane = migration.ledger.lane_progress(lane.id).await.during("read how far lanes have copied")?;
-        progress.extend(lane.into_iter().map(|progress| (progress.partition.clone(), progress)));
-    }
-    Ok(progress)
-}
-
-/// What the cutover that reached READY left behind.
-pub async fn cutover_report<P: Ports>(migration: &Migration<P>) -> MigrationResult<CutoverReport> {
-    let key = cutover_report_key(&migration.id);
-    let stored = migration.evidence.get(&key).await.during("read the cutover's report")?;
-    let refused = |how: String| MigrationError::Refused {
-        sentence: format!("the cutover's report {key} {how}: restore the evidence from a copy"),
-    };
-    let stored = stored.ok_or_else(|| refused("is gone".to_owned()))?;
-    serde_json::from_slice(&stored).map_err(|error| refused(format!("cannot be read ({error})")))
-}
-
 fn existing(partitions: &[TopicPartition], topics: &[TopicDescription]) -> Vec<TopicPartition> {
     let exist: BTreeSet<_> = topics.iter().flat_map(|t| t.partitions.iter().map(|p| (&t.name, p.id))).collect();
     partitions.iter().filter(|partition| exist.contains(&(&partition.topic, partition.partition))).cloned().collect()
@@ -185,18 +157,6 @@ async fn log_ends<R: LogReader>(
     let start = async { reader.log_ends(partitions, LogEnd::Earliest).await.during(attempt) };
     let end = async { reader.log_ends(partitions, LogEnd::Latest).await.during(attempt) };
     tokio::try_join!(start, end)
-}
-
-/// Which groups were kept in step, and which have switched.
-pub async fn client_switch<P: Ports>(migration: &Migration<P>) -> MigrationResult<ClientSwitchRecord> {
-    let stored = migration.ledger.document(CLIENT_SWITCH_DOCUMENT).await.during("read which groups have switched")?;
-    // No group was kept in step: what the cutover wrote is all there is.
-    let Some((_, stored)) = stored else { return Ok(ClientSwitchRecord::default()) };
-    serde_json::from_slice(&stored).map_err(|error| MigrationError::Refused {
-        sentence: format!(
-            "the ledger's document {CLIENT_SWITCH_DOCUMENT} cannot be read ({error}): restore the ledger from a copy"
-        ),
-    })
 }
 
 /// A group that has members on the target goes on there: its positions are its own.

@@ -28,7 +28,6 @@ use krossing_runtime::{Migration, MigrationResult};
 
 pub use compacted::{TombstonesMissed, compare_compacted, tombstones_missed};
 use facts::Facts;
-pub use facts::{client_switch, cutover_report, progress};
 
 /// Runs all checks. A check that finds something is part of the report; an error means that there is no report.
 pub async fn run<P: Ports>(migration: &Migration<P>, scope: &Scope) -> MigrationResult<ValidationReport> {

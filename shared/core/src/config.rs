@@ -106,6 +106,12 @@ pub const FIELDS: &[Field] = &[
         Some("7y"),
         "How long evidence is to be kept.",
     ),
+    field(
+        "evidence.signing_key_file",
+        Kind::Path,
+        None,
+        "Ed25519 key that signs evidence, PEM, made on first use; by default ~/.config/krossing/signing-key.pem.",
+    ),
     field("topics.include", Kind::List, Some("*"), "Topics to migrate; `*` stands for any characters."),
     field("topics.exclude", Kind::List, Some(""), "Topics to leave out of those."),
     field(
@@ -301,6 +307,8 @@ pub struct EvidenceConfig {
     pub directory: PathBuf,
     /// How long it is to be kept.
     pub retention: Duration,
+    /// The key that signs it; none for the default one.
+    pub signing_key_file: Option<PathBuf>,
 }
 
 /// How the seed runs.
@@ -632,6 +640,7 @@ impl Reading {
         let backup = self.required_path("backup.directory");
         let evidence = self.required_path("evidence.directory");
         let retention = self.duration("evidence.retention");
+        let signing_key_file = self.text("evidence.signing_key_file").map(PathBuf::from);
         let topics = Selection { include: self.list("topics.include"), exclude: self.list("topics.exclude") };
         let seed = self.seed();
         let on_config_drift = self.choice("topology.on_config_drift").map(|choice| match choice {
@@ -651,7 +660,7 @@ impl Reading {
             source: source?,
             target: target?,
             backup: BackupConfig { directory: backup? },
-            evidence: EvidenceConfig { directory: evidence?, retention: retention? },
+            evidence: EvidenceConfig { directory: evidence?, retention: retention?, signing_key_file },
             topics,
             seed: seed?,
             topology: TopologyConfig { on_config_drift: on_config_drift? },

@@ -145,7 +145,12 @@ pub fn key_id(key: &VerifyingKey) -> String {
 /// Where the document of one attempt is stored; nothing else is ever stored there.
 pub fn attempt_key(migration: &MigrationId, signed_unix_ms: i64, outcome: State, document: &[u8]) -> String {
     let at = Timestamp::from_millisecond(signed_unix_ms).unwrap_or(Timestamp::UNIX_EPOCH).strftime("%Y%m%dT%H%M%S%3fZ");
-    format!("{migration}/evidence-attempts/{at}-{outcome}-{}.json", &sha256_hex(document)[..16])
+    format!("{}{at}-{outcome}-{}.json", attempts_prefix(migration), &sha256_hex(document)[..16])
+}
+
+/// Where the documents of all attempts are stored; their names are in the order of time.
+pub fn attempts_prefix(migration: &MigrationId) -> String {
+    format!("{migration}/evidence-attempts/")
 }
 
 /// Where the document of the last attempt is stored.
@@ -223,6 +228,8 @@ pub struct Verified {
     pub key_id: String,
     /// How many entries the journal has.
     pub journal_entries: u64,
+    /// The hash of the last of them.
+    pub journal_hash: String,
     /// How validation ended, where it ran.
     pub validation: Option<String>,
     /// What is stored beside the document, with the digests it must have.
@@ -321,6 +328,7 @@ fn check_parts(bundle: &Value, key_id: String) -> Result<Verified, EvidenceError
         signed_unix_ms: bundle["signed_unix_ms"].as_i64().unwrap_or_default(),
         key_id,
         journal_entries: journal.position() as u64,
+        journal_hash: journal.tip_hash().to_owned(),
         validation: bundle["validation"]["overall"].as_str().map(str::to_owned),
         objects,
     })

@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     error::{ErrorClass, KafkaCode},
+    evidence::SignedEvidence,
     progress::PartitionProgress,
     rights::Right,
     types::{
@@ -712,6 +713,26 @@ pub trait ProducerFreeze: Send + Sync {
     fn unfreeze(&self) -> impl Future<Output = Result<FreezeAnswer, FreezeError>> + Send;
 }
 
+// ── Who signs ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+/// Why nothing was signed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{attempt}: {detail}")]
+pub struct SignError {
+    /// What was attempted, on what.
+    pub attempt: String,
+    /// What was seen, and what to do.
+    pub detail: String,
+}
+
+/// The key that signs evidence: a file, or a key service.
+pub trait Signer: Send + Sync {
+    /// Makes sure that the key can be used, making it where it is the first use of one that may be made. Answers its id.
+    fn key_id(&self) -> impl Future<Output = Result<String, SignError>> + Send;
+    /// Signs a bundle.
+    fn sign(&self, bundle_json: String) -> impl Future<Output = Result<SignedEvidence, SignError>> + Send;
+}
+
 // ── All of them ────────────────────────────────────────────────────────────────────────────────────────────────────
 
 /// The ports of a whole migration, as one type parameter.
@@ -732,4 +753,31 @@ pub trait Ports: Send + Sync + 'static {
     type Clock: Clock;
     /// Producers' standstill.
     type Freeze: ProducerFreeze + 'static;
+    /// Who signs evidence.
+    type Signer: Signer + 'static;
+}
+
+/// The ports that one process has of a migration.
+#[derive(Debug)]
+pub struct PortSet<P: Ports> {
+    /// The cluster that records are copied from.
+    pub source: P::Source,
+    /// The cluster that records are copied to.
+    pub target: P::Target,
+    /// The independent client of the source.
+    pub source_witness: P::SourceWitness,
+    /// The independent client of the target.
+    pub target_witness: P::TargetWitness,
+    /// Journal, leases, progress.
+    pub ledger: P::Ledger,
+    /// Segments.
+    pub segments: P::Objects,
+    /// Offset map, plan, reports, signed evidence.
+    pub evidence: P::Objects,
+    /// Time.
+    pub clock: P::Clock,
+    /// Producers' standstill.
+    pub freeze: P::Freeze,
+    /// Who signs evidence.
+    pub signer: P::Signer,
 }

@@ -8,6 +8,8 @@
 //! or a gap that is listed); the target's records below `target_next` are final; `ahead` lists, in order, every record
 //! that may stand at or after `target_next`.
 
+use std::iter::Sum;
+
 use serde::{Deserialize, Serialize};
 
 use crate::types::{LeaderEpoch, Producer, SourceOffset, TargetOffset, TopicId, TopicPartition};
@@ -100,6 +102,19 @@ pub struct CopyCounts {
     pub batches_rewritten: u64,
     /// Control batches of ours on the target: fences.
     pub fences: u64,
+}
+
+impl Sum for CopyCounts {
+    fn sum<I: Iterator<Item = Self>>(all: I) -> Self {
+        all.fold(Self::default(), |sum, one| Self {
+            records: sum.records + one.records,
+            bytes: sum.bytes + one.bytes,
+            batches_passed: sum.batches_passed + one.batches_passed,
+            batches_packed: sum.batches_packed + one.batches_packed,
+            batches_rewritten: sum.batches_rewritten + one.batches_rewritten,
+            fences: sum.fences + one.fences,
+        })
+    }
 }
 
 /// How far one partition has been copied.

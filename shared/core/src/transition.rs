@@ -360,7 +360,8 @@ pub struct Verdict {
 /// Whether `command` may run where the migration stands. The caller holds the journal's lock, so that an open cutover
 /// is a killed one.
 pub fn permit(command: Command, position: Position) -> Verdict {
-    if command == Command::Status {
+    // A rollback lets producers go on by itself, and goes on without lanes.
+    if matches!(command, Command::Status | Command::Rollback) {
         return Verdict { abandon_cutover_first: false, decision: decide(command, position) };
     }
     if position.cutover_is_open() && !matches!(position, Position::FailedTooOften(_)) {
@@ -384,10 +385,15 @@ fn decide(command: Command, position: Position) -> Decision {
         }),
         Command::Cutover => allowed_if(at(State::DrainReady)),
         Command::CutoverAck | Command::ClientSwitch => allowed_if(at(State::AwaitingClientSwitch)),
-        Command::Finalize => allowed_if(at(State::Validating) || position == Position::FailedIn(State::Validating)),
+        // What has come to its end is only published again.
+        Command::Finalize => allowed_if(match position {
+            Position::At(state) => state == State::Validating || state == State::Finalized,
+            Position::FailedIn(state) => state == State::Validating,
+            Position::Unborn | Position::FailedTooOften(_) => false,
+        }),
         Command::Rollback => allowed_if(match position {
             Position::Unborn => false,
-            Position::At(state) => state.is_before_cutover(),
+            Position::At(state) => state <= State::Cutover || state == State::RolledBack,
             Position::FailedIn(state) | Position::FailedTooOften(state) => state <= State::Cutover,
         }),
     }
@@ -518,10 +524,11 @@ mod tests {
     }
 
     #[test]
-    fn a_killed_cutover_is_taken_back_before_any_command_but_status() {
+    fn a_killed_cutover_is_taken_back_before_any_command_that_goes_on_with_it() {
         for command in Command::ALL {
             let verdict = permit(command, Position::At(Cutover));
-            assert_eq!(verdict.abandon_cutover_first, command != Command::Status, "{command}");
+            let expected = ![Command::Status, Command::Rollback].contains(&command);
+            assert_eq!(verdict.abandon_cutover_first, expected, "{command}");
         }
         assert_eq!(permit(Command::Cutover, Position::FailedIn(Cutover)).decision, Decision::Allowed);
         assert_eq!(permit(Command::Rollback, Position::At(Cutover)).decision, Decision::Allowed);
@@ -536,11 +543,11 @@ mod tests {
         };
         let before = ["planned", "precheck", "topology_copy", "seed", "tail", "drain_ready"];
         assert_eq!(allowed(Command::Execute), before);
-        assert_eq!(allowed(Command::Rollback), before);
+        assert_eq!(allowed(Command::Rollback), [&before[..], &["rolled_back"]].concat());
         assert_eq!(allowed(Command::Cutover), ["drain_ready"]);
         assert_eq!(allowed(Command::CutoverAck), ["awaiting_client_switch"]);
         assert_eq!(allowed(Command::ClientSwitch), ["awaiting_client_switch"]);
-        assert_eq!(allowed(Command::Finalize), ["validating"]);
+        assert_eq!(allowed(Command::Finalize), ["validating", "finalized"]);
         assert_eq!(allowed(Command::Status).len(), 10);
         assert_eq!(permit(Command::Finalize, Position::FailedIn(Validating)).decision, Decision::Allowed);
         for state in State::ALL.into_iter().filter(|s| *s != Failed) {

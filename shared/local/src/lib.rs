@@ -11,6 +11,8 @@ mod files;
 mod ledger;
 mod names;
 mod objects;
+mod signing_key;
 
 pub use ledger::LocalLedger;
 pub use objects::LocalObjects;
+pub use signing_key::SigningKeyFile;

@@ -21,6 +21,7 @@ use krossing_core::{
         Clock, ClusterError, ClusterResult, FetchPartition, FetchRequest, Fetched, Isolation, LogReader, PerPartition,
     },
     records::{
+        RecordError,
         abort::{AbortFilter, Verdict},
         batch::Batches,
         repack::{OutBatch, RepackLimits, Repacker},
@@ -111,17 +112,26 @@ pub struct TailControl {
     pub board: Arc<TailBoard>,
 }
 
-/// What was read of one partition, ready to be produced.
-struct Load {
+/// What was read of one partition since the last window.
+struct Gathered {
+    /// Open for as long as the window is: where the target is slow, one answer of the source holds little, and each
+    /// batch costs a round trip of its own.
+    repacker: Repacker,
     outs: Vec<OutBatch>,
     source_next: SourceOffset,
     epoch: Option<LeaderEpoch>,
 }
 
+impl Gathered {
+    fn begin(source_next: SourceOffset) -> Self {
+        Self { repacker: Repacker::new(RepackLimits::default()), outs: Vec::new(), source_next, epoch: None }
+    }
+}
+
 /// What was read of all partitions since the last window, and the room that the answers take which it lies in.
 #[derive(Default)]
 struct Window<'a> {
-    loads: BTreeMap<usize, Load>,
+    gathered: BTreeMap<usize, Gathered>,
     held: Vec<SemaphorePermit<'a>>,
     bytes: usize,
     runs: usize,
@@ -131,21 +141,20 @@ impl Window<'_> {
     fn full(&self) -> bool {
         self.bytes >= TAIL_WINDOW_BYTES_MAX || self.runs >= TAIL_WINDOW_RUNS_MAX
     }
+}
 
-    fn add(&mut self, place: usize, load: Load) {
-        self.bytes += load.outs.iter().map(OutBatch::size).sum::<usize>();
-        self.runs += load.outs.iter().map(|out| out.runs.len()).sum::<usize>();
-        match self.loads.get_mut(&place) {
-            Some(earlier) => {
-                earlier.outs.extend(load.outs);
-                earlier.source_next = load.source_next;
-                earlier.epoch = load.epoch.or(earlier.epoch);
-            }
-            None => {
-                self.loads.insert(place, load);
-            }
-        }
-    }
+/// What was read of one partition, ready to be produced.
+struct Load {
+    outs: Vec<OutBatch>,
+    source_next: SourceOffset,
+    epoch: Option<LeaderEpoch>,
+}
+
+/// A window that nothing is added to any more.
+#[derive(Default)]
+struct Loads<'a> {
+    loads: BTreeMap<usize, Load>,
+    held: Vec<SemaphorePermit<'a>>,
 }
 
 /// Where reading is; ahead of the progress by what is in the windows.
@@ -183,14 +192,14 @@ async fn follow<'a, P: LanePorts>(
 ) -> Result<(), SessionEnd> {
     let mut tail = Tail::new(session, control.board.clone());
     let mut next = Window::default();
-    let mut current = Window::default();
+    let mut current = Loads::default();
     let mut fetches: Fetches<'a> = FuturesUnordered::new();
     loop {
         let order = control.order.borrow_and_update().clone();
         if stage.is_none() {
-            if !next.loads.is_empty() || !current.loads.is_empty() || tail.unsaved() {
+            if !next.gathered.is_empty() || !current.loads.is_empty() || tail.unsaved() {
                 let producing = std::mem::take(&mut current);
-                let ahead = std::mem::take(&mut next);
+                let ahead = tail.close(std::mem::take(&mut next))?;
                 let (save, loads) = tail.stage(producing, &ahead);
                 current = ahead;
                 *stage = Some(Box::pin(async move {
@@ -412,8 +421,7 @@ impl<'a, P: LanePorts> Tail<'a, P> {
                 Next::Take(fetched) => {
                     self.session.ctx.shared.bandwidth.spent(broker, fetched.records.len());
                     self.session.ctx.shared.meter.read(fetched.records.len());
-                    let load = self.load(place, fetched)?;
-                    window.add(place, load);
+                    self.gather(place, fetched, window)?;
                 }
                 Next::Again => self.pause(&[place]),
                 Next::ReadFrom(offset) => {
@@ -423,38 +431,45 @@ impl<'a, P: LanePorts> Tail<'a, P> {
             }
             tokio::task::yield_now().await;
         }
-        window.loads.retain(|place, load| {
-            !load.outs.is_empty()
-                || PartitionCopy::with(self.session.copies.get(*place).expect("a place of the lane"), |copy| {
-                    copy.progress.source_next < load.source_next
-                })
-        });
-        if window.loads.is_empty() {
-            window.held.clear();
+        if window.gathered.is_empty() {
+            *window = Window::default();
         }
         Ok(())
     }
 
-    /// Makes of what was read what will be produced, and moves the cursor behind it.
-    fn load(&mut self, place: usize, fetched: Fetched) -> Result<Load, LaneError> {
+    fn record_error(&self, place: usize) -> impl Fn(RecordError) -> LaneError + use<P> {
+        let partition = self.session.plan.partitions[place].partition.clone();
+        move |source| LaneError::Record { partition: partition.clone(), source }
+    }
+
+    /// Adds what was read to the window, and moves the cursor behind it.
+    fn gather(&mut self, place: usize, fetched: Fetched, window: &mut Window<'a>) -> Result<(), LaneError> {
         let copy = self.copy(place);
+        let record_error = self.record_error(place);
         let cursor = &mut self.cursors[place];
         let from = cursor.next;
-        let record_error =
-            |source| LaneError::Record { partition: self.session.plan.partitions[place].partition.clone(), source };
         let mut filter = AbortFilter::new(fetched.aborted);
-        let mut repacker = Repacker::new(RepackLimits::default());
-        let mut outs = Vec::new();
+        let bytes = fetched.records.len();
         for batch in Batches::new(fetched.records) {
-            let batch = batch.map_err(record_error)?;
-            let data = filter.verdict(&batch).map_err(record_error)? == Verdict::Data;
-            if data && batch.header.last_offset() >= from.0 {
-                outs.extend(repacker.push(&batch, from).map_err(record_error)?);
+            let batch = batch.map_err(&record_error)?;
+            let data = filter.verdict(&batch).map_err(&record_error)? == Verdict::Data;
+            if batch.header.last_offset() < from.0 {
+                continue;
             }
             cursor.next = cursor.next.max(SourceOffset(batch.header.last_offset() + 1));
             cursor.epoch = Some(batch.header.leader_epoch);
+            let gathered = window.gathered.entry(place).or_insert_with(|| Gathered::begin(cursor.next));
+            (gathered.source_next, gathered.epoch) = (cursor.next, cursor.epoch);
+            if data {
+                let open_before = gathered.repacker.open_runs();
+                let outs = gathered.repacker.push(&batch, from).map_err(&record_error)?;
+                window.runs += outs.iter().map(|out| out.runs.len()).sum::<usize>();
+                window.runs += gathered.repacker.open_runs();
+                window.runs -= open_before;
+                gathered.outs.extend(outs);
+            }
         }
-        outs.extend(repacker.finish().map_err(record_error)?);
+        window.bytes += bytes;
         let now = self.session.ctx.clock.now();
         self.ends[place] = Some((fetched.high_watermark, fetched.last_stable_offset, now));
         let unix_ms = self.session.ctx.clock.unix_ms();
@@ -473,9 +488,19 @@ impl<'a, P: LanePorts> Tail<'a, P> {
                 (true, None) | (false, Some(_)) => {}
             }
         });
-        let load = Load { outs, source_next: cursor.next, epoch: cursor.epoch };
         self.show_one(place);
-        Ok(load)
+        Ok(())
+    }
+
+    /// What was gathered, as it will be produced.
+    fn close(&self, window: Window<'a>) -> Result<Loads<'a>, LaneError> {
+        let Window { gathered, held, .. } = window;
+        let closed = gathered.into_iter().map(|(place, mut gathered)| {
+            gathered.outs.extend(gathered.repacker.finish().map_err(self.record_error(place))?);
+            let Gathered { outs, source_next, epoch, .. } = gathered;
+            Ok((place, Load { outs, source_next, epoch }))
+        });
+        Ok(Loads { loads: closed.collect::<Result<_, LaneError>>()?, held })
     }
 
     fn show(&self) {
@@ -499,8 +524,8 @@ impl<'a, P: LanePorts> Tail<'a, P> {
     /// already, and `ahead`), and produces `producing`.
     fn stage(
         &mut self,
-        producing: Window<'a>,
-        ahead: &Window<'a>,
+        producing: Loads<'a>,
+        ahead: &Loads<'a>,
     ) -> (
         impl Future<Output = Result<(), SessionEnd>> + Send + 'a,
         impl Future<Output = Result<(), SessionEnd>> + Send + 'a,
@@ -528,7 +553,7 @@ impl<'a, P: LanePorts> Tail<'a, P> {
             self.appended_at[*place] = now;
         }
         let produce = async move {
-            let Window { loads, held: _held, .. } = producing;
+            let Loads { loads, held: _held } = producing;
             let parts = loads.into_iter().map(|(place, load)| {
                 let copy = &session.copies[place];
                 async move {

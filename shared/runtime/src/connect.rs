@@ -18,11 +18,14 @@ use krossing_core::{
     config::{Auth, ClusterConfig, Config, FreezeConfig, Problem},
     ports::{Clock, ClusterError, FreezeError, Ports, StoreError},
 };
-use krossing_local::{LocalLedger, LocalObjects};
+use krossing_local::{LocalLedger, LocalObjects, SigningKeyFile};
 use krossing_wire::{WireCluster, WireConfig};
 use krossing_witness::{WitnessCluster, WitnessConfig};
 
 use crate::{Freeze, Migration, SystemClock, TerminalFreeze, WebhookFreeze};
+
+/// Where the signing key is by default, below the home folder.
+const SIGNING_KEY: &str = ".config/krossing/signing-key.pem";
 
 /// Everything on this machine.
 #[derive(Debug)]
@@ -37,6 +40,7 @@ impl Ports for Local {
     type Objects = LocalObjects;
     type Clock = SystemClock;
     type Freeze = Freeze;
+    type Signer = SigningKeyFile;
 }
 
 /// Why there is no configuration.
@@ -96,6 +100,9 @@ pub enum ConnectError {
         #[source]
         source: StoreError,
     },
+    /// Nobody says where the signing key is.
+    #[error("evidence.signing_key_file: give it, for there is no home folder (HOME is not set) to keep the key in")]
+    NoSigningKey,
     /// The webhook cannot be called.
     #[error("cutover.producer_freeze_webhook cannot be used")]
     Webhook(#[source] FreezeError),
@@ -151,6 +158,7 @@ pub fn connect(
 ) -> Result<Migration<Local>, ConnectError> {
     let (source_secrets, target_secrets) = (Pem::read("source", &config.source)?, Pem::read("target", &config.target)?);
     let freeze = freeze(&config.cutover.freeze, &id)?;
+    let signer = SigningKeyFile::new(signing_key_file(&config)?);
     let source = WireCluster::new(wire_config(Side::Source, &config.source, &source_secrets));
     let target = WireCluster::new(wire_config(Side::Target, &config.target, &target_secrets));
     let source_witness = WitnessCluster::connect(witness_config(Side::Source, &config.source, &source_secrets));
@@ -186,8 +194,15 @@ pub fn connect(
         evidence: objects,
         clock: SystemClock,
         freeze,
+        signer,
         config,
     })
+}
+
+/// Not beside the evidence: who may read what was signed must not be able to sign.
+fn signing_key_file(config: &Config) -> Result<PathBuf, ConnectError> {
+    let given = config.evidence.signing_key_file.clone();
+    given.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(SIGNING_KEY))).ok_or(ConnectError::NoSigningKey)
 }
 
 /// Removes a migration's folder if nothing was ever journaled there: what only looks, or is refused, leaves none behind.

@@ -7,6 +7,7 @@ pub mod clock;
 pub mod connect;
 pub mod freeze;
 pub mod migration;
+mod stored;
 pub mod terminal;
 pub mod tracing;
 pub mod webhook;

@@ -6,7 +6,7 @@ use krossing_core::{
     ErrorClass, MigrationId,
     config::Config,
     journal::{EntryKind, Journal, JournalEntry, JournalError},
-    ports::{Clock, ClusterError, Ledger, Ports, StoreError},
+    ports::{Clock, ClusterError, Ledger, PortSet, Ports, SignError, StoreError},
     transition::State,
 };
 use serde::Serialize;
@@ -36,6 +36,8 @@ pub struct Migration<P: Ports> {
     pub clock: P::Clock,
     /// Producers' standstill.
     pub freeze: P::Freeze,
+    /// Who signs evidence.
+    pub signer: P::Signer,
 }
 
 /// Why a step of a migration could not be taken.
@@ -59,6 +61,9 @@ pub enum MigrationError {
         #[source]
         source: StoreError,
     },
+    /// Evidence could not be signed.
+    #[error("could not sign the evidence")]
+    Sign(#[source] SignError),
     /// The journal is damaged, of another migration, or does not allow the step.
     #[error("the journal does not allow this")]
     Journal(#[source] JournalError),
@@ -84,7 +89,9 @@ impl MigrationError {
         match self {
             MigrationError::Cluster { source, .. } => source.class(),
             MigrationError::Store { source, .. } => source.class(),
-            MigrationError::Journal(_) | MigrationError::Refused { .. } => ErrorClass::Refused,
+            MigrationError::Sign(_) | MigrationError::Journal(_) | MigrationError::Refused { .. } => {
+                ErrorClass::Refused
+            }
             MigrationError::NotReadBack { .. } => ErrorClass::DataAtRisk,
         }
     }
@@ -112,6 +119,36 @@ impl<T> ForStep<T> for Result<T, StoreError> {
 }
 
 impl<P: Ports> Migration<P> {
+    /// A migration on these ports.
+    pub fn new(id: MigrationId, config: Config, ports: PortSet<P>) -> Self {
+        let PortSet {
+            source,
+            target,
+            source_witness,
+            target_witness,
+            ledger,
+            segments,
+            evidence,
+            clock,
+            freeze,
+            signer,
+        } = ports;
+        Self {
+            id,
+            config,
+            source,
+            target,
+            source_witness,
+            target_witness,
+            ledger,
+            segments,
+            evidence,
+            clock,
+            freeze,
+            signer,
+        }
+    }
+
     /// The journal as it is stored, its chain checked.
     pub async fn journal(&self) -> MigrationResult<Journal> {
         let lines = self.ledger.journal().await.during("read the journal")?;
@@ -127,7 +164,7 @@ impl<P: Ports> Migration<P> {
         detail: impl Serialize,
     ) -> MigrationResult<()> {
         let sealed = journal.begin(fingerprint, self.clock.unix_ms(), reason, json(detail));
-        self.append(journal, sealed).await
+        self.append(journal, sealed.map_err(MigrationError::Journal)?).await
     }
 
     /// Journals a change of state. Its effects may be relied on once this returns.
@@ -138,7 +175,7 @@ impl<P: Ports> Migration<P> {
         reason: impl Into<String>,
         detail: impl Serialize,
     ) -> MigrationResult<()> {
-        let sealed = journal.transition(state, self.clock.unix_ms(), reason, json(detail));
+        let sealed = self.seal(journal, state, reason, detail)?;
         self.append(journal, sealed).await
     }
 
@@ -151,15 +188,22 @@ impl<P: Ports> Migration<P> {
         detail: impl Serialize,
     ) -> MigrationResult<()> {
         let sealed = journal.note(kind, self.clock.unix_ms(), reason, json(detail));
-        self.append(journal, sealed).await
+        self.append(journal, sealed.map_err(MigrationError::Journal)?).await
     }
 
-    async fn append(
+    /// The entry of a change of state, not yet journaled.
+    pub fn seal(
         &self,
-        journal: &mut Journal,
-        sealed: Result<(JournalEntry, String), JournalError>,
-    ) -> MigrationResult<()> {
-        let (entry, line) = sealed.map_err(MigrationError::Journal)?;
+        journal: &Journal,
+        state: State,
+        reason: impl Into<String>,
+        detail: impl Serialize,
+    ) -> MigrationResult<(JournalEntry, String)> {
+        journal.transition(state, self.clock.unix_ms(), reason, json(detail)).map_err(MigrationError::Journal)
+    }
+
+    /// Journals an entry that was made for the journal as it stands.
+    pub async fn append(&self, journal: &mut Journal, (entry, line): (JournalEntry, String)) -> MigrationResult<()> {
         self.ledger.append_journal(journal.position(), &line).await.during("write the journal")?;
         tracing::info!(state = %entry.to, kind = ?entry.kind, reason = entry.reason, "journaled");
         journal.push(entry).map_err(MigrationError::Journal)

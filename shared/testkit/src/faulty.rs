@@ -7,12 +7,13 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use krossing_core::{
     BrokerId, Generation, GroupId, KafkaCode, LaneId, LeaderEpoch, Offset, Producer, Side, TopicName, TopicPartition,
+    evidence::SignedEvidence,
     ports::{
         AclBinding, ClientQuota, ClusterDescription, ClusterError, ClusterResult, Configs, EpochEnd, FetchRequest,
         Fetched, FreezeAnswer, FreezeError, GroupDescription, GroupOffsets, Groups, Inventory, Leader, Ledger, LogEnd,
         LogReader, LogWriter, Marker, NewTopic, Objects, PerPartition, ProduceOutcome, ProduceRequest,
-        ProducerDescription, ProducerFreeze, ReadRange, StoreError, StoreResult, TopicAdmin, TopicDescription, Version,
-        VisibleRecord, Witness,
+        ProducerDescription, ProducerFreeze, ReadRange, SignError, Signer, StoreError, StoreResult, TopicAdmin,
+        TopicDescription, Version, VisibleRecord, Witness,
     },
     progress::PartitionProgress,
     rights::Right,
@@ -60,6 +61,10 @@ impl<T> Faulty<T> {
 
     fn standstill(&self, attempt: &str) -> FreezeError {
         FreezeError { attempt: attempt.to_owned(), detail: "injected fault".to_owned() }
+    }
+
+    fn signature(&self, attempt: &str) -> SignError {
+        SignError { attempt: format!("{}.{attempt}", self.label), detail: "injected fault".to_owned() }
     }
 }
 
@@ -292,5 +297,15 @@ impl<T: ProducerFreeze> ProducerFreeze for Faulty<T> {
 
     async fn unfreeze(&self) -> Result<FreezeAnswer, FreezeError> {
         call!(self, standstill, unfreeze(), String::new())
+    }
+}
+
+impl<T: Signer> Signer for Faulty<T> {
+    async fn key_id(&self) -> Result<String, SignError> {
+        call!(self, signature, key_id(), String::new())
+    }
+
+    async fn sign(&self, bundle_json: String) -> Result<SignedEvidence, SignError> {
+        call!(self, signature, sign(bundle_json), String::new())
     }
 }

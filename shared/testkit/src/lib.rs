@@ -18,6 +18,7 @@ pub mod freeze;
 mod log;
 pub mod memory;
 pub mod model;
+pub mod signer;
 pub mod witness;
 pub mod world;
 
@@ -28,6 +29,7 @@ pub use faults::{Call, Fault, Faults};
 pub use faulty::Faulty;
 pub use freeze::{FakeFreeze, FreezeCall};
 pub use memory::{MemoryLedger, MemoryObjects};
+pub use signer::FakeSigner;
 pub use witness::FakeWitness;
 pub use world::{FakePorts, FakeProcess, FakeWorld};
 

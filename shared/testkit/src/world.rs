@@ -1,10 +1,13 @@
 //! Two clusters, a ledger, objects and a freeze: everything a migration touches, and what one process has of it.
 
-use krossing_core::{Side, ports::Ports};
+use krossing_core::{
+    Side,
+    ports::{PortSet, Ports},
+};
 
 use crate::{
     clock::HandClock, cluster::FakeCluster, faults::Faults, faulty::Faulty, freeze::FakeFreeze, memory::MemoryLedger,
-    memory::MemoryObjects, witness::FakeWitness,
+    memory::MemoryObjects, signer::FakeSigner, witness::FakeWitness,
 };
 
 /// What outlives every process.
@@ -27,27 +30,7 @@ pub struct FakeWorld {
 }
 
 /// What one process has of the world.
-#[derive(Debug, Clone)]
-pub struct FakeProcess {
-    /// The source cluster.
-    pub source: Faulty<FakeCluster>,
-    /// The target cluster.
-    pub target: Faulty<FakeCluster>,
-    /// The independent client of the source.
-    pub source_witness: Faulty<FakeWitness>,
-    /// The independent client of the target.
-    pub target_witness: Faulty<FakeWitness>,
-    /// Journal, leases, progress.
-    pub ledger: Faulty<MemoryLedger>,
-    /// Segments.
-    pub segments: Faulty<MemoryObjects>,
-    /// Offset map, plan, reports.
-    pub evidence: Faulty<MemoryObjects>,
-    /// Producers' standstill.
-    pub freeze: Faulty<FakeFreeze>,
-    /// Everybody's time.
-    pub clock: HandClock,
-}
+pub type FakeProcess = PortSet<FakePorts>;
 
 /// The ports of a [`FakeProcess`], as one type parameter.
 #[derive(Debug, Clone, Copy)]
@@ -62,6 +45,7 @@ impl Ports for FakePorts {
     type Objects = Faulty<MemoryObjects>;
     type Clock = HandClock;
     type Freeze = Faulty<FakeFreeze>;
+    type Signer = Faulty<FakeSigner>;
 }
 
 impl FakeWorld {
@@ -91,6 +75,7 @@ impl FakeWorld {
             evidence: Faulty::named("evidence", self.evidence.clone(), faults),
             freeze: Faulty::named("freeze", self.freeze.clone(), faults),
             clock: self.clock,
+            signer: Faulty::named("signer", FakeSigner::default(), faults),
         }
     }
 }

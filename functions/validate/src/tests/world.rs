@@ -29,7 +29,7 @@ use krossing_core::{
     rights::Right,
 };
 use krossing_runtime::Migration;
-use krossing_testkit::{MemoryLedger, MemoryObjects};
+use krossing_testkit::{FakeSigner, MemoryLedger, MemoryObjects};
 
 /// A clock that only waiting moves.
 #[derive(Debug, Clone)]
@@ -354,6 +354,7 @@ impl Ports for SmallPorts {
     type Objects = MemoryObjects;
     type Clock = HandClock;
     type Freeze = NobodyFreezes;
+    type Signer = FakeSigner;
 }
 
 /// A record as a test spells it.
@@ -424,6 +425,7 @@ impl World {
                 evidence,
                 clock,
                 freeze: NobodyFreezes,
+                signer: FakeSigner::default(),
             },
         };
         let order = |offset| record(offset, "k", Some(["a", "b", "c"][offset as usize % 3]));

@@ -117,6 +117,15 @@ impl Repacker {
         }
     }
 
+    /// Runs of records held back.
+    pub fn open_runs(&self) -> usize {
+        match &self.open {
+            None => 0,
+            Some(Open::Sole(_)) => 1,
+            Some(Open::Packing(packing)) => packing.runs.len(),
+        }
+    }
+
     fn pack_below(&self, codec: Codec) -> usize {
         if codec == Codec::None { self.limits.pack_below_plain } else { self.limits.pack_below_compressed }
     }

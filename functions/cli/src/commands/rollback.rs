@@ -1,0 +1,12 @@
+//! `krossing rollback`: gives the migration up, says what is left, deletes nothing.
+
+use krossing_core::transition::Command;
+
+use crate::{Outcome, arguments::RollbackArguments, session::Session, show};
+
+pub(crate) async fn run(arguments: RollbackArguments) -> anyhow::Result<Outcome> {
+    let mut session = Session::resume(&arguments.existing, Command::Rollback).await?;
+    let report = session.drive.rollback(arguments.producers_released).await?;
+    show::line(report.to_string().trim_end());
+    Ok(Outcome::Done)
+}

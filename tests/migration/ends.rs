@@ -1,0 +1,128 @@
+//! How a migration ends: with evidence that holds for public tools, or given up with nothing changed and nothing deleted.
+
+use std::{path::Path, process::Command, sync::Arc};
+
+use anyhow::{Context, Result, ensure};
+use lab::{
+    Cluster, ClusterSpec, in_lab,
+    rehearsal::{Migration, Pair, command_file},
+    repository,
+    state::ClusterState,
+    workload::{Group, NewRecord, RecordingProducer, TopicSpec, create_topics},
+};
+
+async fn fill(cluster: &Cluster, topic: &str) -> Result<()> {
+    let client = cluster.client();
+    create_topics(&client, &[TopicSpec::new(topic, 2)], 1).await?;
+    let producer = RecordingProducer::new(&client, &Arc::default(), topic, &[])?;
+    tokio::task::block_in_place(|| {
+        for number in 0..200 {
+            let value = format!("{topic} {number}");
+            producer.send(&NewRecord {
+                partition: number % 2,
+                value: Some(value.as_bytes()),
+                ..NewRecord::default()
+            })?;
+        }
+        producer.settle()
+    })?;
+    let positions = vec![(topic.to_owned(), 0, 40), (topic.to_owned(), 1, 100)];
+    let group = Group { name: format!("readers of {topic}"), positions, metadata: String::new() };
+    tokio::task::block_in_place(|| group.commit(&client))
+}
+
+/// What `krossing evidence verify` says of a document; an error with what it complained of.
+fn verified(document: &Path, more: &[&str]) -> Result<String> {
+    let output = Command::new(command_file()?).args(["evidence", "verify"]).arg(document).args(more).output()?;
+    let (said, complaint) = (String::from_utf8(output.stdout)?, String::from_utf8(output.stderr)?);
+    ensure!(output.status.success(), "{complaint}");
+    Ok(said)
+}
+
+/// Runs the recipe of README, as it is written there, on a document.
+fn recipe(document: &Path, folder: &Path) -> Result<String> {
+    let readme = std::fs::read_to_string(repository().join("README.md"))?;
+    let blocks = readme.split("```sh\n").skip(1).filter_map(|rest| Some(rest.split_once("```")?.0));
+    let recipe = blocks.into_iter().find(|block| block.starts_with("jq ")).context("README has no recipe")?;
+    std::fs::create_dir_all(folder)?;
+    std::fs::copy(document, folder.join("evidence.json"))?;
+    let output = Command::new("bash").args(["-e", "-o", "pipefail", "-c", recipe]).current_dir(folder).output()?;
+    let said = format!("{}{}", String::from_utf8(output.stdout)?, String::from_utf8(output.stderr)?);
+    ensure!(output.status.success(), "{said}");
+    Ok(said)
+}
+
+/// The document with another journal entry, as somebody would change it who knows the format and has no key.
+fn forged(document: &Path) -> Result<Vec<u8>> {
+    let mut evidence: serde_json::Value = serde_json::from_slice(&std::fs::read(document)?)?;
+    let bundle = evidence["bundle_json"].as_str().context("a bundle")?;
+    ensure!(bundle.contains("PASSED"));
+    evidence["bundle_json"] = bundle.replace("\"topics_altered\":1", "\"topics_altered\":2").into();
+    Ok(serde_json::to_vec(&evidence)?)
+}
+
+async fn is_finalized_and_proved(migration: &Migration) -> Result<()> {
+    for command in ["execute", "cutover", "cutover-ack", "finalize"] {
+        migration.run(command).await?.expect_code(0)?;
+    }
+    let evidence = migration.folder.join("evidence");
+    let document = evidence.join(&migration.id).join("evidence.json");
+    let said = verified(&document, &["--objects", &evidence.to_string_lossy()])?;
+    ensure!(said.contains("ended as finalized") && said.contains("validation: PASSED"), "{said}");
+    let key_id = said.lines().next().and_then(|line| line.split_whitespace().nth(3)).context("a key id")?;
+    verified(&document, &["--key-id", key_id])?;
+    let by_hand = recipe(&document, &migration.folder.join("recipe"))?;
+    ensure!(by_hand.contains(key_id) && by_hand.contains("Signature Verified Successfully"), "{by_hand}");
+    ensure!(by_hand.contains("\"validation\": \"PASSED\""), "{by_hand}");
+
+    let forgery = migration.folder.join("forged.json");
+    std::fs::write(&forgery, forged(&document)?)?;
+    let refused = verified(&forgery, &[]).err().context("a forged document was believed")?;
+    ensure!(refused.to_string().contains("the signature does not fit"), "{refused}");
+    ensure!(recipe(&forgery, &migration.folder.join("recipe")).is_err(), "public tools believe a forged document");
+    let offset_map = evidence.join(&migration.id).join("offset-map.json");
+    std::fs::write(&offset_map, "{}")?;
+    let refused = verified(&document, &["--objects", &evidence.to_string_lossy()]);
+    ensure!(refused.is_err_and(|error| error.to_string().contains("offset-map.json")));
+
+    // A repetition says the same and signs nothing.
+    let attempts =
+        || Ok::<_, anyhow::Error>(std::fs::read_dir(evidence.join(&migration.id).join("evidence-attempts"))?.count());
+    let before = attempts()?;
+    migration.run("finalize").await?.expect_code(0)?;
+    ensure!(attempts()? == before);
+    Ok(())
+}
+
+async fn is_given_up_without_a_trace(pair: &Pair, migration: &Migration) -> Result<()> {
+    let before = ClusterState::read(&pair.source).await?;
+    migration.run("execute").await?.expect_code(0)?;
+    let target = ClusterState::read(&pair.target).await?;
+    let said = migration.run("rollback").await?.expect_code(0)?.stdout;
+    ensure!(said.contains("given_up_in=drain_ready") && said.contains("--delete --topic 'given-up'"), "{said}");
+    ensure!(ClusterState::read(&pair.source).await? == before, "the source has changed");
+    ensure!(ClusterState::read(&pair.target).await? == target, "the target was touched");
+    let document = migration.ledger_folder().join("evidence.json");
+    let proof = verified(&document, &[])?;
+    ensure!(proof.contains("ended as rolled_back"), "{proof}");
+    for command in ["execute", "cutover", "finalize"] {
+        let refused = migration.run(command).await?.expect_code(1)?;
+        ensure!(refused.stderr.contains("given up"), "{refused:?}");
+    }
+    migration.run("resume").await?.expect_code(0)?;
+    migration.run("rollback").await?.expect_code(0)?;
+    Ok(())
+}
+
+#[test]
+fn a_migration_ends_with_evidence_or_without_a_trace() {
+    in_lab("ends", async |lab| {
+        let (source, target) =
+            tokio::try_join!(lab.zookeeper_cluster(ClusterSpec::default()), lab.kraft_cluster(ClusterSpec::default()))?;
+        let pair = Pair::new(lab, source, target).await?;
+        fill(&pair.source, "proved").await?;
+        fill(&pair.source, "given-up").await?;
+        is_given_up_without_a_trace(&pair, &pair.migration("given-up", &["given-up"], "")?).await?;
+        is_finalized_and_proved(&pair.migration("proved", &["proved"], "")?).await
+    });
+}
