@@ -427,6 +427,8 @@ impl<'a, P: LanePorts> Tail<'a, P> {
                 Next::ReadFrom(offset) => {
                     let epoch = skip_gap(&*self.session.ctx, self.copy(place), asked, offset);
                     self.cursors[place] = Cursor { next: offset, epoch, not_before: None };
+                    let gathered = window.gathered.entry(place).or_insert_with(|| Gathered::begin(offset));
+                    (gathered.source_next, gathered.epoch) = (offset, epoch);
                 }
             }
             tokio::task::yield_now().await;
