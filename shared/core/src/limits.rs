@@ -93,13 +93,17 @@ pub const GROUPS_IN_FLIGHT_MAX: usize = 32;
 
 /// Clients of the checking library that read at the same time; each holds up to [`WITNESS_QUEUE_BYTES_MAX`] and one
 /// answer. More gain nothing: two saturate a core.
-pub const WITNESS_READERS_MAX: usize = 4;
+pub const WITNESS_READERS_MAX: usize = 2;
 
-/// Bytes that one reader of the checking library fetches ahead. Smaller: it waits for the network between answers.
-pub const WITNESS_QUEUE_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// Bytes that one reader of the checking library fetches ahead, without what it keeps beside each record. Smaller: it
+/// waits for the network between answers. Larger: memory, times [`WITNESS_READERS_MAX`] and both sides.
+pub const WITNESS_QUEUE_BYTES_MAX: usize = 4 * 1024 * 1024;
+
+/// Records that it fetches ahead: it keeps hundreds of bytes beside each, however small they are.
+pub const WITNESS_QUEUE_RECORDS_MIN: usize = 5_000;
 
 /// Bytes that it asks of a partition in one Fetch. Spot checks throw most of an answer away.
-pub const WITNESS_FETCH_BYTES: usize = 1024 * 1024;
+pub const WITNESS_FETCH_BYTES: usize = 512 * 1024;
 
 /// How long it waits for an event before it looks at its bounds.
 pub const WITNESS_POLL: Duration = Duration::from_millis(100);
@@ -199,9 +203,9 @@ pub const FINDINGS_SHOWN_MAX: usize = 100;
 /// Partitions validated at the same time.
 pub const VALIDATION_PARTITIONS_IN_FLIGHT: usize = 4;
 
-/// Keys of a compacted partition compared in one pass, at about 100 bytes each. More keys are compared in slices, each
+/// Keys of a compacted partition compared in one pass, at about 100 bytes each; just below where their table doubles. More keys are compared in slices, each
 /// of which reads the partition again on both sides. Larger: memory, times [`VALIDATION_PARTITIONS_IN_FLIGHT`].
-pub const COMPARE_KEYS_MAX: usize = 500_000;
+pub const COMPARE_KEYS_MAX: usize = 450_000;
 
 /// Slices of a partition's keys before a comparison is given up: half a billion keys in one partition.
 pub const COMPARE_KEY_SLICES_MAX: u64 = 1_024;

@@ -31,6 +31,8 @@ pub enum Fault {
     CrashBefore,
     /// The process dies when the call has had its effect.
     CrashAfter,
+    /// It waits this long and then goes well, as on a broker that is slow.
+    Slow(Duration),
     /// The process stands still before this call, as one that is stopped by a signal: it and all calls after it happen
     /// when somebody [wakes](Faults::wake) it.
     Stop,
@@ -185,12 +187,18 @@ impl Faults {
             content.calls.push(call);
             fault
         };
-        if fault == Some(Fault::Stop) {
-            self.stopped.send_replace(true);
-            self.until_stopped(false).await;
-            return None;
+        match fault {
+            Some(Fault::Slow(delay)) => {
+                tokio::time::sleep(delay).await;
+                None
+            }
+            Some(Fault::Stop) => {
+                self.stopped.send_replace(true);
+                self.until_stopped(false).await;
+                None
+            }
+            fault => fault,
         }
-        fault
     }
 
     /// One call: `effect` is what it does, `lost` what its caller hears where there is no usable answer.
@@ -212,7 +220,7 @@ impl Faults {
         lost: impl FnOnce() -> T,
     ) -> T {
         match fault {
-            None | Some(Fault::Stop) => self.answer(effect.await).await,
+            None | Some(Fault::Stop | Fault::Slow(_)) => self.answer(effect.await).await,
             Some(Fault::FailBefore | Fault::HappensLater(_) | Fault::NotSent) => lost(),
             Some(Fault::FailAfter) => {
                 effect.await;

@@ -93,7 +93,7 @@ impl WitnessConfig {
         // An offset that is gone is an error to us, not a silent jump: we ask for the log start and go on from there.
         set("auto.offset.reset", "error");
         set("queued.max.messages.kbytes", &(limits::WITNESS_QUEUE_BYTES_MAX / 1024).to_string());
-        set("queued.min.messages", "10000");
+        set("queued.min.messages", &limits::WITNESS_QUEUE_RECORDS_MIN.to_string());
         set("fetch.message.max.bytes", &limits::WITNESS_FETCH_BYTES.to_string());
         set("receive.message.max.bytes", &limits::ANSWER_BYTES_MAX.to_string());
         // The end of a range that no record follows is known by an empty answer: this is what it costs.

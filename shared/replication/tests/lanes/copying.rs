@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
-use krossing_core::ports::Clock;
+use krossing_core::{ports::Clock, records::Codec};
 use krossing_replication::TailOrder;
+use krossing_testkit::{Fault, Faults};
 
-use crate::bench::{Bench, Tail, append_everywhere, fill_with_everything, within_an_hour};
+use crate::bench::{Bench, Tail, append_everywhere, fill_with_everything, records, within_an_hour};
 
 #[tokio::test(start_paused = true)]
 async fn a_lane_seeds_every_kind_of_batch_exactly() {
@@ -40,4 +41,26 @@ async fn a_tail_follows_what_is_appended_and_ends_where_it_is_told_to() {
             assert_eq!(tail.board.partitions()[&partition].lag(), 0, "{partition}");
         }
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_slow_target_lets_gather_goes_in_few_batches() {
+    let (bench, partition) = Bench::with_one_partition(1);
+    bench.catch_up().await.unwrap();
+    let slow = Duration::from_secs(1);
+    let faults = Faults::deciding(move |call| (call.name == "target.produce").then_some(Fault::Slow(slow)));
+    let (process, tail) = (bench.process("slow", &faults), Tail::ordered(TailOrder::Run));
+    let orders = async {
+        for number in 0..200 {
+            bench.world.source.append(&partition, Codec::None, records("small", number..number + 1));
+            bench.world.clock.sleep(Duration::from_millis(20)).await;
+        }
+        tail.order(bench.stop_at_source_ends());
+    };
+    let (ended, ()) = within_an_hour(futures::future::join(process.tail(bench.plan(), &tail), orders)).await;
+    ended.unwrap();
+    bench.check().await;
+    let reads = faults.calls().iter().filter(|call| call.name == "source.fetch").count();
+    let sent = faults.calls().iter().filter(|call| call.name == "target.produce").count();
+    assert!(reads > 100 && sent < 10, "200 batches were read in {reads} answers and sent in {sent}");
 }
