@@ -7,6 +7,7 @@ mod bounds;
 mod failover;
 mod groups;
 mod kills;
+mod mistakes;
 mod moves;
 mod numbered;
 mod owners;
