@@ -11,3 +11,4 @@ mod mistakes;
 mod moves;
 mod numbered;
 mod owners;
+mod tampered;

@@ -108,7 +108,11 @@ fn a_wrong_configuration_is_refused_with_one_clear_error_and_leaves_nothing_behi
                 &["source.tls.ca_file", "/no/such/ca.pem"],
             ),
             ("expired", from(&mtls(&source, &expired, source.ca_file())), &["B09", "source", "ertificate"]),
-            ("wrong-key", from(&mtls(&source, &wrong_key, source.ca_file())), &["source.auth", "keys may not be consistent"]),
+            (
+                "wrong-key",
+                from(&mtls(&source, &wrong_key, source.ca_file())),
+                &["source.auth", "keys may not be consistent"],
+            ),
             (
                 "same-cluster",
                 configuration(&right_source, &right_source),
