@@ -12,13 +12,13 @@ use std::{
 use krossing_core::{
     GroupId, LaneId, Offset, SourceOffset, TargetOffset, TopicPartition,
     journal::{EntryKind, Journal},
-    ports::Ledger,
+    ports::{Inventory, Ledger},
     transition::State,
 };
 use krossing_replication::load_map;
 use krossing_testkit::{Call, model};
 
-use crate::world::{ARRIVING, MOVED, STAYING, Scene};
+use crate::world::{ARRIVING, MOVED, STAYING, Scene, quota, rule};
 
 #[derive(Debug, Default)]
 struct Seen {
@@ -146,6 +146,10 @@ impl Watch {
             pairings.insert(at, pairing);
         }
         self.groups_are_where_they_belong(&pairings, &boundaries)?;
+        let (acls, quotas) = (world.target.acls().await, world.target.client_quotas().await);
+        if acls != Ok(Some(["others", "plain", "table"].map(rule).into())) || quotas != Ok(vec![quota(1024.0)]) {
+            return Err(format!("the target has access rules {acls:?} and quotas {quotas:?}"));
+        }
         if world.freeze.is_frozen() { Ok(()) } else { Err("producers were let loose after READY".to_owned()) }
     }
 
@@ -223,6 +227,8 @@ fn allowed(call: &Call, journal: &Journal) -> Result<(), &'static str> {
         | "source.create_topics"
         | "source.create_partitions"
         | "source.alter_topic_configs"
+        | "source.create_acls"
+        | "source.set_client_quotas"
         | "source.commit_group_offsets" => (false, "the source is never changed"),
         "source.open_producer" => {
             (tip == Some(State::Cutover) && call.subject.starts_with("krossing."), "only a cutover marks the source")
@@ -239,6 +245,12 @@ fn allowed(call: &Call, journal: &Journal) -> Result<(), &'static str> {
                 || (tip == Some(State::Validating)
                     && journal.last_since(State::AwaitingClientSwitch, EntryKind::Finalizing).is_some()),
             "topics get settings while they are made, and planned ones at the end",
+        ),
+        "target.create_acls" => (within(State::TopologyCopy, State::TopologyCopy), "access rules are made with topics"),
+        "target.set_client_quotas" => (
+            tip == Some(State::Validating)
+                && journal.last_since(State::AwaitingClientSwitch, EntryKind::Finalizing).is_some(),
+            "quotas would slow the copy",
         ),
         // Also while another process has journaled that it failed: whose lane it is, the log shows in the end.
         "target.produce" | "target.open_producer" | "target.mark" => (

@@ -11,7 +11,11 @@ use std::{
 };
 
 use krossing_core::{
-    GroupId, MigrationId, TopicPartition, config::Config, ports::Clock, records::Codec, transition::State,
+    GroupId, MigrationId, TopicPartition,
+    config::Config,
+    ports::{AclBinding, ClientQuota, Clock},
+    records::Codec,
+    transition::State,
 };
 use krossing_runtime::Migration;
 use krossing_testkit::{FakePorts, FakeWorld, Faults, clock::BEGINNING_UNIX_MS, record, record_at, tombstone};
@@ -106,6 +110,27 @@ fn partition(topic: &str, number: i32) -> TopicPartition {
     TopicPartition::new(topic, number)
 }
 
+/// That somebody may read a topic.
+pub(crate) fn rule(topic: &str) -> AclBinding {
+    AclBinding {
+        resource_type: "Topic".into(),
+        resource_name: topic.into(),
+        pattern_type: "Literal".into(),
+        principal: "User:reader".into(),
+        host: "*".into(),
+        operation: "Read".into(),
+        permission: "Allow".into(),
+    }
+}
+
+/// How fast all clients together may produce.
+pub(crate) fn quota(bytes_per_second: f64) -> ClientQuota {
+    ClientQuota {
+        entity: [("client-id".to_owned(), None)].into(),
+        limits: [("producer_byte_rate".to_owned(), bytes_per_second)].into(),
+    }
+}
+
 impl Scene {
     pub(crate) fn new(spec: Spec) -> Self {
         let world = FakeWorld::new(spec.brokers);
@@ -135,6 +160,10 @@ impl Scene {
         for group in STAYING {
             source.commit(group, &partition("plain", 0), 0, "noted");
         }
+        source.set_acls(Some(["plain", "table", "__consumer_offsets"].map(rule).into()));
+        self.world.target.set_acls(Some(["table", "others"].map(rule).into()));
+        source.set_quotas(vec![quota(1024.0)]);
+        self.world.target.set_quotas(vec![quota(1.0)]);
         source.commit("backlog", &table, 0, "");
         source.commit("idle", &partition("transactions", 0), source.ends(&partition("transactions", 0)).1, "");
         source.commit(ARRIVING, &partition("plain", 0), 1, "");

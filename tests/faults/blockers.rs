@@ -31,28 +31,34 @@ use rdkafka::{
 };
 use serde::Deserialize;
 
+/// What precheck found, as `--format json` says it.
 #[derive(Debug, Deserialize)]
-struct Finding {
-    severity: String,
-    code: String,
-    subject: String,
-    problem: String,
-    remedy: String,
+pub(crate) struct Finding {
+    pub(crate) severity: String,
+    pub(crate) code: String,
+    pub(crate) subject: String,
+    pub(crate) problem: String,
+    pub(crate) remedy: String,
 }
 
 /// A code and its subject.
 type Blocker = (String, String);
 
-/// The blockers of a precheck, which must end with 1 where there are any.
-async fn precheck(migration: &Migration) -> Result<Vec<Finding>> {
+/// Everything that precheck finds; it must end with 1 where there are blockers.
+pub(crate) async fn all_findings(migration: &Migration) -> Result<Vec<Finding>> {
     let outcome = migration.start("precheck", &["--format", "json"])?.finish().await?;
     let findings: Vec<Finding> =
         serde_json::from_str(&outcome.stdout).with_context(|| format!("no findings in {outcome:?}"))?;
-    let blockers: Vec<Finding> = findings.into_iter().filter(|finding| finding.severity == "blocker").collect();
-    let code = if blockers.is_empty() { 0 } else { 1 };
+    let code = if findings.iter().any(|finding| finding.severity == "blocker") { 1 } else { 0 };
     outcome.expect_code(code)?;
-    ensure!(blockers.iter().all(|blocker| !blocker.problem.is_empty() && !blocker.remedy.is_empty()), "{blockers:#?}");
-    Ok(blockers)
+    ensure!(findings.iter().all(|finding| !finding.problem.is_empty() && !finding.remedy.is_empty()), "{findings:#?}");
+    Ok(findings)
+}
+
+/// The blockers among them.
+async fn precheck(migration: &Migration) -> Result<Vec<Finding>> {
+    let found = all_findings(migration).await?;
+    Ok(found.into_iter().filter(|finding| finding.severity == "blocker").collect())
 }
 
 fn named(blockers: &[Finding]) -> BTreeSet<Blocker> {
@@ -81,9 +87,9 @@ fn spoil_stores(migration: &Migration) -> Result<()> {
 }
 
 /// A topic with one partition: its name, the brokers that hold it, its settings.
-type TopicOn<'a> = (&'a str, &'a [i32], &'a [(&'a str, &'a str)]);
+pub(crate) type TopicOn<'a> = (&'a str, &'a [i32], &'a [(&'a str, &'a str)]);
 
-async fn topics_on(cluster: &Cluster, topics: &[TopicOn<'_>]) -> Result<()> {
+pub(crate) async fn topics_on(cluster: &Cluster, topics: &[TopicOn<'_>]) -> Result<()> {
     let admin: AdminClient<DefaultClientContext> = cluster.client().create()?;
     for (name, brokers, settings) in topics {
         let replicas = [*brokers];
@@ -96,7 +102,7 @@ async fn topics_on(cluster: &Cluster, topics: &[TopicOn<'_>]) -> Result<()> {
     Ok(())
 }
 
-fn write(cluster: &Cluster, topic: &str) -> Result<()> {
+pub(crate) fn write(cluster: &Cluster, topic: &str) -> Result<()> {
     let producer: BaseProducer = cluster.client().create()?;
     let record = BaseRecord::<(), _>::to(topic).partition(0).payload("a record");
     producer.send(record).map_err(|(error, _)| error)?;
@@ -108,12 +114,12 @@ fn group(name: &str, topic: &str) -> Group {
 }
 
 /// The state once every partition has a leader again.
-async fn state(cluster: &Cluster) -> Result<ClusterState> {
+pub(crate) async fn state(cluster: &Cluster) -> Result<ClusterState> {
     patiently(async || ClusterState::read(cluster).await).await
 }
 
 /// Does something again while brokers are still taking their partitions over.
-async fn patiently<T>(act: impl AsyncFn() -> Result<T>) -> Result<T> {
+pub(crate) async fn patiently<T>(act: impl AsyncFn() -> Result<T>) -> Result<T> {
     for _ in 0..100 {
         match act().await {
             Err(_) => tokio::time::sleep(Duration::from_millis(200)).await,
@@ -318,6 +324,8 @@ fn every_missing_right_is_told_at_once_and_exactly_those_are_enough_for_a_migrat
         let on_target = set(&[
             "Describe --cluster",
             "DescribeConfigs --cluster",
+            "Alter --cluster",
+            "AlterConfigs --cluster",
             "Read --topic '*'",
             "Write --topic '*'",
             "Create --topic '*'",
@@ -340,8 +348,9 @@ fn every_missing_right_is_told_at_once_and_exactly_those_are_enough_for_a_migrat
             named.iter().map(String::as_str).chain(["Describe --group 'readers'", transactional]).collect();
         ensure!(source_rules == set(&named), "{found:#?}");
         let named = ["Read", "Write", "Create", "Alter", "AlterConfigs"].map(|operation| format!("{operation} {both}"));
-        let named: Vec<&str> =
-            named.iter().map(String::as_str).chain(["Read --group 'readers'", transactional]).collect();
+        // Her own rules on the source are to be on the target, too.
+        let more = ["Alter --cluster", "Read --group 'readers'", transactional];
+        let named: Vec<&str> = named.iter().map(String::as_str).chain(more).collect();
         ensure!(target_rules == set(&named), "{found:#?}");
 
         // Looking has changed nothing but what we have added ourselves.

@@ -2,6 +2,7 @@
 //!
 //! Each module is one kind of fault, with what is provoked in its header. `KROSSING_LONG=1` runs the long forms.
 
+mod authorizers;
 mod blockers;
 mod bounds;
 mod failover;

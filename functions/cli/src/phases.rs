@@ -92,14 +92,17 @@ pub(crate) async fn enter_topology<P: Ports>(drive: &mut Drive<P>, findings: &[F
 
 async fn topology<P: Ports>(drive: &mut Drive<P>, planned: &Planned) -> anyhow::Result<()> {
     let report = krossing_topology::create(&drive.migration, &planned.scope().topics).await?;
+    let acls = krossing_topology::make_acls(&drive.migration, &planned.plan).await?;
     let reason = format!(
-        "topics_created={} topics_unchanged={} topics_altered={} partitions={}",
+        "topics_created={} topics_unchanged={} topics_altered={} partitions={} acls_created={} acls_only_on_target={}",
         report.topics_created,
         report.topics_unchanged,
         report.topics_altered,
-        planned.scope().partitions().count()
+        planned.scope().partitions().count(),
+        acls.created,
+        acls.only_on_target,
     );
-    drive.enter(State::Seed, reason, &report).await
+    drive.enter(State::Seed, reason, json!({ "topics": report, "acls": acls })).await
 }
 
 /// The lanes of everything there is now.

@@ -1,5 +1,5 @@
-//! The end of a migration: it is validated, its topics get the settings they were planned with, and all of it is
-//! recorded.
+//! The end of a migration: it is validated, topics get the settings and clients the quotas that were planned, and all of
+//! it is recorded.
 //!
 //! In this order, because the planned settings let the target forget what it was told to keep: once the first topic may
 //! have them (the journal says `finalizing`), the validation that passed before counts, and is not repeated against a
@@ -92,6 +92,11 @@ pub async fn run<P: Ports>(
         topology.topics_altered, topology.topics_unchanged
     );
     migration.note(journal, EntryKind::Finalizing, reason, &topology).await?;
+    if !plan.quotas.is_empty() {
+        let quotas = krossing_topology::set_quotas(migration, &plan.quotas).await?;
+        let reason = format!("client quotas: set={} kept={}", quotas.quotas_set, quotas.quotas_kept);
+        migration.note(journal, EntryKind::Finalizing, reason, &quotas).await?;
+    }
 
     let progress = migration.progress(scope).await?;
     let cutover = migration.cutover_report().await?;
@@ -130,7 +135,9 @@ pub async fn run<P: Ports>(
     let stored = store(migration, key, &report).await?;
     let reason = format!("validated and recorded in {}", stored.key);
     let detail = json!({ "report": stored });
-    krossing_evidence::end(migration, journal, State::Finalized, reason, detail, &[offset_map, stored]).await?;
+    let objects: Vec<_> =
+        [offset_map, stored].into_iter().chain(krossing_topology::acl_record(migration).await?).collect();
+    krossing_evidence::end(migration, journal, State::Finalized, reason, detail, &objects).await?;
     Ok(report)
 }
 

@@ -1,11 +1,8 @@
 //! Both clusters, read whole, and the plan that follows from them.
 
-use std::collections::BTreeSet;
-
 use krossing_core::{
-    config::ConfigDrift,
     plan::{MigrationPlan, PlanInput, Selection, SourceInventory, TargetInventory, plan},
-    ports::{ClusterResult, ConfigOrigin, Configs, GroupDescription, Groups, Inventory, Ports},
+    ports::{ClusterResult, Configs, GroupDescription, Groups, Inventory, Ports},
 };
 use krossing_runtime::migration::{ForStep, Migration, MigrationResult};
 
@@ -28,22 +25,7 @@ pub async fn target<P: Ports>(migration: &Migration<P>) -> ClusterResult<TargetI
 
 /// The plan for what was read.
 pub fn make<P: Ports>(migration: &Migration<P>, source: &SourceInventory, target: &TargetInventory) -> MigrationPlan {
-    let mut plan = plan(&input(migration, source, target));
-    match migration.config.topology.on_config_drift {
-        ConfigDrift::OverwriteWithSource | ConfigDrift::Refuse => {}
-        ConfigDrift::Keep => end_with_own_settings(&mut plan, target),
-    }
-    plan
-}
-
-/// Topics that are on the target already end with the settings they have there now.
-fn end_with_own_settings(plan: &mut MigrationPlan, target: &TargetInventory) {
-    let there: BTreeSet<_> = target.topics.iter().map(|topic| &topic.name).collect();
-    for topic in plan.topics.iter_mut().filter(|topic| there.contains(&topic.name)) {
-        let own = target.configs.get(&topic.name).into_iter().flatten();
-        let own = own.filter(|(_, entry)| entry.origin == ConfigOrigin::Topic);
-        topic.final_configs = own.filter_map(|(name, entry)| Some((name.clone(), entry.value.clone()?))).collect();
-    }
+    plan(&input(migration, source, target))
 }
 
 pub(crate) fn input<'a, P: Ports>(
@@ -57,6 +39,7 @@ pub(crate) fn input<'a, P: Ports>(
         lanes: migration.config.seed.lanes,
         source,
         target,
+        on_config_drift: migration.config.topology.on_config_drift,
     }
 }
 
@@ -96,9 +79,9 @@ async fn read_target<C: Inventory + Groups>(cluster: &C) -> ClusterResult<Target
             None => Ok(Configs::new()),
         }
     };
-    let ((topics, configs), broker_configs, groups, acls) =
-        tokio::try_join!(topics, broker_configs, groups(cluster), cluster.acls())?;
-    Ok(TargetInventory { cluster: description, topics, broker_configs, configs, groups, acls })
+    let ((topics, configs), broker_configs, groups, acls, quotas) =
+        tokio::try_join!(topics, broker_configs, groups(cluster), cluster.acls(), cluster.client_quotas())?;
+    Ok(TargetInventory { cluster: description, topics, broker_configs, configs, groups, acls, quotas })
 }
 
 async fn groups<C: Groups>(cluster: &C) -> ClusterResult<Vec<GroupDescription>> {

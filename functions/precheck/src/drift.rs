@@ -3,7 +3,6 @@
 use krossing_core::{
     config::ConfigDrift,
     plan::{MigrationPlan, PlannedTopic, TargetInventory},
-    ports::ConfigOrigin,
     precheck::{Finding, Severity},
 };
 
@@ -16,18 +15,13 @@ pub(crate) fn decide(on_drift: ConfigDrift, plan: &MigrationPlan, target: &Targe
 }
 
 fn differing(topic: &PlannedTopic, target: &TargetInventory) -> Option<Finding> {
-    let there = target.configs.get(&topic.name).filter(|_| target.topics.iter().any(|t| t.name == topic.name))?;
-    let own = |name: &String| {
-        there.get(name).filter(|entry| entry.origin == ConfigOrigin::Topic).and_then(|entry| entry.value.as_ref())
-    };
-    let set = there.iter().filter(|(_, entry)| entry.origin == ConfigOrigin::Topic).map(|(name, _)| name);
-    let mut names: Vec<&str> = topic
-        .final_configs
-        .keys()
-        .chain(set)
-        .filter(|name| own(name) != topic.final_configs.get(*name))
-        .map(String::as_str)
-        .collect();
+    if !target.has(&topic.name) {
+        return None;
+    }
+    let own = target.own_configs(&topic.name);
+    let settings = topic.final_configs.keys().chain(own.keys());
+    let mut names: Vec<&str> =
+        settings.filter(|name| own.get(*name) != topic.final_configs.get(*name)).map(String::as_str).collect();
     names.sort_unstable();
     names.dedup();
     (!names.is_empty()).then(|| Finding {

@@ -12,12 +12,15 @@ mod rights;
 
 use krossing_core::{
     Side,
+    acl::{self, AclFacts, OwnUser},
     plan::{MigrationPlan, SourceInventory, TargetInventory},
     ports::Ports,
     precheck::{Finding, PrecheckFacts, Severity, decide},
+    quotas,
     rights::MissingRight,
 };
 use krossing_runtime::{Migration, MigrationResult};
+use rights::Ours;
 
 /// What precheck found, and what it was found on.
 #[derive(Debug)]
@@ -37,7 +40,7 @@ pub async fn run<P: Ports>(migration: &Migration<P>, stored: Option<&MigrationPl
         }
         (Err(_), _) | (_, Err(_)) => None,
     };
-    let missing_rights = rights::missing(migration, &source, &target, plan.as_ref()).await?;
+    let ours = rights::ours(migration, &source, &target, plan.as_ref()).await?;
     let facts = PrecheckFacts {
         selection: &migration.config.topics,
         source: source.as_ref().map_err(ToString::to_string),
@@ -51,10 +54,10 @@ pub async fn run<P: Ports>(migration: &Migration<P>, stored: Option<&MigrationPl
         // Nothing of ours is on the target before topology_copy, and precheck runs before that.
         written_positions: Default::default(),
         made_topics: Default::default(),
-        missing_rights,
+        missing_rights: ours.missing.clone(),
     };
     let findings = match (&plan, &source, &target) {
-        (Some(plan), Ok(source), Ok(target)) => on_both(migration, plan, source, target, facts).await?,
+        (Some(plan), Ok(source), Ok(target)) => on_both(migration, plan, (source, target), &ours, facts).await?,
         (Some(_) | None, _, _) => decide(&facts),
     };
     Ok(Checked { findings, plan })
@@ -63,8 +66,8 @@ pub async fn run<P: Ports>(migration: &Migration<P>, stored: Option<&MigrationPl
 async fn on_both<P: Ports>(
     migration: &Migration<P>,
     plan: &MigrationPlan,
-    source: &SourceInventory,
-    target: &TargetInventory,
+    (source, target): (&SourceInventory, &TargetInventory),
+    ours: &Ours<'_>,
     facts: PrecheckFacts<'_>,
 ) -> MigrationResult<Vec<Finding>> {
     let (old_format, target_logs, target_positions) = tokio::join!(
@@ -76,7 +79,11 @@ async fn on_both<P: Ports>(
     let target_logs = unless_forbidden(target_logs, Side::Target, &facts.missing_rights)?;
     let target_positions = unless_forbidden(target_positions, Side::Target, &facts.missing_rights)?;
     let mut findings = decide(&PrecheckFacts { old_format, target_logs, target_positions, ..facts });
-    findings.extend(drift::decide(migration.config.topology.on_config_drift, plan, target));
+    let on_drift = migration.config.topology.on_config_drift;
+    findings.extend(drift::decide(on_drift, plan, target));
+    findings.extend(quotas::findings(&plan.quotas, &target.quotas, on_drift));
+    let own = OwnUser { principal: &ours.principal, rights: &ours.on_target, lacking: &ours.lacking_on_target };
+    findings.extend(acl::findings(&AclFacts { policy: migration.config.acl.on_drift, plan, source, target, own }));
     findings.sort();
     Ok(findings)
 }

@@ -1,4 +1,4 @@
-//! What our own user may not do and would have to, on both clusters.
+//! What our own user may do on both clusters, and would have to.
 //!
 //! Asked for even where a cluster could not be read, since a missing right may be why. Which topics and groups there are
 //! is taken from what the source tells; where it does not tell all, the rules of [`krossing_core::rights`] ask in the
@@ -8,10 +8,10 @@ use std::collections::BTreeSet;
 
 use krossing_core::{
     GroupId, Side, TopicName,
-    config::{Auth, ClusterConfig},
+    config::AclDrift,
     plan::{MigrationPlan, Selection, SourceInventory, TargetInventory},
     ports::{ClusterError, ClusterResult, Groups, Inventory, Ports, TopicDescription},
-    rights::{MissingRight, Rights},
+    rights::{MissingRight, Principal, Right, Rights},
 };
 use krossing_runtime::{ForStep, Migration, MigrationResult};
 
@@ -23,19 +23,36 @@ struct Seen {
     all: bool,
 }
 
-/// Every right that is missing on either cluster. A cluster that cannot be reached is a finding of its own.
-pub(crate) async fn missing<P: Ports>(
-    migration: &Migration<P>,
+/// Our own user.
+pub(crate) struct Ours<'a> {
+    /// What it lacks, on either cluster.
+    pub(crate) missing: Vec<MissingRight>,
+    /// What it needs on the target.
+    pub(crate) on_target: Rights<'a>,
+    /// What of that it lacks.
+    pub(crate) lacking_on_target: Vec<Right>,
+    /// What access rules of the target call it.
+    pub(crate) principal: Principal,
+}
+
+/// Asks both clusters. One that cannot be reached is a finding of its own.
+pub(crate) async fn ours<'a, P: Ports>(
+    migration: &'a Migration<P>,
     source: &ClusterResult<SourceInventory>,
     target: &ClusterResult<TargetInventory>,
     plan: Option<&MigrationPlan>,
-) -> MigrationResult<Vec<MissingRight>> {
+) -> MigrationResult<Ours<'a>> {
     let selection = &migration.config.topics;
     let seen = match (source, plan) {
         (Ok(inventory), _) => of_inventory(selection, inventory, plan),
         (Err(error), _) if may_be_forbidden(error) => what_is_seen(&migration.source, selection).await,
         (Err(_), _) => Seen { topics: BTreeSet::new(), groups: BTreeSet::new(), all: false },
     };
+    let has_acls = match (plan, target) {
+        (Some(plan), Ok(target)) => plan.acls.as_ref().is_some_and(|acls| !acls.is_empty()) && target.acls.is_some(),
+        (None, _) | (_, Err(_)) => true,
+    };
+    let config = &migration.config;
     let rights = |side| Rights {
         side,
         migration: &migration.id,
@@ -43,29 +60,32 @@ pub(crate) async fn missing<P: Ports>(
         topics: seen.topics.clone(),
         groups: seen.groups.clone(),
         all_seen: seen.all,
+        makes_acls: has_acls && config.acl.on_drift != AclDrift::Refuse,
+        sets_quotas: plan.is_none_or(|plan| !plan.quotas.is_empty()),
     };
-    let config = &migration.config;
-    let (on_source, on_target) = tokio::try_join!(
-        on_one(&migration.source, &config.source, rights(Side::Source), source.as_ref().err()),
-        on_one(&migration.target, &config.target, rights(Side::Target), target.as_ref().err()),
+    let (on_source, on_target) = (rights(Side::Source), rights(Side::Target));
+    let (lacking_on_source, lacking_on_target) = tokio::try_join!(
+        lacking(&migration.source, &on_source, source.as_ref().err()),
+        lacking(&migration.target, &on_target, target.as_ref().err()),
     )?;
-    Ok([on_source, on_target].concat())
+    let principal = Principal::of(&config.target.auth);
+    let mut missing = on_source.missing(&Principal::of(&config.source.auth).name, &lacking_on_source);
+    missing.extend(on_target.missing(&principal.name, &lacking_on_target));
+    Ok(Ours { missing, on_target, lacking_on_target, principal })
 }
 
-async fn on_one(
+async fn lacking(
     cluster: &impl Inventory,
-    config: &ClusterConfig,
-    rights: Rights<'_>,
+    rights: &Rights<'_>,
     unread: Option<&ClusterError>,
-) -> MigrationResult<Vec<MissingRight>> {
+) -> MigrationResult<Vec<Right>> {
     if unread.is_some_and(|error| !may_be_forbidden(error)) {
         return Ok(Vec::new());
     }
     match cluster.lacking(&rights.needed()).await {
-        Ok(lacking) => Ok(rights.missing(&principal(&config.auth), &lacking)),
         // A password that is not accepted, for one: why the cluster could not be read says it.
         Err(_) if unread.is_some() => Ok(Vec::new()),
-        Err(error) => Err(error).during("ask what our user may do"),
+        lacking => lacking.during("ask what our user may do"),
     }
 }
 
@@ -103,14 +123,4 @@ fn wanted<'a>(selection: &Selection, names: impl Iterator<Item = &'a TopicName>)
         selection.reason_to_leave_out(&named).is_none()
     });
     wanted.cloned().collect()
-}
-
-/// What access rules call our own user.
-fn principal(auth: &Auth) -> String {
-    match auth {
-        Auth::ScramSha512 { username, .. } => format!("User:{username}"),
-        // Brokers make the name from the certificate's subject by rules of their own.
-        Auth::Mtls { cert_file, .. } => format!("User:<subject of {}>", cert_file.display()),
-        Auth::None => "User:ANONYMOUS".to_owned(),
-    }
 }

@@ -3,7 +3,7 @@
 use krossing_core::{
     MigrationId, TopicPartition,
     config::Config,
-    ports::Inventory,
+    ports::{AclBinding, ClientQuota, Inventory},
     records::Codec,
     rights::{Operation, Resource, Right},
 };
@@ -118,4 +118,65 @@ async fn a_cluster_that_cannot_be_read_is_asked_for_its_rights_only_if_they_may_
         run(&migration(&world(), &faults, CONFIG), None).await.expect("said as a finding");
         assert_eq!(faults.calls().iter().any(|call| call.name == "source.lacking"), asked, "{call}");
     }
+}
+
+fn rule(principal: &str, operation: &str, topic: &str) -> AclBinding {
+    AclBinding {
+        resource_type: "Topic".into(),
+        resource_name: topic.into(),
+        pattern_type: "Literal".into(),
+        principal: principal.into(),
+        host: "*".into(),
+        operation: operation.into(),
+        permission: "Allow".into(),
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn access_rules_and_quotas_that_differ_are_findings_and_refused_where_that_is_wanted() {
+    let world = world();
+    world.source.set_acls(Some(vec![rule("User:a", "Read", "orders")]));
+    world.target.set_acls(Some(vec![rule("User:z", "Read", "orders")]));
+    let quota = |rate| ClientQuota {
+        entity: [("user".to_owned(), None)].into(),
+        limits: [("producer_byte_rate".to_owned(), rate)].into(),
+    };
+    world.source.set_quotas(vec![quota(1.0)]);
+    world.target.set_quotas(vec![quota(2.0)]);
+    for (policies, expected) in [
+        ("", vec!["I24", "I27", "I28", "I29"]),
+        ("  acl: {on_drift: replace}\n  topology: {on_config_drift: keep}\n", vec!["W26", "I24", "I28"]),
+        ("  acl: {on_drift: refuse}\n  topology: {on_config_drift: refuse}\n", vec!["B34", "B35", "I29"]),
+    ] {
+        let config = format!("{CONFIG}{policies}");
+        let checked = run(&migration(&world, &Faults::none(), &config), None).await.expect("both can be read");
+        let found: Vec<&str> = checked.findings.iter().map(|f| f.code.as_str()).filter(|code| *code != "I20").collect();
+        assert_eq!(found, expected, "{}", render_text(&checked.findings));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn krossing_does_not_lock_itself_out_and_needs_the_right_to_make_rules_only_where_there_are_some() {
+    const SCRAM: &str = "auth: {mode: scram-sha-512, username: krossing, password: p}";
+    let config = CONFIG.replace("'b:1'", &format!("'b:1', {SCRAM}"));
+    let world = world();
+    world.target.set_acls(Some(Vec::new()));
+    world.target.forbid(Right { resource: Resource::Cluster, operation: Operation::Alter });
+    let findings = async |world: &FakeWorld| {
+        run(&migration(world, &Faults::none(), &config), None).await.expect("both can be read").findings
+    };
+    world.source.set_acls(Some(Vec::new()));
+    assert_eq!(codes(&findings(&world).await), Vec::<&str>::new());
+    world.source.set_acls(Some(vec![rule("User:a", "Read", "orders")]));
+    let text = render_text(&findings(&world).await);
+    assert!(text.contains("User:krossing may not Alter the cluster, needed for making access rules"), "{text}");
+
+    let open = self::world();
+    open.target.set_acls(Some(Vec::new()));
+    open.source.set_acls(Some(vec![rule("User:a", "Read", "orders")]));
+    let found = findings(&open).await;
+    assert_eq!(codes(&found), ["B36", "B36", "B36", "B36"], "{}", render_text(&found));
+    let rules = ["Read", "Write", "Alter", "AlterConfigs"].map(|operation| rule("User:krossing", operation, "orders"));
+    open.target.set_acls(Some(rules.into()));
+    assert_eq!(codes(&findings(&open).await), Vec::<&str>::new());
 }

@@ -14,7 +14,7 @@ use krossing_core::{
     canonical::canonical_json,
     config::Config,
     journal::{EntryKind, Journal},
-    ports::{Clock, Groups, Inventory, Ports, ProducerFreeze},
+    ports::{AclBinding, Clock, Groups, Inventory, Ports, ProducerFreeze},
     transition::{Command, Decision, Position, State, permit},
 };
 use krossing_runtime::{ForStep, Migration, MigrationError, MigrationResult};
@@ -43,6 +43,9 @@ pub struct RollbackReport {
     pub topics_left: Vec<TopicName>,
     /// Groups that have positions in them there.
     pub groups_left: Vec<GroupId>,
+    /// Access rules that the migration made there.
+    #[serde(default)]
+    pub acls_left: Vec<AclBinding>,
     /// What would remove them, to be run on purpose.
     pub commands: Vec<String>,
 }
@@ -67,6 +70,7 @@ pub async fn run<P: Ports>(
         migration.enter(journal, State::Failed, "the cutover was interrupted", json!({})).await?;
     }
     let (topics_left, groups_left) = left_on_target(migration, journal).await?;
+    let acls_left = acls_left(migration).await?;
     let report = RollbackReport {
         version: REPORT_VERSION,
         migration_id: migration.id.clone(),
@@ -74,9 +78,10 @@ pub async fn run<P: Ports>(
         given_up_in,
         producers,
         cutovers_begun: journal.states().iter().filter(|state| **state == State::Cutover).count(),
-        commands: commands(&migration.config, &topics_left, &groups_left),
+        commands: commands(&migration.config, &topics_left, &groups_left, &acls_left),
         topics_left,
         groups_left,
+        acls_left,
     };
     let text = canonical_json(&report).expect("a report holds whole numbers and texts, which have a canonical form");
     let stored = migration.store_evidence(report_key(&migration.id), Bytes::from(text), false).await?;
@@ -151,8 +156,18 @@ async fn left_on_target<P: Ports>(
     Ok((topics, groups))
 }
 
+/// Those of the access rules that were made that are still there.
+async fn acls_left<P: Ports>(migration: &Migration<P>) -> MigrationResult<Vec<AclBinding>> {
+    let mut made = krossing_topology::acls_made(migration).await?;
+    if !made.is_empty() {
+        let there = migration.target.acls().await.during("read the access rules on the target")?.unwrap_or_default();
+        made.retain(|rule| there.contains(rule));
+    }
+    Ok(made)
+}
+
 /// Kafka's own tools, which the operator has; names are quoted for a shell.
-fn commands(config: &Config, topics: &[TopicName], groups: &[GroupId]) -> Vec<String> {
+fn commands(config: &Config, topics: &[TopicName], groups: &[GroupId], acls: &[AclBinding]) -> Vec<String> {
     let quoted = |name: &str| format!("'{}'", name.replace('\'', r"'\''"));
     let servers = config.target.bootstrap_servers.join(",");
     let on_target = format!("--bootstrap-server {} --command-config target.properties", quoted(&servers));
@@ -161,7 +176,25 @@ fn commands(config: &Config, topics: &[TopicName], groups: &[GroupId]) -> Vec<St
     let groups = groups
         .iter()
         .map(|group| format!("kafka-consumer-groups.sh {on_target} --delete --group {}", quoted(group.as_str())));
-    groups.chain(topics).collect()
+    let acls = acls.iter().map(|rule| {
+        let AclBinding { resource_type, resource_name, pattern_type, principal, host, operation, permission } = rule;
+        let resource = match resource_type.as_str() {
+            "Cluster" => "--cluster".to_owned(),
+            "TransactionalId" => format!("--transactional-id {}", quoted(resource_name)),
+            "DelegationToken" => format!("--delegation-token {}", quoted(resource_name)),
+            "User" => format!("--user-principal {}", quoted(resource_name)),
+            kind => format!("--{} {}", kind.to_lowercase(), quoted(resource_name)),
+        };
+        let permission = permission.to_lowercase();
+        format!(
+            "kafka-acls.sh {on_target} --remove --{permission}-principal {} --{permission}-host {} --operation {operation} \
+             {resource} --resource-pattern-type {}",
+            quoted(principal),
+            quoted(host),
+            pattern_type.to_lowercase()
+        )
+    });
+    groups.chain(topics).chain(acls).collect()
 }
 
 /// The report as lines for a terminal.
@@ -176,9 +209,10 @@ impl fmt::Display for RollbackReport {
         )?;
         writeln!(
             f,
-            "target: topics_left={} groups_left={}; nothing was deleted",
+            "target: topics_left={} groups_left={} acls_left={}; nothing was deleted",
             self.topics_left.len(),
-            self.groups_left.len()
+            self.groups_left.len(),
+            self.acls_left.len()
         )?;
         if !self.commands.is_empty() {
             writeln!(f, "to remove them, on purpose (target.properties: your own credentials):")?;

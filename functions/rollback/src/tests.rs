@@ -76,6 +76,33 @@ async fn from_every_state_before_the_point_of_no_return_it_says_what_is_left_and
 }
 
 #[tokio::test(start_paused = true)]
+async fn access_rules_that_were_made_and_are_still_there_are_left_with_the_command_that_removes_them() {
+    let rule = |principal: &str, prefix: &str, permission: &str| AclBinding {
+        resource_type: "Topic".into(),
+        resource_name: prefix.into(),
+        pattern_type: "Prefixed".into(),
+        principal: principal.into(),
+        host: "*".into(),
+        operation: "Read".into(),
+        permission: permission.into(),
+    };
+    let [there, made, removed] =
+        [rule("User:a", "x", "Allow"), rule("User:it's", "x", "Deny"), rule("User:z", "x", "Allow")];
+    let (world, journal) = at(State::TopologyCopy).await;
+    world.target.set_acls(Some(vec![there.clone()]));
+    let migration = migration(&world, &Faults::none());
+    let mut plan = krossing_plan::load(&migration, &journal).await.unwrap();
+    plan.acls = Some(vec![there.clone(), made.clone(), removed]);
+    krossing_topology::make_acls(&migration, &plan).await.unwrap();
+    world.target.set_acls(Some(vec![there, made.clone()]));
+    let report = rollback(&world, false).await.unwrap();
+    assert_eq!(report.acls_left, [made]);
+    let command = report.commands.last().unwrap();
+    let rule = r"--remove --deny-principal 'User:it'\''s' --deny-host '*' --operation Read --topic 'x' --resource-pattern-type prefixed";
+    assert!(command.starts_with("kafka-acls.sh ") && command.ends_with(rule), "{command}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn behind_the_point_of_no_return_it_is_refused() {
     for state in [State::AwaitingClientSwitch, State::Validating] {
         let (world, journal) = at(state).await;

@@ -1,4 +1,4 @@
-//! Topics on the target: made and changed until they are what the plan says, and read back.
+//! Topics, access rules and quotas on the target: made and changed until they are what the plan says, and read back.
 //!
 //! Every function here compares what is with what is wanted and changes only the difference, so that a repetition, and a
 //! process that died half way, come to the same end. Nothing is believed because a broker answered well: the answer of
@@ -6,9 +6,11 @@
 //! within a bound.
 //!
 //! Invariants: a topic is never deleted; partitions are never taken away; while anything may still be copied only the
-//! hold settings are set.
+//! hold settings are set; an access rule is never taken away.
 //!
 //! Does not: judge what stands in the way (precheck does), or journal.
+
+mod access;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -21,6 +23,8 @@ use krossing_core::{
 };
 use krossing_runtime::migration::{ForStep, Migration, MigrationError, MigrationResult};
 use serde::Serialize;
+
+pub use access::{AclReport, QuotaReport, acl_record, acls_made, make_acls, set_quotas};
 
 /// What was done, for the journal.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
@@ -65,11 +69,16 @@ pub async fn create<P: Ports>(migration: &Migration<P>, topics: &[PlannedTopic])
     read_back_partitions(migration, topics).await?;
     let mut hold: BTreeMap<TopicName, Changes> =
         topics.iter().map(|topic| (topic.name.clone(), hold_changes(topic))).collect();
-    match migration.config.topology.on_config_drift {
-        ConfigDrift::OverwriteWithSource | ConfigDrift::Refuse => {
-            take_back_foreign_settings(migration, existing.keys(), &mut hold).await?;
+    let drift = migration.config.topology.on_config_drift;
+    if drift != ConfigDrift::Keep {
+        let own = own_settings(migration, existing.keys()).await?;
+        if drift == ConfigDrift::Refuse {
+            refuse_foreign_settings(topics, &own)?;
         }
-        ConfigDrift::Keep => {}
+        for (topic, settings) in own {
+            let Some(changes) = hold.get_mut(&topic) else { continue };
+            settings.into_iter().for_each(|setting| _ = changes.entry(setting).or_insert(None));
+        }
     }
     let altered = set_configs(migration, &hold).await?;
     report.topics_altered = altered.len();
@@ -185,24 +194,45 @@ async fn set_configs<P: Ports>(
     Ok(pending.into_keys().collect())
 }
 
-/// A topic that was there before may have settings that the source's has not.
-async fn take_back_foreign_settings<P: Ports>(
+/// The settings that are set on topics themselves. One that was there before may have some that the source's has not.
+async fn own_settings<P: Ports>(
     migration: &Migration<P>,
     existing: impl Iterator<Item = &TopicName>,
-    wanted: &mut BTreeMap<TopicName, Changes>,
-) -> MigrationResult<()> {
+) -> MigrationResult<BTreeMap<TopicName, Vec<String>>> {
     let names: Vec<TopicName> = existing.cloned().collect();
     if names.is_empty() {
-        return Ok(());
+        return Ok(BTreeMap::new());
     }
     let current = migration.target.topic_configs(&names).await.during("read the topic settings of the target")?;
-    for (name, configs) in current {
-        let Some(changes) = wanted.get_mut(&name) else { continue };
-        for (setting, _) in configs.into_iter().filter(|(_, entry)| entry.origin == ConfigOrigin::Topic) {
-            changes.entry(setting).or_insert(None);
-        }
+    let own = |configs: Configs| {
+        let own = configs.into_iter().filter(|(_, entry)| entry.origin == ConfigOrigin::Topic);
+        own.map(|(setting, _)| setting).collect()
+    };
+    Ok(current.into_iter().map(|(name, configs)| (name, own(configs))).collect())
+}
+
+/// Precheck has refused what it saw; here it is what somebody made since, or a topic that appeared later.
+fn refuse_foreign_settings(topics: &[PlannedTopic], own: &BTreeMap<TopicName, Vec<String>>) -> MigrationResult<()> {
+    let foreign: Vec<String> = topics
+        .iter()
+        .filter_map(|topic| {
+            let ours = topic.final_changes();
+            let settings = own.get(&topic.name)?.iter().filter(|setting| !ours.contains_key(*setting));
+            let settings: Vec<&str> = settings.map(String::as_str).collect();
+            (!settings.is_empty()).then(|| format!("{} ({})", topic.name, settings.join(", ")))
+        })
+        .collect();
+    if foreign.is_empty() {
+        return Ok(());
     }
-    Ok(())
+    Err(MigrationError::Refused {
+        sentence: format!(
+            "topics exist on the target with settings that the source's do not have, and topology.on_config_drift is \
+             refuse: {}. Take them back there, or set topology.on_config_drift to overwrite_with_source or keep, then \
+             resume",
+            foreign.join("; ")
+        ),
+    })
 }
 
 async fn pending_changes<P: Ports>(
@@ -260,13 +290,19 @@ fn refuse_failures(
     answers: BTreeMap<TopicName, Result<(), (KafkaCode, String)>>,
     harmless: &[KafkaCode],
 ) -> MigrationResult<()> {
-    let failures: Vec<String> = answers
-        .into_iter()
-        .filter_map(|(topic, answer)| answer.err().map(|(code, detail)| (topic, code, detail)))
-        .filter(|(_, code, _)| !harmless.contains(code))
-        .map(|(topic, code, detail)| {
+    let failures = answers.into_iter().filter_map(|(topic, answer)| {
+        let (code, detail) = answer.err().filter(|(code, _)| !harmless.contains(code))?;
+        Some((topic.to_string(), code, detail))
+    });
+    refuse(attempt, failures)
+}
+
+/// One error that names everything that was refused; none where nothing was.
+fn refuse(attempt: &str, refusals: impl Iterator<Item = (String, KafkaCode, String)>) -> MigrationResult<()> {
+    let failures: Vec<String> = refusals
+        .map(|(what, code, detail)| {
             let detail = if detail.is_empty() { String::new() } else { format!(" ({detail})") };
-            format!("could not {attempt} {topic} on the target: {code}{detail}")
+            format!("could not {attempt} {what} on the target: {code}{detail}")
         })
         .collect();
     if failures.is_empty() { Ok(()) } else { Err(MigrationError::Refused { sentence: failures.join("; ") }) }

@@ -141,7 +141,7 @@ pub const FIELDS: &[Field] = &[
         "topology.on_config_drift",
         Kind::Choice(&["overwrite_with_source", "keep", "refuse"]),
         Some("overwrite_with_source"),
-        "What to do where an empty topic exists on the target with other settings.",
+        "What to do where an empty topic, or a client's quota, is on the target with other settings.",
     ),
     field(
         "acl.on_drift",

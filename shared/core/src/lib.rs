@@ -7,6 +7,7 @@
 //!
 //! Does not: read time or randomness (both are arguments), log, or decide anything twice.
 
+pub mod acl;
 pub mod canonical;
 pub mod client_switch;
 pub mod codes;
@@ -25,6 +26,7 @@ pub mod plan;
 pub mod ports;
 pub mod precheck;
 pub mod progress;
+pub mod quotas;
 pub mod records;
 pub mod rights;
 pub mod segment;

@@ -190,6 +190,10 @@ pub const PRODUCE_REPLICAS_WAIT_MAX: Duration = Duration::from_secs(30);
 /// bytes each), and what a controller writes as one batch.
 pub const TOPICS_PER_REQUEST_MAX: usize = 200;
 
+/// Access rules, or clients with quotas, in one request: a controller writes a request as one batch and refuses more than
+/// 10,000 changes in one.
+pub const ACCESS_CHANGES_PER_REQUEST_MAX: usize = 500;
+
 /// How long topics and settings that were made may take until brokers show them: the controller answers before brokers
 /// have heard of it. Shorter: a busy controller becomes an error.
 pub const TOPICS_READ_BACK_WAIT_MAX: Duration = Duration::from_secs(30);

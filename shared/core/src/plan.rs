@@ -18,10 +18,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    acl::is_clusters_own,
     canonical::canonical_digest,
     codes::TOPIC_GONE,
+    config::ConfigDrift,
     lanes::{Candidate, Lane, split},
-    ports::{AclBinding, ClientQuota, ClusterDescription, ConfigOrigin, Configs, GroupDescription, TopicDescription},
+    ports::{
+        AclBinding, ClientQuota, ClusterDescription, ConfigOrigin, Configs, GroupDescription, QuotaEntity,
+        TopicDescription,
+    },
     types::{BrokerId, GroupId, LaneId, MigrationId, TopicId, TopicName, TopicPartition},
 };
 
@@ -63,6 +68,22 @@ pub struct TargetInventory {
     pub groups: Vec<GroupDescription>,
     /// Access rules; none where the cluster has no authorizer.
     pub acls: Option<Vec<AclBinding>>,
+    /// Client quotas.
+    pub quotas: Vec<ClientQuota>,
+}
+
+impl TargetInventory {
+    /// Whether a topic exists there.
+    pub fn has(&self, topic: &TopicName) -> bool {
+        self.topics.iter().any(|there| there.name == *topic)
+    }
+
+    /// The settings that are set on a topic itself.
+    pub fn own_configs(&self, topic: &TopicName) -> BTreeMap<String, String> {
+        let own = self.configs.get(topic).into_iter().flatten();
+        let own = own.filter(|(_, entry)| entry.origin == ConfigOrigin::Topic);
+        own.filter_map(|(name, entry)| Some((name.clone(), entry.value.clone()?))).collect()
+    }
 }
 
 // ── What is wanted ─────────────────────────────────────────────────────────────────────────────────────────────────
@@ -101,7 +122,7 @@ impl Selection {
 }
 
 /// Never migrated: each cluster has its own.
-const KAFKA_OWN_TOPICS: &[&str] =
+pub(crate) const KAFKA_OWN_TOPICS: &[&str] =
     &["__consumer_offsets", "__transaction_state", "__share_group_state", "__cluster_metadata", "__amazon_msk_canary"];
 
 /// State of tools around a cluster, which makes no sense on another: MSK Connect, Cruise Control, MirrorMaker 2, MSK
@@ -252,7 +273,7 @@ pub struct PlannedGroup {
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct PlannedQuota {
     /// Who it is for.
-    pub entity: BTreeMap<String, Option<String>>,
+    pub entity: QuotaEntity,
     /// Its limits.
     pub limits: BTreeMap<String, String>,
 }
@@ -308,16 +329,18 @@ pub struct PlanInput<'a> {
     pub source: &'a SourceInventory,
     /// The target.
     pub target: &'a TargetInventory,
+    /// What becomes of settings that topics have on the target already.
+    pub on_config_drift: ConfigDrift,
 }
 
 /// Makes the plan.
 pub fn plan(input: &PlanInput<'_>) -> MigrationPlan {
-    let PlanInput { migration_id, selection, lanes, source, target } = *input;
+    let PlanInput { migration_id, selection, lanes, source, target, .. } = *input;
     let (mut topics, mut topics_left_out) = (Vec::new(), Vec::new());
     for topic in &source.topics {
         match selection.reason_to_leave_out(topic) {
             Some(reason) => topics_left_out.push(LeftOutTopic { name: topic.name.clone(), reason }),
-            None => topics.push(plan_topic(topic, source, target)),
+            None => topics.push(plan_topic(topic, input)),
         }
     }
     topics.sort_by(|a, b| a.name.cmp(&b.name));
@@ -361,12 +384,7 @@ fn plan_quota(quota: &ClientQuota) -> PlannedQuota {
 /// Rules to carry over, and those that are the cluster's own.
 fn plan_acls(acls: Option<&[AclBinding]>) -> (Option<Vec<AclBinding>>, Vec<AclBinding>) {
     let Some(acls) = acls else { return (None, Vec::new()) };
-    let own = |acl: &AclBinding| {
-        acl.principal == "User:ANONYMOUS"
-            || (acl.resource_type == "Topic" && matches_any(KAFKA_OWN_TOPICS, &acl.resource_name))
-            || (acl.resource_type == "Cluster" && acl.operation == "ClusterAction")
-    };
-    let (left_out, kept): (Vec<_>, Vec<_>) = acls.iter().cloned().partition(own);
+    let (left_out, kept): (Vec<_>, Vec<_>) = acls.iter().cloned().partition(is_clusters_own);
     (Some(sorted(kept, Ord::cmp)), sorted(left_out, Ord::cmp))
 }
 
@@ -522,7 +540,8 @@ fn synonym(setting: &str) -> Option<&'static str> {
     BROKER_SYNONYMS.iter().find(|(topic, _)| *topic == setting).map(|(_, broker)| *broker)
 }
 
-fn plan_topic(topic: &TopicDescription, source: &SourceInventory, target: &TargetInventory) -> PlannedTopic {
+fn plan_topic(topic: &TopicDescription, input: &PlanInput<'_>) -> PlannedTopic {
+    let PlanInput { source, target, .. } = *input;
     let no_configs = Configs::new();
     let configs = source.configs.get(&topic.name).unwrap_or(&no_configs);
     let defaults = TargetDefaults::of(target);
@@ -530,7 +549,10 @@ fn plan_topic(topic: &TopicDescription, source: &SourceInventory, target: &Targe
     let replication_factor = topic.partitions.iter().map(|p| p.replicas.len()).max().unwrap_or(1);
     let replication_factor = i16::try_from(replication_factor).unwrap_or(i16::MAX).max(1);
     let max_message_bytes = value("max.message.bytes").and_then(|v| v.parse().ok()).unwrap_or(1_048_588);
-    let (final_configs, settings_left_out) = final_configs(configs, &defaults);
+    let (final_configs, settings_left_out) = match input.on_config_drift {
+        ConfigDrift::Keep if target.has(&topic.name) => (target.own_configs(&topic.name), BTreeMap::new()),
+        ConfigDrift::Keep | ConfigDrift::OverwriteWithSource | ConfigDrift::Refuse => final_configs(configs, &defaults),
+    };
     let hold = hold_configs(replication_factor, max_message_bytes, value("remote.storage.enable"), &defaults);
     let mut hold_configs = final_configs.clone();
     hold_configs.extend(hold);
@@ -767,7 +789,7 @@ impl Scope {
             if input.selection.reason_to_leave_out(found).is_some() {
                 continue;
             }
-            let now = plan_topic(found, input.source, input.target);
+            let now = plan_topic(found, input);
             let Some(known) = self.topic(&found.name) else {
                 new.extend(candidates(&now, 0, input.source));
                 topics.push(now);
@@ -890,6 +912,7 @@ pub(crate) mod fixture {
             configs: BTreeMap::new(),
             groups: Vec::new(),
             acls: None,
+            quotas: Vec::new(),
         }
     }
 }
@@ -905,7 +928,14 @@ mod tests {
     fn planned(source: &SourceInventory, target: &TargetInventory) -> MigrationPlan {
         let id = "m1".parse().unwrap();
         let selection = Selection::default();
-        plan(&PlanInput { migration_id: &id, selection: &selection, lanes: 3, source, target })
+        plan(&PlanInput {
+            migration_id: &id,
+            selection: &selection,
+            lanes: 3,
+            source,
+            target,
+            on_config_drift: ConfigDrift::OverwriteWithSource,
+        })
     }
 
     fn one(own: &[(&str, &str)], target: &TargetInventory) -> PlannedTopic {
@@ -1053,6 +1083,7 @@ mod tests {
                 lanes: 1,
                 source: &source,
                 target: &target(3),
+                on_config_drift: ConfigDrift::OverwriteWithSource,
             });
             let topics: Vec<&str> = plan.topics.iter().map(|topic| topic.name.as_str()).collect();
             assert_eq!(topics, expected);
@@ -1135,11 +1166,44 @@ mod tests {
     }
 
     #[test]
+    fn topics_on_the_target_end_as_they_are_where_that_is_wanted_also_those_that_appear_later() {
+        let (id, selection) = ("m1".parse().unwrap(), Selection::default());
+        let mut target = target(3);
+        let there = source(&[("a", 1, &[("retention.ms", "77")]), ("b", 1, &[("segment.ms", "5")])]);
+        (target.topics, target.configs) = (there.topics, there.configs);
+        let input = |source| PlanInput {
+            migration_id: &id,
+            selection: &selection,
+            lanes: 1,
+            source,
+            target: &target,
+            on_config_drift: ConfigDrift::Keep,
+        };
+        let (before, after) =
+            (source(&[("a", 1, &[("retention.ms", "1000")])]), source(&[("a", 1, &[]), ("b", 1, &[]), ("c", 1, &[])]));
+        let plan = plan(&input(&before));
+        assert_eq!(values(&plan.topics[0].final_configs), [("retention.ms", "77")]);
+        assert_eq!(plan.topics[0].hold_configs["retention.ms"], "-1");
+        let appeared = plan.scope(&[]).amend(&input(&after));
+        let topics = appeared.unwrap().unwrap().topics;
+        assert_eq!(values(&topics[0].final_configs), [("segment.ms", "5")]);
+        assert_eq!(values(&topics[1].final_configs), []);
+    }
+
+    #[test]
     fn what_appears_later_is_added_in_new_lanes_and_nothing_else_changes() {
         let (id, selection, target) = ("m1".parse().unwrap(), Selection::default(), target(3));
         let before = source(&[("a", 2, &[]), ("b", 1, &[])]);
         let after = source(&[("a", 4, &[]), ("b", 1, &[]), ("c", 2, &[])]);
-        let input = |source| PlanInput { migration_id: &id, selection: &selection, lanes: 2, source, target: &target };
+        let on_config_drift = ConfigDrift::OverwriteWithSource;
+        let input = |source| PlanInput {
+            migration_id: &id,
+            selection: &selection,
+            lanes: 2,
+            source,
+            target: &target,
+            on_config_drift,
+        };
         let plan = plan(&input(&before));
         let scope = plan.scope(&[]);
         assert_eq!(scope.amend(&input(&before)).unwrap(), None);
@@ -1164,7 +1228,9 @@ mod tests {
         let mut source = source(&[("a", 2, &[])]);
         let scope = planned(&source, &target).scope(&[]);
         source.topics[0].id = Some(TopicId(uuid::Uuid::from_u128(99)));
-        let input = PlanInput { migration_id: &id, selection: &selection, lanes: 2, source: &source, target: &target };
+        let on_config_drift = ConfigDrift::OverwriteWithSource;
+        let (source, target) = (&source, &target);
+        let input = PlanInput { migration_id: &id, selection: &selection, lanes: 2, source, target, on_config_drift };
         let refused = scope.amend(&input).unwrap_err();
         assert_eq!(refused.topic.as_str(), "a");
     }

@@ -7,7 +7,7 @@
 //! Invariants every implementation keeps: a call returns within a bound of its own, so that no caller needs a timeout
 //! around it; answers are complete or an error, never silently short; a repeat of a write is harmless or refused.
 
-use std::{collections::BTreeMap, future::Future, time::Duration, time::Instant};
+use std::{collections::BTreeMap, fmt, future::Future, time::Duration, time::Instant};
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -264,11 +264,25 @@ pub struct AclBinding {
     pub permission: String,
 }
 
+impl fmt::Display for AclBinding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { resource_type, resource_name, pattern_type, principal, host, operation, permission } = self;
+        write!(f, "{permission} {principal} {operation} on {resource_type} {resource_name}")?;
+        if pattern_type == "Prefixed" {
+            f.write_str("*")?;
+        }
+        if host == "*" { Ok(()) } else { write!(f, " from {host}") }
+    }
+}
+
+/// `user`, `client-id` or `ip` to its name; none is the default entity.
+pub type QuotaEntity = BTreeMap<String, Option<String>>;
+
 /// A client quota: who it is for, and the limits by Kafka's own keys.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ClientQuota {
-    /// `user`, `client-id` or `ip` to its name; none is the default entity.
-    pub entity: BTreeMap<String, Option<String>>,
+    /// Who it is for.
+    pub entity: QuotaEntity,
     /// `producer_byte_rate`, `consumer_byte_rate`, `request_percentage` … to its value.
     pub limits: BTreeMap<String, f64>,
 }
@@ -534,6 +548,20 @@ pub trait TopicAdmin: Send + Sync {
     ) -> impl Future<Output = ClusterResult<PerTopic>> + Send;
 }
 
+/// An access rule, a quota's entity: what was refused, with the broker's code and message.
+pub type Refusals<T> = Vec<(T, KafkaCode, String)>;
+
+/// Making access rules and setting quotas. There is no way to take one away.
+pub trait AccessAdmin: Send + Sync {
+    /// Makes access rules; one that is there already stays as it is.
+    fn create_acls(&self, rules: &[AclBinding]) -> impl Future<Output = ClusterResult<Refusals<AclBinding>>> + Send;
+    /// Sets limits of quotas; limits that are not named stay as they are.
+    fn set_client_quotas(
+        &self,
+        quotas: &[ClientQuota],
+    ) -> impl Future<Output = ClusterResult<Refusals<QuotaEntity>>> + Send;
+}
+
 // ── Groups ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 /// A group as its coordinator describes it.
@@ -591,8 +619,8 @@ pub trait Groups: Send + Sync {
 }
 
 /// Everything that is asked of a source or target cluster.
-pub trait Cluster: Inventory + LogReader + LogWriter + Marker + TopicAdmin + Groups + 'static {}
-impl<T: Inventory + LogReader + LogWriter + Marker + TopicAdmin + Groups + 'static> Cluster for T {}
+pub trait Cluster: Inventory + LogReader + LogWriter + Marker + TopicAdmin + AccessAdmin + Groups + 'static {}
+impl<T: Inventory + LogReader + LogWriter + Marker + TopicAdmin + AccessAdmin + Groups + 'static> Cluster for T {}
 
 // ── The second client ──────────────────────────────────────────────────────────────────────────────────────────────
 

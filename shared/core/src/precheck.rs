@@ -139,7 +139,7 @@ pub fn decide(facts: &PrecheckFacts<'_>) -> Vec<Finding> {
 }
 
 #[derive(Default)]
-struct Findings(Vec<Finding>);
+pub(crate) struct Findings(pub(crate) Vec<Finding>);
 
 impl Findings {
     fn add(
@@ -155,7 +155,7 @@ impl Findings {
         self.0.push(Finding { severity, code, subject, problem: problem.into(), remedy: remedy.into() });
     }
 
-    fn blocker(
+    pub(crate) fn blocker(
         &mut self,
         code: &str,
         subject: impl fmt::Display,
@@ -165,7 +165,7 @@ impl Findings {
         self.add(Severity::Blocker, code, subject, problem, remedy);
     }
 
-    fn warning(
+    pub(crate) fn warning(
         &mut self,
         code: &str,
         subject: impl fmt::Display,
@@ -175,7 +175,13 @@ impl Findings {
         self.add(Severity::Warning, code, subject, problem, remedy);
     }
 
-    fn info(&mut self, code: &str, subject: impl fmt::Display, problem: impl Into<String>, remedy: impl Into<String>) {
+    pub(crate) fn info(
+        &mut self,
+        code: &str,
+        subject: impl fmt::Display,
+        problem: impl Into<String>,
+        remedy: impl Into<String>,
+    ) {
         self.add(Severity::Info, code, subject, problem, remedy);
     }
 }
@@ -536,14 +542,6 @@ fn for_the_record(plan: &MigrationPlan, found: &mut Findings) {
             "the plan says why for each",
         );
     }
-    if let Some(acls) = plan.acls.as_ref().filter(|acls| !acls.is_empty()) {
-        found.info(
-            "I24",
-            Side::Target,
-            format!("{} access rules of the source are in the plan and are not written yet", acls.len()),
-            "make them on the target before clients switch",
-        );
-    }
     if !plan.scram_users.is_empty() {
         let names: Vec<&str> = plan.scram_users.iter().map(String::as_str).collect();
         found.info(
@@ -588,7 +586,7 @@ fn partitions(numbers: &[i32]) -> String {
     format!("{word} {}", few(&shown))
 }
 
-fn few(names: &[&str]) -> String {
+pub(crate) fn few(names: &[&str]) -> String {
     let shown = names[..names.len().min(NAMES_MAX)].join(", ");
     match names.len().saturating_sub(NAMES_MAX) {
         0 => shown,
@@ -612,6 +610,7 @@ fn bytes(number: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::ConfigDrift;
     use crate::plan::{PlanInput, fixture, plan};
     use crate::ports::{CommittedOffset, ConfigEntry, ConfigOrigin};
     use crate::rights::{Operation, Scope};
@@ -671,6 +670,7 @@ mod tests {
                 lanes: 3,
                 source: &self.source,
                 target: &self.target,
+                on_config_drift: ConfigDrift::OverwriteWithSource,
             });
             let facts = PrecheckFacts {
                 selection: &self.selection,

@@ -13,6 +13,7 @@ use std::{
 };
 
 use crate::{
+    config::Auth,
     plan::Selection,
     types::{GroupId, MigrationId, Side, TopicName},
 };
@@ -26,13 +27,13 @@ pub enum Operation {
     Write,
     /// Make topics.
     Create,
-    /// Add partitions.
+    /// Add partitions; make access rules.
     Alter,
     /// Be told that it is there.
     Describe,
     /// Read settings.
     DescribeConfigs,
-    /// Change settings.
+    /// Change settings, and client quotas.
     AlterConfigs,
 }
 
@@ -58,6 +59,33 @@ pub struct Right {
     pub operation: Operation,
 }
 
+/// What access rules call our own user.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Principal {
+    /// `User:alice`.
+    pub name: String,
+    /// Whether that is surely so: brokers make the name of a certificate by rules of their own.
+    pub known: bool,
+}
+
+impl Principal {
+    /// Who logs in like this.
+    pub fn of(auth: &Auth) -> Self {
+        match auth {
+            Auth::ScramSha512 { username, .. } => Self { name: format!("User:{username}"), known: true },
+            Auth::Mtls { cert_file, .. } => {
+                Self { name: format!("User:<subject of {}>", cert_file.display()), known: false }
+            }
+            Auth::None => Self { name: "User:ANONYMOUS".to_owned(), known: true },
+        }
+    }
+
+    /// Whether a rule is surely about this user alone.
+    pub fn is(&self, named: &str) -> bool {
+        self.known && self.name == named
+    }
+}
+
 /// For whom rights are looked at, and on what.
 #[derive(Debug, Clone)]
 pub struct Rights<'a> {
@@ -73,6 +101,10 @@ pub struct Rights<'a> {
     pub groups: BTreeSet<GroupId>,
     /// Whether these are all there are: not so where our user may not see the others.
     pub all_seen: bool,
+    /// Whether access rules are to be made there.
+    pub makes_acls: bool,
+    /// Whether client quotas are to be set there.
+    pub sets_quotas: bool,
 }
 
 /// A right that our own user lacks, on one or more resources of a kind.
@@ -117,11 +149,8 @@ const UNSEEN: &str = "krossing-precheck-unseen";
 impl Rights<'_> {
     /// Everything Krossing needs there. What another right brings with it (Read brings Describe) is not listed.
     pub fn needed(&self) -> Vec<Right> {
-        let mut rights: Vec<Right> = self
-            .cluster()
-            .iter()
-            .map(|(operation, _)| Right { resource: Resource::Cluster, operation: *operation })
-            .collect();
+        let mut rights: Vec<Right> =
+            self.cluster().iter().map(|&(operation, _)| Right { resource: Resource::Cluster, operation }).collect();
         let unseen = self.unseen_topics().into_keys().filter(|_| !self.all_seen);
         let topics: BTreeSet<TopicName> = self.topics.iter().cloned().chain(unseen).collect();
         for (operation, _) in self.on_topics() {
@@ -153,8 +182,8 @@ impl Rights<'_> {
             lacking.iter().any(|right| right.resource == *resource && right.operation == operation)
         };
         for (operation, needed_for) in self.cluster() {
-            if lacks(&Resource::Cluster, *operation) {
-                add(*operation, Scope::Cluster, *needed_for);
+            if lacks(&Resource::Cluster, operation) {
+                add(operation, Scope::Cluster, needed_for);
             }
         }
         for (operation, needed_for) in self.on_topics() {
@@ -217,16 +246,21 @@ impl Rights<'_> {
         self.selection.include.iter().map(|pattern| (name(pattern), pattern.as_str())).collect()
     }
 
-    fn cluster(&self) -> &'static [(Operation, &'static str)] {
+    fn cluster(&self) -> Vec<(Operation, &'static str)> {
         match self.side {
-            Side::Source => &[
+            Side::Source => vec![
                 (Operation::Describe, "seeing all groups, sizes and access rules"),
                 (Operation::DescribeConfigs, "reading client quotas"),
             ],
-            Side::Target => &[
-                (Operation::Describe, "seeing all groups and access rules"),
-                (Operation::DescribeConfigs, "reading the brokers' defaults"),
-            ],
+            Side::Target => {
+                let mut rights = vec![
+                    (Operation::Describe, "seeing all groups and access rules"),
+                    (Operation::DescribeConfigs, "reading the brokers' defaults and client quotas"),
+                ];
+                rights.extend(self.makes_acls.then_some((Operation::Alter, "making access rules")));
+                rights.extend(self.sets_quotas.then_some((Operation::AlterConfigs, "setting client quotas")));
+                rights
+            }
         }
     }
 
@@ -305,7 +339,16 @@ mod tests {
         let selection = Selection { include, exclude: Vec::new() };
         let topics = topics.iter().map(|&name| TopicName::new(name)).collect();
         let groups = BTreeSet::from([GroupId::new("billing")]);
-        let rights = Rights { side, migration: &migration, selection: &selection, topics, groups, all_seen };
+        let rights = Rights {
+            side,
+            migration: &migration,
+            selection: &selection,
+            topics,
+            groups,
+            all_seen,
+            makes_acls: true,
+            sets_quotas: true,
+        };
         let missing = rights.missing("User:alice", &rights.needed());
         let commands: Vec<String> = missing
             .iter()
@@ -344,6 +387,8 @@ mod tests {
             &[
                 "Describe --cluster",
                 "DescribeConfigs --cluster",
+                "Alter --cluster",
+                "AlterConfigs --cluster",
                 "Read --topic 'orders'",
                 "Read --topic 'app-' --resource-pattern-type prefixed",
                 "Write --topic 'orders'",

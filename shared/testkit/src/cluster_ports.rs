@@ -5,10 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use krossing_core::{
     BrokerId, GroupId, KafkaCode, LeaderEpoch, Offset, Producer, TopicName, TopicPartition,
     ports::{
-        AclBinding, ClientQuota, Clock, ClusterDescription, ClusterError, ClusterResult, Configs, EpochEnd,
-        FetchPartition, FetchRequest, Fetched, GroupDescription, GroupOffsets, Groups, Inventory, Leader, LogEnd,
-        LogReader, LogWriter, Marker, NewTopic, PartitionDescription, PerPartition, ProduceOutcome, ProduceRequest,
-        ProducerDescription, TopicAdmin, TopicDescription,
+        AccessAdmin, AclBinding, ClientQuota, Clock, ClusterDescription, ClusterError, ClusterResult, Configs,
+        EpochEnd, FetchPartition, FetchRequest, Fetched, GroupDescription, GroupOffsets, Groups, Inventory, Leader,
+        LogEnd, LogReader, LogWriter, Marker, NewTopic, PartitionDescription, PerPartition, ProduceOutcome,
+        ProduceRequest, ProducerDescription, QuotaEntity, Refusals, TopicAdmin, TopicDescription,
     },
     records::ControlType,
     rights::Right,
@@ -325,6 +325,31 @@ impl TopicAdmin for FakeCluster {
     ) -> ClusterResult<BTreeMap<TopicName, TopicAnswer>> {
         let mut state = self.state();
         Ok(changes.iter().map(|(name, changes)| (name.clone(), alter(&mut state, name, changes))).collect())
+    }
+}
+
+impl AccessAdmin for FakeCluster {
+    async fn create_acls(&self, rules: &[AclBinding]) -> ClusterResult<Refusals<AclBinding>> {
+        let mut state = self.state();
+        let Some(acls) = &mut state.acls else {
+            let refused = |rule: &AclBinding| (rule.clone(), KafkaCode::SECURITY_DISABLED, String::new());
+            return Ok(rules.iter().map(refused).collect());
+        };
+        acls.extend_from_slice(rules);
+        acls.sort();
+        acls.dedup();
+        Ok(Vec::new())
+    }
+
+    async fn set_client_quotas(&self, quotas: &[ClientQuota]) -> ClusterResult<Refusals<QuotaEntity>> {
+        let mut state = self.state();
+        for quota in quotas {
+            match state.quotas.iter_mut().find(|known| known.entity == quota.entity) {
+                Some(known) => known.limits.extend(quota.limits.clone()),
+                None => state.quotas.push(quota.clone()),
+            }
+        }
+        Ok(Vec::new())
     }
 }
 

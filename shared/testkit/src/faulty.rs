@@ -9,11 +9,11 @@ use krossing_core::{
     BrokerId, Generation, GroupId, KafkaCode, LaneId, LeaderEpoch, Offset, Producer, Side, TopicName, TopicPartition,
     evidence::SignedEvidence,
     ports::{
-        AclBinding, ClientQuota, ClusterDescription, ClusterError, ClusterResult, Configs, EpochEnd, FetchRequest,
-        Fetched, FreezeAnswer, FreezeError, GroupDescription, GroupOffsets, Groups, Inventory, Leader, Ledger, LogEnd,
-        LogReader, LogWriter, Marker, NewTopic, Objects, PerPartition, ProduceOutcome, ProduceRequest,
-        ProducerDescription, ProducerFreeze, ReadRange, SignError, Signer, StoreError, StoreResult, TopicAdmin,
-        TopicDescription, Version, VisibleRecord, Witness,
+        AccessAdmin, AclBinding, ClientQuota, ClusterDescription, ClusterError, ClusterResult, Configs, EpochEnd,
+        FetchRequest, Fetched, FreezeAnswer, FreezeError, GroupDescription, GroupOffsets, Groups, Inventory, Leader,
+        Ledger, LogEnd, LogReader, LogWriter, Marker, NewTopic, Objects, PerPartition, ProduceOutcome, ProduceRequest,
+        ProducerDescription, ProducerFreeze, QuotaEntity, ReadRange, Refusals, SignError, Signer, StoreError,
+        StoreResult, TopicAdmin, TopicDescription, Version, VisibleRecord, Witness,
     },
     progress::PartitionProgress,
     rights::Right,
@@ -201,6 +201,16 @@ impl<T: TopicAdmin> TopicAdmin for Faulty<T> {
         changes: &BTreeMap<TopicName, BTreeMap<String, Option<String>>>,
     ) -> ClusterResult<BTreeMap<TopicName, Result<(), (KafkaCode, String)>>> {
         call!(self, cluster, alter_topic_configs(changes), list(changes.keys()))
+    }
+}
+
+impl<T: AccessAdmin> AccessAdmin for Faulty<T> {
+    async fn create_acls(&self, rules: &[AclBinding]) -> ClusterResult<Refusals<AclBinding>> {
+        call!(self, cluster, create_acls(rules), list(rules))
+    }
+
+    async fn set_client_quotas(&self, quotas: &[ClientQuota]) -> ClusterResult<Refusals<QuotaEntity>> {
+        call!(self, cluster, set_client_quotas(quotas), quotas.len().to_string())
     }
 }
 

@@ -6,12 +6,13 @@
 
 use kafka_protocol::{
     messages::{
-        AddPartitionsToTxnRequest, ApiVersionsRequest, ConsumerGroupDescribeRequest, CreatePartitionsRequest,
-        CreateTopicsRequest, DescribeAclsRequest, DescribeClientQuotasRequest, DescribeConfigsRequest,
-        DescribeGroupsRequest, DescribeLogDirsRequest, DescribeProducersRequest, DescribeUserScramCredentialsRequest,
-        EndTxnRequest, FetchRequest, FindCoordinatorRequest, IncrementalAlterConfigsRequest, InitProducerIdRequest,
-        ListGroupsRequest, ListOffsetsRequest, MetadataRequest, OffsetCommitRequest, OffsetFetchRequest,
-        OffsetForLeaderEpochRequest, ProduceRequest, SaslAuthenticateRequest, SaslHandshakeRequest,
+        AddPartitionsToTxnRequest, AlterClientQuotasRequest, ApiVersionsRequest, ConsumerGroupDescribeRequest,
+        CreateAclsRequest, CreatePartitionsRequest, CreateTopicsRequest, DescribeAclsRequest,
+        DescribeClientQuotasRequest, DescribeConfigsRequest, DescribeGroupsRequest, DescribeLogDirsRequest,
+        DescribeProducersRequest, DescribeUserScramCredentialsRequest, EndTxnRequest, FetchRequest,
+        FindCoordinatorRequest, IncrementalAlterConfigsRequest, InitProducerIdRequest, ListGroupsRequest,
+        ListOffsetsRequest, MetadataRequest, OffsetCommitRequest, OffsetFetchRequest, OffsetForLeaderEpochRequest,
+        ProduceRequest, SaslAuthenticateRequest, SaslHandshakeRequest,
     },
     protocol::Request,
 };
@@ -82,6 +83,8 @@ apis! {
     CreatePartitionsRequest "CreatePartitions" throttled { 3 "4 [s 2 s]" }
     DescribeConfigsRequest "DescribeConfigs" throttled { 4 "4 [2 s 1 s [s s 1 1 1 [s s 1] 1 s]]" }
     IncrementalAlterConfigsRequest "IncrementalAlterConfigs" throttled { 1 "4 [2 s 1 s]" }
+    CreateAclsRequest "CreateAcls" throttled { 2 "4 [2 s]" }
+    AlterClientQuotasRequest "AlterClientQuotas" throttled { 1 "4 [2 s [s s]]" }
     DescribeAclsRequest "DescribeAcls" throttled { 2 "4 2 s [1 s 1 [s s 1 1]]" }
     DescribeLogDirsRequest "DescribeLogDirs" throttled { 2 "4 [2 s [s [4 8 8 1]]]" }
     DescribeClientQuotasRequest "DescribeClientQuotas" throttled { 1 "4 2 s [[s s] [s 8]]" }

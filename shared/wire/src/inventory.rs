@@ -21,6 +21,7 @@ use krossing_core::{
 };
 
 use crate::{
+    access::read_rules,
     broker::Broker,
     cluster::{WireCluster, check_code, text, wire_str},
     connection::{CallError, Connection},
@@ -130,20 +131,7 @@ impl Inventory for WireCluster {
         }
         check_code(answer.error_code, answer.error_message.as_ref())
             .map_err(|error| self.0.retry(attempt).error(error))?;
-        let mut rules = Vec::new();
-        for r in &answer.resources {
-            rules.extend(r.acls.iter().map(|acl| AclBinding {
-                resource_type: name_of(&RESOURCE_TYPES, r.resource_type),
-                resource_name: r.resource_name.as_str().to_owned(),
-                pattern_type: name_of(&PATTERN_TYPES, r.pattern_type),
-                principal: acl.principal.as_str().to_owned(),
-                host: acl.host.as_str().to_owned(),
-                operation: name_of(&OPERATIONS, acl.operation),
-                permission: name_of(&PERMISSIONS, acl.permission_type),
-            }));
-        }
-        rules.sort();
-        Ok(Some(rules))
+        Ok(Some(read_rules(&answer)))
     }
 
     async fn client_quotas(&self) -> ClusterResult<Vec<ClientQuota>> {
@@ -298,33 +286,4 @@ fn read_entry(
     };
     let value = entry.value.as_ref().map(|value| value.as_str().to_owned());
     (entry.name.as_str().to_owned(), ConfigEntry { value, origin, sensitive: entry.is_sensitive })
-}
-
-/// Kafka's numbers of the parts of an access rule, from 2 on (0 is unknown, 1 any).
-const RESOURCE_TYPES: [&str; 6] = ["Topic", "Group", "Cluster", "TransactionalId", "DelegationToken", "User"];
-/// From 2 on; 2 is a kind of filter that no rule has.
-const PATTERN_TYPES: [&str; 3] = ["Match", "Literal", "Prefixed"];
-/// See [`RESOURCE_TYPES`].
-const OPERATIONS: [&str; 14] = [
-    "All",
-    "Read",
-    "Write",
-    "Create",
-    "Delete",
-    "Alter",
-    "Describe",
-    "ClusterAction",
-    "DescribeConfigs",
-    "AlterConfigs",
-    "IdempotentWrite",
-    "CreateTokens",
-    "DescribeTokens",
-    "TwoPhaseCommit",
-];
-/// See [`RESOURCE_TYPES`].
-const PERMISSIONS: [&str; 2] = ["Deny", "Allow"];
-
-fn name_of(names: &[&str], number: i8) -> String {
-    let name = usize::try_from(number).ok().and_then(|n| n.checked_sub(2)).and_then(|n| names.get(n));
-    name.map_or_else(|| format!("Unknown({number})"), |name| (*name).to_owned())
 }

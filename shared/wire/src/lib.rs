@@ -9,6 +9,7 @@
 //! Invariants: reading never changes a cluster, not even by letting it make its internal topics. Every call ends within
 //! a bound of `limits`. Error codes are looked at wherever an answer can carry one. Secrets appear in no message.
 
+mod access;
 mod admin;
 mod api;
 mod broker;

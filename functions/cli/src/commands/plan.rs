@@ -100,6 +100,7 @@ fn summary(plan: &MigrationPlan) -> String {
             "acls={}",
             plan.acls.as_ref().map_or_else(|| "no authorizer".to_owned(), |acls| acls.len().to_string())
         ),
+        format!("quotas={}", plan.quotas.len()),
         "topics:".to_owned(),
     ];
     lines.extend(plan.topics.iter().map(|topic| {

@@ -18,11 +18,11 @@ use krossing_core::{
     offset_map,
     plan::{MigrationPlan, PLAN_VERSION, PlannedTopic, Scope},
     ports::{
-        AclBinding, ClientQuota, Clock, ClusterDescription, ClusterResult, CommittedOffset, ConfigEntry, ConfigOrigin,
-        Configs, EpochEnd, FetchRequest, Fetched, FreezeAnswer, FreezeError, GroupDescription, GroupOffsets, Groups,
-        Inventory, Leader, Ledger, LogEnd, LogReader, LogWriter, Marker, NewTopic, Objects, PartitionDescription,
-        PerPartition, Ports, ProduceOutcome, ProduceRequest, ProducerDescription, ProducerFreeze, ReadRange,
-        TopicAdmin, TopicDescription, VisibleRecord, Witness,
+        AccessAdmin, AclBinding, ClientQuota, Clock, ClusterDescription, ClusterResult, CommittedOffset, ConfigEntry,
+        ConfigOrigin, Configs, EpochEnd, FetchRequest, Fetched, FreezeAnswer, FreezeError, GroupDescription,
+        GroupOffsets, Groups, Inventory, Leader, Ledger, LogEnd, LogReader, LogWriter, Marker, NewTopic, Objects,
+        PartitionDescription, PerPartition, Ports, ProduceOutcome, ProduceRequest, ProducerDescription, ProducerFreeze,
+        QuotaEntity, ReadRange, Refusals, TopicAdmin, TopicDescription, VisibleRecord, Witness,
     },
     progress::{PartitionProgress, Run},
     records::{BatchBuilder, ControlType, Record, control_batch},
@@ -264,6 +264,16 @@ impl Marker for SmallCluster {
         _: Producer,
         _: &[TopicPartition],
     ) -> ClusterResult<BTreeMap<TopicPartition, KafkaCode>> {
+        unreachable!()
+    }
+}
+
+impl AccessAdmin for SmallCluster {
+    async fn create_acls(&self, _: &[AclBinding]) -> ClusterResult<Refusals<AclBinding>> {
+        unreachable!()
+    }
+
+    async fn set_client_quotas(&self, _: &[ClientQuota]) -> ClusterResult<Refusals<QuotaEntity>> {
         unreachable!()
     }
 }

@@ -121,9 +121,9 @@ const LAYERS: &[Layer] = &[
     },
     Layer {
         folder: "functions/rollback",
-        may_use: &["krossing-core", "krossing-runtime", "krossing-evidence", "krossing-plan"],
+        may_use: &["krossing-core", "krossing-runtime", "krossing-evidence", "krossing-plan", "krossing-topology"],
         must_not: CLIENTS,
-        why: "a migration that is given up ends with evidence like any other",
+        why: "a migration that is given up ends with evidence like any other, and says what was made",
     },
     Layer { folder: "tests", may_use: &["*"], must_not: &[], why: "tests look at everything" },
     Layer { folder: "infra/xtask", may_use: &[], must_not: &[], why: "checks must build when the rest does not" },
