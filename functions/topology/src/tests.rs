@@ -174,10 +174,10 @@ async fn settings_that_only_the_target_has_are_refused_where_that_is_wanted_and_
     create(&migration, &plan.topics).await.expect("nothing is there");
     compact_before_ready(&migration, &plan.topics).await.expect("no faults");
     create(&migration, &plan.topics).await.expect("these are our own");
-    world.target.set_topic_config("orders", "flush.ms", "7");
+    world.target.set_topic_config("orders", "leader.replication.throttled.replicas", "0:1");
     let before = all_configs(&world).await;
     let refused = create(&migration, &plan.topics).await.expect_err("somebody has set it").to_string();
-    assert!(refused.contains("on_config_drift is refuse: orders (flush.ms)"), "{refused}");
+    assert!(refused.contains("on_config_drift is refuse: orders (leader.replication"), "{refused}");
     assert_eq!(all_configs(&world).await, before);
 }
 
