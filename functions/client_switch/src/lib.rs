@@ -11,11 +11,12 @@ use std::{
 
 use bytes::Bytes;
 use krossing_core::{
-    ErrorClass, GroupId, Offset, SourceOffset, TargetOffset, TopicPartition,
+    ErrorClass, GroupId, SourceOffset, TargetOffset, TopicPartition,
     client_switch::{CLIENT_SWITCH_DOCUMENT, ClientSwitchRecord, GroupRecord, Move, Seen, Step, Switched, decide},
     cutover::CutoverReport,
     ports::{Clock, CommittedOffset, GroupOffsets, Groups, Ledger, Ports, Version},
     progress::PartitionProgress,
+    stragglers::StrayRecord,
 };
 use krossing_replication::{LanePlan, ScanFrom, load_map, records_behind};
 use krossing_runtime::{ForStep, Migration, MigrationError};
@@ -62,7 +63,7 @@ pub struct SwitchReport {
     /// Groups whose position on the source went back; it was not followed.
     pub went_back: Vec<(GroupId, TopicPartition)>,
     /// Records behind a closing marker: producers left behind. The first of each partition.
-    pub records_behind_marker: BTreeMap<TopicPartition, Offset>,
+    pub records_behind_marker: BTreeMap<TopicPartition, StrayRecord>,
 }
 
 /// What rounds work with.
@@ -84,10 +85,10 @@ impl<'a, P: Ports> ClientSwitch<'a, P> {
         }
         let planned = lanes.iter().flat_map(|lane| &lane.partitions);
         let ids: BTreeMap<_, _> = planned.map(|planned| (&planned.partition, planned.topic_id)).collect();
-        let starts = report.markers.iter().map(|marker| ScanFrom {
-            partition: marker.partition.clone(),
-            topic_id: ids.get(&marker.partition).copied().flatten(),
-            offset: marker.source_offset.0 + 1,
+        let starts = report.closed_from().into_iter().map(|(partition, closed_from)| ScanFrom {
+            topic_id: ids.get(&partition).copied().flatten(),
+            partition,
+            offset: closed_from.0,
         });
         let starts = starts.collect();
         Ok(Self { migration, report, progress, starts })
@@ -228,12 +229,14 @@ impl<'a, P: Ports> ClientSwitch<'a, P> {
                 }
             }
         }
-        let boundaries = self.report.boundary_of();
+        let (boundaries, markers) = (self.report.boundary_of(), self.report.marker_of());
         for (partition, offsets) in wanted {
-            let (Some(progress), Some(boundary)) = (self.progress.get(partition), boundaries.get(partition)) else {
+            let (Some(progress), Some(boundary), Some(marker)) =
+                (self.progress.get(partition), boundaries.get(partition), markers.get(partition))
+            else {
                 continue;
             };
-            let map = load_map(&self.migration.evidence, progress).await.during("read the offset map")?;
+            let map = load_map(&self.migration.evidence, progress).await.during("read the offset map")?.before(*marker);
             for offset in offsets {
                 known.insert((partition.clone(), offset), map.translate(offset, *boundary));
             }

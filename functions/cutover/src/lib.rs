@@ -148,9 +148,10 @@ async fn attempt<P: Ports>(
     cutover.migration.enter(journal, State::Cutover, "the operator asked for the cutover", json!({})).await?;
     let prepared = prepare::prepare(cutover, crew).await?;
     let budget = cutover.migration.config.cutover.max_producer_freeze;
+    let until = cutover.migration.clock.now() + budget;
     let board = crew.board();
     let report = tokio::select! {
-        done = standstill::standstill(cutover, journal, crew, prepared) => done?,
+        done = standstill::standstill(cutover, journal, crew, prepared, until) => done?,
         () = cutover.migration.clock.sleep(budget) => {
             let (step, partitions) = (cutover.step.name(), prepare::held_back(&board));
             return Err(if partitions.is_empty() {

@@ -42,6 +42,7 @@ pub(crate) async fn missing<P: Ports>(
         selection,
         topics: seen.topics.clone(),
         groups: seen.groups.clone(),
+        marker: migration.config.cutover.marker,
         all_seen: seen.all,
     };
     let config = &migration.config;

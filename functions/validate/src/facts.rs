@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use krossing_core::{
     GroupId, Offset, Side, SourceOffset, TargetOffset, TopicName, TopicPartition,
+    cutover::MarkerKind,
     plan::Scope,
     ports::{GroupOffsets, Groups, Inventory, LogEnd, LogReader, PerPartition, Ports, TopicDescription},
     progress::PartitionProgress,
@@ -21,6 +22,7 @@ pub(crate) struct Facts {
     pub(crate) committed: BTreeMap<GroupId, GroupOffsets>,
     progress: BTreeMap<TopicPartition, PartitionProgress>,
     markers: BTreeMap<TopicPartition, SourceOffset>,
+    pub(crate) marker_kind: MarkerKind,
     boundaries: BTreeMap<TopicPartition, TargetOffset>,
     source_start: PerPartition<Offset>,
     source_end: PerPartition<Offset>,
@@ -32,7 +34,10 @@ pub(crate) struct Facts {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct KnownPartition<'a> {
     pub(crate) progress: &'a PartitionProgress,
+    /// Where the source was closed: what lies before it is compared.
     pub(crate) marker: SourceOffset,
+    /// The first offset at which a record was left behind.
+    pub(crate) closed_from: SourceOffset,
     pub(crate) boundary: TargetOffset,
     pub(crate) source_start: Offset,
     pub(crate) source_end: Offset,
@@ -48,7 +53,7 @@ impl<'a> KnownPartition<'a> {
     pub(crate) fn judged(&self) -> PartitionFacts<'a> {
         PartitionFacts {
             progress: self.progress,
-            marker: self.marker,
+            closed_from: self.closed_from,
             boundary: self.boundary,
             target_start: self.target_start,
             target_end: self.target_end,
@@ -79,6 +84,7 @@ impl Facts {
             positions,
             progress,
             markers: cutover.marker_of(),
+            marker_kind: cutover.marker_kind,
             boundaries: cutover.boundary_of(),
             source_start,
             source_end,
@@ -132,6 +138,7 @@ impl Facts {
         Some(KnownPartition {
             progress: progress?,
             marker: *marker?,
+            closed_from: self.marker_kind.closed_from(*marker?),
             boundary: *boundary?,
             source_start: source_start?,
             source_end: source_end?,

@@ -34,6 +34,8 @@ pub const ALL: &[Code] = &[
     SEGMENT_DAMAGED,
     FOREIGN_WRITER,
     TARGET_DAMAGED,
+    LEFT_BEHIND,
+    STRAGGLERS,
     SOURCE_GAP,
     TARGET_ROLLED_BACK,
 ];
@@ -93,6 +95,22 @@ pub const TARGET_DAMAGED: Code = Code {
     cause: "a target partition does not hold what was written to it",
     remedy: "find out what has changed the topic's log on the target, delete its copy there, and begin a new migration \
              (another --migration-id)",
+};
+
+/// A producer that did not stand still, noticed before READY.
+pub const LEFT_BEHIND: Code = Code {
+    name: "B47",
+    cause: "a producer went on writing to the source while producers were said to stand still",
+    remedy: "find the producer of this topic that the freeze does not reach, then give `krossing cutover` again: nothing \
+             need be copied anew",
+};
+
+/// A producer that was not switched, noticed after READY.
+pub const STRAGGLERS: Code = Code {
+    name: "B48",
+    cause: "records reached the source behind where it was closed: the target does not have them",
+    remedy: "stop that producer or switch it to the target, then decide: `krossing stragglers --append` adds these records \
+             at the target's end, once, `krossing stragglers --leave` leaves them out",
 };
 
 /// Retention or DeleteRecords were quicker than the copy.

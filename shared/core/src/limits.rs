@@ -210,6 +210,12 @@ pub const COMPARE_KEYS_MAX: usize = 450_000;
 /// Slices of a partition's keys before a comparison is given up: half a billion keys in one partition.
 pub const COMPARE_KEY_SLICES_MAX: u64 = 1_024;
 
+/// Visible markers that are being written at the same time: enough to fill the requests to all brokers.
+pub const SENTINELS_IN_FLIGHT_MAX: usize = 1_000;
+
+/// How often the source's log ends are looked at while they must stand still. One request a leader each time.
+pub const STANDSTILL_LOOK: Duration = Duration::from_millis(250);
+
 /// Timeout of a fencing or marking transaction, after which its coordinator aborts it: longer than a mark may take,
 /// shorter than `transaction.max.timeout.ms` (15 minutes by default).
 pub const MARK_TRANSACTION_TIMEOUT: Duration = Duration::from_secs(60);

@@ -13,7 +13,9 @@ use krossing_core::{
     BrokerId, GroupId, KafkaCode, LaneId, LeaderEpoch, Offset, PartitionId, Producer, SourceOffset, TargetOffset,
     TopicId, TopicName, TopicPartition,
     config::Config,
-    cutover::{Boundary, ClosingMarker, CutoverReport, CutoverTimings, GroupTranslation, cutover_report_key},
+    cutover::{
+        Boundary, ClosingMarker, CutoverReport, CutoverTimings, GroupTranslation, MarkerKind, cutover_report_key,
+    },
     lanes::Lane,
     offset_map,
     plan::{MigrationPlan, PLAN_VERSION, PlannedTopic, Scope},
@@ -407,6 +409,7 @@ impl World {
                 version: 1,
                 ready_unix_ms: 1,
                 freeze: "nobody had to".to_owned(),
+                marker_kind: MarkerKind::Control,
                 markers: Vec::new(),
                 boundaries: Vec::new(),
                 groups: Vec::new(),
