@@ -40,6 +40,41 @@ pub const ALL: &[Code] = &[
     TARGET_ROLLED_BACK,
 ];
 
+/// What `precheck` looks for, in order; the finding itself says what is wrong with what, and what to do.
+pub const PRECHECK: &[(&str, &str)] = &[
+    ("B03", "the source is in ZooKeeper mode"),
+    ("B04", "the target is in KRaft mode"),
+    ("B07", "segments can be stored and read back"),
+    ("B08", "evidence can be stored and read back"),
+    ("B09", "the source's brokers can be read"),
+    ("B10", "the target's brokers can be read"),
+    ("B11", "the target takes requests as large as a topic's batches may be"),
+    ("B20", "source and target are two clusters"),
+    ("B21", "the source is Kafka 2.8 or later"),
+    ("B22", "the target is Kafka 3.7 or later"),
+    ("B23", "no topic holds records in message format 0 or 1"),
+    ("B24", "a topic that exists on the target was never written to"),
+    ("B25", "a topic that exists on the target has as many partitions as on the source"),
+    ("B26", "the target has as many brokers as a topic has replicas"),
+    ("B27", "no group of the plan has members on the target"),
+    ("B28", "no group of the plan has positions on the target that this migration did not write"),
+    ("B29", "every partition of the source has a leader"),
+    ("B30", "what topics.include names is on the source"),
+    ("B31", "our users have the rights that a migration needs"),
+    ("B32", "a topic is left to migrate"),
+    ("B33", "no topic takes larger batches than Krossing handles"),
+    ("B34", "with topology.on_config_drift refuse: topics that exist on the target have the planned settings"),
+    ("W04", "the target tells how large a request may be, where a topic's batches are large"),
+    ("W20", "every setting of a topic is carried over as it is"),
+    ("W22", "every replica of the source is in sync"),
+    ("I20", "how much room the copy takes"),
+    ("I21", "groups whose applications keep state of their own"),
+    ("I22", "topics that exist on the target and are empty"),
+    ("I23", "topics that stay behind"),
+    ("I24", "access rules of the source"),
+    ("I25", "SCRAM users that must be made on the target"),
+];
+
 /// Another topic under the same name, or none.
 pub const TOPIC_GONE: Code = Code {
     name: "B40",

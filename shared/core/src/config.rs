@@ -9,6 +9,8 @@
 //!
 //! Does not: read files or the environment; `${NAME}` is asked of a function.
 
+mod reference;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
@@ -17,6 +19,8 @@ use std::{
 };
 
 use marked_yaml::{LoaderOptions, Node, Span, parse_yaml_with_options};
+
+pub use reference::reference;
 
 use crate::{cutover::MarkerKind, plan::Selection};
 

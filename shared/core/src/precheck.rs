@@ -15,6 +15,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    codes::PRECHECK,
     limits::ANSWER_BYTES_MAX,
     plan::{MigrationPlan, PlannedTopic, Selection, SourceInventory, TargetInventory},
     ports::{GroupOffsets, MetadataMode, TopicDescription},
@@ -149,6 +150,7 @@ impl Findings {
         problem: impl Into<String>,
         remedy: impl Into<String>,
     ) {
+        debug_assert!(PRECHECK.iter().any(|(known, _)| *known == code), "{code} is not in the table of codes");
         let (code, subject) = (code.to_owned(), subject.to_string());
         self.0.push(Finding { severity, code, subject, problem: problem.into(), remedy: remedy.into() });
     }
