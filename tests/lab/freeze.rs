@@ -1,7 +1,7 @@
 //! The operator's side of a freeze: an HTTP server on the loopback that stops and starts the live producers.
 //!
-//! It takes `POST` with a JSON body whose `action` is `freeze` or `unfreeze`, and answers `{"state":"frozen"}` or
-//! `{"state":"unfrozen"}` once that is true. Where it was given a secret it refuses, with 401, what is not signed:
+//! It takes `POST` with a JSON body whose `action` is `freeze`, `unfreeze` or `switch`, and answers `{"state":"frozen"}`,
+//! `{"state":"unfrozen"}` or `{"state":"switched"}` once that is true. Where it was given a secret it refuses, with 401, what is not signed:
 //! `Krossing-Signature: t=<unix seconds>,v1=<hex HMAC-SHA256(secret, "t.body")>`. HTTP by hand: one request a
 //! connection is all that is needed, and it shares no code with the client that calls it.
 
@@ -109,11 +109,12 @@ async fn act(operator: &Operator, body: &[u8]) -> Result<&'static str> {
             }
             Ok("frozen")
         }
+        Some("switch") => Ok("switched"),
         Some("unfreeze") => {
             operator.producers.unfreeze();
             Ok("unfrozen")
         }
-        other => bail!("action {other:?} is neither freeze nor unfreeze"),
+        other => bail!("action {other:?} is none of freeze, unfreeze and switch"),
     }
 }
 

@@ -339,6 +339,10 @@ impl ProducerFreeze for NobodyFreezes {
         unreachable!()
     }
 
+    async fn switch(&self, _: &[String]) -> Result<FreezeAnswer, FreezeError> {
+        unreachable!()
+    }
+
     async fn unfreeze(&self) -> Result<FreezeAnswer, FreezeError> {
         unreachable!()
     }
