@@ -260,6 +260,7 @@ fn allowed(call: &Call, journal: &Journal, marker: MarkerKind) -> Result<(), &'s
             since_cutover(EntryKind::FreezeAsked) && !since_cutover(EntryKind::Unfrozen),
             "a freeze is journaled before it is asked for",
         ),
+        "freeze.switch" => (tip == Some(State::AwaitingClientSwitch), "producers are switched once READY is journaled"),
         "freeze.unfreeze" => (since_cutover(EntryKind::FreezeAsked), "only what was asked for is taken back"),
         _ => (true, ""),
     };

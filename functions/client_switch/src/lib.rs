@@ -16,7 +16,7 @@ use krossing_core::{
     cutover::CutoverReport,
     ports::{Clock, CommittedOffset, GroupOffsets, Groups, Ledger, Ports, Version},
     progress::PartitionProgress,
-    stragglers::StrayRecord,
+    stragglers::{Decided, StrayRecord},
 };
 use krossing_replication::{LanePlan, ScanFrom, load_map, records_behind};
 use krossing_runtime::{ForStep, Migration, MigrationError};
@@ -130,10 +130,13 @@ impl<'a, P: Ports> ClientSwitch<'a, P> {
             self.commit(&commits, &mut record).await?;
             self.store(Some(version), &record).await?;
         }
-        report.records_behind_marker =
-            records_behind(&self.migration.source, &self.migration.clock, self.starts.clone())
-                .await
-                .during("look behind the closing markers")?;
+        let decided = Decided::of(&self.migration.journal().await?);
+        let undecided = decided.undecided_from(self.report.closed_from());
+        let mut starts = self.starts.clone();
+        starts.iter_mut().for_each(|start| start.offset = undecided[&start.partition].0);
+        report.records_behind_marker = records_behind(&self.migration.source, &self.migration.clock, starts)
+            .await
+            .during("look behind the closing markers")?;
         Ok(report)
     }
 

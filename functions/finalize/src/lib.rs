@@ -22,6 +22,7 @@ use krossing_core::{
     offset_map::{MANIFEST_VERSION, Manifest, PartitionMap, sha256_hex},
     plan::{MigrationPlan, Scope},
     ports::{Clock, Objects, Ports, Signer},
+    stragglers::Decided,
     transition::{Command, Decision, Position, State, permit},
     validation::{Outcome, ValidationReport, validation_report_key},
 };
@@ -130,7 +131,8 @@ pub async fn run<P: Ports>(
     let stored = store(migration, key, &report).await?;
     let reason = format!("validated and recorded in {}", stored.key);
     let detail = json!({ "report": stored });
-    krossing_evidence::end(migration, journal, State::Finalized, reason, detail, &[offset_map, stored]).await?;
+    let objects = [vec![offset_map, stored], Decided::of(journal).kept()].concat();
+    krossing_evidence::end(migration, journal, State::Finalized, reason, detail, &objects).await?;
     Ok(report)
 }
 

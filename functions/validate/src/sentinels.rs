@@ -7,27 +7,33 @@ use std::{collections::BTreeMap, ops::ControlFlow};
 use futures::{StreamExt, TryStreamExt, stream};
 use krossing_core::{
     Offset, SourceOffset, TopicId, TopicPartition,
+    codes::STRAGGLERS,
     cutover::{MarkerKind, is_sentinel_record},
     limits::{MARK_VISIBLE_WAIT_MAX, VALIDATION_PARTITIONS_IN_FLIGHT},
     ports::{LogReader, Ports},
+    stragglers::{Choice, Decided},
     validation::CheckReport,
 };
 use krossing_replication::{ScanFrom, load_map, scan};
 use krossing_runtime::{ForStep, Migration, MigrationResult};
 
-use crate::{facts::KnownPartition, records::first_record};
+use crate::{
+    facts::{Facts, KnownPartition},
+    records::first_record,
+};
 
 const LOST: &str = "Somebody has changed or truncated this log: find out who, and what else is missing";
 
 pub(crate) async fn presence<P: Ports>(
     migration: &Migration<P>,
-    kind: MarkerKind,
+    facts: &Facts,
     partitions: &[KnownPartition<'_>],
 ) -> MigrationResult<CheckReport> {
     let mut report = CheckReport { checked: partitions.len() as u64, ..CheckReport::default() };
-    markers(migration, kind, partitions, &mut report).await?;
+    markers(migration, facts.marker_kind, partitions, &mut report).await?;
     fences(migration, partitions, &mut report).await?;
     left_behind(migration, partitions, &mut report).await?;
+    decided(&facts.decided, &mut report);
     Ok(report)
 }
 
@@ -200,9 +206,9 @@ async fn left_behind<P: Ports>(
     partitions: &[KnownPartition<'_>],
     report: &mut CheckReport,
 ) -> MigrationResult<()> {
-    let mut found = stream::iter(partitions.iter().filter(|known| known.source_end > known.closed_from.0))
+    let mut found = stream::iter(partitions.iter().filter(|known| known.source_end > known.undecided_from.0))
         .map(|known| async move {
-            let (from, to) = (known.closed_from.0, known.source_end);
+            let (from, to) = (known.undecided_from.0, known.source_end);
             let attempt = "look for records behind the closing markers";
             let record = first_record(&migration.source_witness, known.partition(), from, to, attempt).await?;
             MigrationResult::Ok((known, record))
@@ -213,13 +219,40 @@ async fn left_behind<P: Ports>(
             report.fail(
                 known.partition(),
                 format!(
-                    "a record reached the source at offset {}, behind where it was closed, at {}: a producer still \
+                    "{STRAGGLERS}: a record reached the source at offset {}, behind where it was closed, at {}: a producer still \
                      writes there, and the target does not have it",
                     record.offset, known.marker
                 ),
-                "Switch that producer to the target, and decide what becomes of its records",
+                upper_first(STRAGGLERS.remedy),
             );
         }
     }
     Ok(())
+}
+
+/// A remedy stands behind a full stop here.
+fn upper_first(remedy: &str) -> String {
+    let mut letters = remedy.chars();
+    letters.next().map_or_else(String::new, |first| first.to_uppercase().collect::<String>() + letters.as_str())
+}
+
+/// What the operator decided about records behind the markers; an append that was not completed is a failure.
+fn decided(decided: &Decided, report: &mut CheckReport) {
+    for decision in &decided.decisions {
+        let what = match decision.stragglers {
+            Choice::Append => "appended at the target's end",
+            Choice::Leave => "left out of the target",
+        };
+        for stragglers in &decision.partitions {
+            report.note(format!(
+                "{}: {} records of source offsets {} to {}, behind where it was closed, were decided to be {what}; they \
+                 are kept in {}",
+                stragglers.partition, stragglers.records, stragglers.from, stragglers.to, stragglers.kept.key
+            ));
+        }
+    }
+    if let Some(unfinished) = decided.unfinished() {
+        let problem = format!("decision {} to append them has not been carried out to its end", unfinished.number);
+        report.fail("records left behind", problem, "Run `krossing stragglers --append`: it goes on where it ended");
+    }
 }
