@@ -4,6 +4,7 @@
 
 mod blockers;
 mod bounds;
+mod cutovers;
 mod failover;
 mod groups;
 mod kills;
