@@ -306,7 +306,9 @@ async fn process(scene: Scene, command: Command, faults: Faults, number: usize) 
         Command::Finalize => {
             drive.finalize().await?;
         }
-        Command::Rollback | Command::Status => unreachable!("the operator does not ask for {command}"),
+        Command::Stragglers | Command::Rollback | Command::Status => {
+            unreachable!("the operator does not ask for {command}")
+        }
     }
     Ok(())
 }

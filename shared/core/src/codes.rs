@@ -68,7 +68,7 @@ pub const PRECHECK: &[(&str, &str)] = &[
     ("W20", "every setting of a topic is carried over as it is"),
     ("W22", "every replica of the source is in sync"),
     ("I20", "how much room the copy takes"),
-    ("I21", "groups whose applications keep state of their own"),
+    ("I21", "groups and topics of applications that keep state of their own: Kafka Streams, Connect, Flink, Spark"),
     ("I22", "topics that exist on the target and are empty"),
     ("I23", "topics that stay behind"),
     ("I24", "access rules of the source"),

@@ -39,6 +39,11 @@ pub enum MarkerKind {
 }
 
 impl MarkerKind {
+    /// Reports that were stored before there were others name none: their digests must hold.
+    fn is_default(&self) -> bool {
+        *self == MarkerKind::default()
+    }
+
     /// The first offset behind what is to be copied, of a partition that is closed at `marker`. A record from here on
     /// was left behind.
     pub fn closed_from(self, marker: SourceOffset) -> SourceOffset {
@@ -110,8 +115,8 @@ pub struct CutoverReport {
     pub ready_unix_ms: i64,
     /// How producers were brought to stand still, and who confirmed it.
     pub freeze: String,
-    /// What closed the partitions.
-    #[serde(default)]
+    /// What closed the partitions; control batches where it is not given.
+    #[serde(default, skip_serializing_if = "MarkerKind::is_default")]
     pub marker_kind: MarkerKind,
     /// The closing markers, by partition.
     pub markers: Vec<ClosingMarker>,

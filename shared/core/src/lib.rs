@@ -28,6 +28,7 @@ pub mod progress;
 pub mod records;
 pub mod rights;
 pub mod segment;
+pub mod stateful;
 pub mod stragglers;
 pub mod transition;
 pub mod types;

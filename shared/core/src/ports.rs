@@ -547,6 +547,8 @@ pub struct GroupDescription {
     pub protocol_type: String,
     /// How many members it has now.
     pub members: usize,
+    /// What its members call themselves, each once, sorted.
+    pub client_ids: Vec<String>,
 }
 
 impl GroupDescription {

@@ -312,6 +312,7 @@ impl Groups for SmallCluster {
             state: "Empty".to_owned(),
             protocol_type: "consumer".to_owned(),
             members: content.members.get(id).copied().unwrap_or(0),
+            client_ids: Vec::new(),
         };
         Ok(groups.iter().map(describe).collect())
     }
