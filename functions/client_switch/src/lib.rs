@@ -63,7 +63,17 @@ pub struct SwitchReport {
     /// Groups whose position on the source went back; it was not followed.
     pub went_back: Vec<(GroupId, TopicPartition)>,
     /// Records behind a closing marker: producers left behind. The first of each partition.
-    pub records_behind_marker: BTreeMap<TopicPartition, StrayRecord>,
+    pub records_behind_marker: Vec<LeftBehind>,
+}
+
+/// The first record behind the closing marker of a partition.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct LeftBehind {
+    /// Where.
+    pub partition: TopicPartition,
+    /// The record.
+    #[serde(flatten)]
+    pub record: StrayRecord,
 }
 
 /// What rounds work with.
@@ -134,9 +144,9 @@ impl<'a, P: Ports> ClientSwitch<'a, P> {
         let undecided = decided.undecided_from(self.report.closed_from());
         let mut starts = self.starts.clone();
         starts.iter_mut().for_each(|start| start.offset = undecided[&start.partition].0);
-        report.records_behind_marker = records_behind(&self.migration.source, &self.migration.clock, starts)
-            .await
-            .during("look behind the closing markers")?;
+        let behind = records_behind(&self.migration.source, &self.migration.clock, starts).await;
+        let behind = behind.during("look behind the closing markers")?.into_iter();
+        report.records_behind_marker = behind.map(|(partition, record)| LeftBehind { partition, record }).collect();
         Ok(report)
     }
 
@@ -269,5 +279,19 @@ impl<'a, P: Ports> ClientSwitch<'a, P> {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_report_with_a_record_left_behind_can_be_journaled() {
+        let left =
+            LeftBehind { partition: TopicPartition::new("t", 0), record: StrayRecord { offset: 7, producer: None } };
+        let report = SwitchReport { records_behind_marker: vec![left], ..SwitchReport::default() };
+        let written = serde_json::to_value(&report).expect("it is journaled with the acknowledgement");
+        assert_eq!(written["records_behind_marker"][0]["offset"], 7);
     }
 }
