@@ -11,6 +11,7 @@
 //! many seeds, or one again; a failing run prints the line that plays it again.
 
 mod checks;
+mod commands;
 mod operator;
 mod world;
 

@@ -9,6 +9,7 @@ use anyhow::Result;
 use krossing_cli::{Voice, drive::Drive};
 use krossing_core::{
     ports::Clock,
+    stragglers::Choice,
     transition::{Command, Decision, NoResumePoint, Position, ResumePoint, State, permit, resume_point},
 };
 use krossing_testkit::{Call, Fault, Faults};
@@ -269,8 +270,16 @@ fn decide_by_seed(seed: u64, every: u32, stop_at: Option<u64>) -> Decide {
     })
 }
 
+/// What `doing` answers, while applications go on.
+pub(crate) async fn in_time<T>(scene: &Scene, doing: impl Future<Output = Result<T>>) -> Result<T> {
+    tokio::select! {
+        ended = tokio::time::timeout(ENDS_WITHIN, doing) => ended?,
+        never = scene.applications() => match never {},
+    }
+}
+
 /// What the command line does for each command.
-async fn process(scene: Scene, command: Command, faults: Faults, number: usize) -> Result<()> {
+pub(crate) async fn process(scene: Scene, command: Command, faults: Faults, number: usize) -> Result<()> {
     let migration = Arc::new(scene.migration(&faults));
     let permitted = if command == Command::ClientSwitch { Command::Status } else { command };
     let mut drive = Drive::open(migration, format!("process {number}"), Voice::Silent, permitted).await?;
@@ -306,9 +315,13 @@ async fn process(scene: Scene, command: Command, faults: Faults, number: usize) 
         Command::Finalize => {
             drive.finalize().await?;
         }
-        Command::Stragglers | Command::Rollback | Command::Status => {
-            unreachable!("the operator does not ask for {command}")
+        Command::Stragglers => {
+            drive.decide_stragglers(Choice::Append).await?;
         }
+        Command::Rollback => {
+            drive.rollback(false).await?;
+        }
+        Command::Status => unreachable!("the operator does not ask for {command}"),
     }
     Ok(())
 }

@@ -8,6 +8,8 @@ mod cutovers;
 mod failover;
 mod groups;
 mod kills;
+mod mistakes;
 mod moves;
 mod numbered;
 mod owners;
+mod tampered;

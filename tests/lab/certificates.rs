@@ -57,10 +57,20 @@ impl Certificates {
         }
     }
 
+    /// A client whose certificate was good until yesterday.
+    pub(crate) fn expired(&self) -> Result<KeyPair> {
+        self.sign_for("expired", "extendedKeyUsage=clientAuth", -1)?;
+        Ok(self.pair("expired"))
+    }
+
     fn sign(&self, name: &str, extension: &str) -> Result<()> {
+        self.sign_for(name, extension, 30)
+    }
+
+    fn sign_for(&self, name: &str, extension: &str, days: i32) -> Result<()> {
         std::fs::write(self.folder.join("extension"), extension)?;
         self.openssl(&format!("req -new -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout {name}.key -out {name}.csr -subj /CN={name}"))?;
-        self.openssl(&format!("x509 -req -in {name}.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 30 -extfile extension -out {name}.pem"))
+        self.openssl(&format!("x509 -req -in {name}.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days {days} -extfile extension -out {name}.pem"))
     }
 
     fn openssl(&self, arguments: &str) -> Result<()> {

@@ -331,6 +331,11 @@ impl Cluster {
         self.certificates.as_ref().expect("the cluster was asked for with TLS").pair(user.name)
     }
 
+    /// A certificate of a secured cluster's authority that is not good any more.
+    pub fn expired_pair(&self) -> Result<KeyPair> {
+        self.certificates.as_ref().expect("the cluster was asked for with TLS").expired()
+    }
+
     /// How many brokers it was asked for with.
     pub fn brokers(&self) -> usize {
         self.nodes.len()

@@ -1,6 +1,6 @@
 //! How a migration ends: with evidence that holds for public tools, or given up with nothing changed and nothing deleted.
 
-use std::{path::Path, process::Command, sync::Arc};
+use std::{collections::BTreeSet, path::Path, process::Command, sync::Arc};
 
 use anyhow::{Context, Result, ensure};
 use lab::{
@@ -10,6 +10,7 @@ use lab::{
     state::ClusterState,
     workload::{Group, NewRecord, RecordingProducer, TopicSpec, create_topics},
 };
+use serde_json::Value;
 
 async fn fill(cluster: &Cluster, topic: &str) -> Result<()> {
     let client = cluster.client();
@@ -54,7 +55,7 @@ fn recipe(document: &Path, folder: &Path) -> Result<String> {
 
 /// The document with another journal entry, as somebody would change it who knows the format and has no key.
 fn forged(document: &Path) -> Result<Vec<u8>> {
-    let mut evidence: serde_json::Value = serde_json::from_slice(&std::fs::read(document)?)?;
+    let mut evidence: Value = serde_json::from_slice(&std::fs::read(document)?)?;
     let bundle = evidence["bundle_json"].as_str().context("a bundle")?;
     ensure!(bundle.contains("PASSED"));
     evidence["bundle_json"] = bundle.replace("\"topics_altered\":1", "\"topics_altered\":2").into();
@@ -94,6 +95,50 @@ async fn is_finalized_and_proved(migration: &Migration) -> Result<()> {
     Ok(())
 }
 
+/// The events that a command tells programs; every line of its output is one.
+async fn events(migration: &Migration, command: &str, more: &[&str]) -> Result<Vec<Value>> {
+    let more = [&["--output", "json", "--migration-id", &migration.id], more].concat();
+    let outcome = migration.start(command, &more)?.finish().await?;
+    let mut events = Vec::new();
+    for line in outcome.stdout.lines() {
+        let event: Value = serde_json::from_str(line).with_context(|| format!("{command} wrote {line:?}"))?;
+        ensure!(event["event"].is_string(), "{command} wrote {line:?}");
+        events.push(event);
+    }
+    let end = events.last().context("there is always an end")?;
+    ensure!(end["event"] == "end" && end["exit_code"].as_i64() == outcome.code.map(i64::from), "{end} {outcome:?}");
+    Ok(events)
+}
+
+fn names(events: &[Value]) -> BTreeSet<&str> {
+    events.iter().filter_map(|event| event["event"].as_str()).collect()
+}
+
+/// What a program reads from `plan`, `status` and a command that is refused; and the files of a plan.
+async fn tells_programs(migration: &Migration) -> Result<()> {
+    let status = events(migration, "status", &["--follow"]).await?;
+    ensure!(status[0]["state"] == "rolled_back" && status[0]["lag_records_max"] == 0, "{status:?}");
+    let refused = events(migration, "cutover", &[]).await?;
+    ensure!(names(&refused) == BTreeSet::from(["end", "error"]), "{refused:?}");
+    let events_of_plan = events(migration, "plan", &[]).await?;
+    ensure!(names(&events_of_plan) == BTreeSet::from(["end", "plan"]), "{events_of_plan:?}");
+
+    let folder = migration.folder.join("plan");
+    let to_folder = ["--format", "all", "--out-dir", &folder.to_string_lossy()];
+    ensure!(names(&events(migration, "plan", &to_folder).await?) == BTreeSet::from(["end", "written"]));
+    let runbook = std::fs::read_to_string(folder.join("runbook.md"))?;
+    ensure!(runbook.contains("krossing cutover --config") && runbook.contains("2 partitions"), "{runbook}");
+    std::fs::write(folder.join("plan.txt"), "mine")?;
+    let again = events(migration, "plan", &to_folder).await?;
+    ensure!(again[0]["error"].as_str().is_some_and(|error| error.contains("--force")), "{again:?}");
+    ensure!(std::fs::read_to_string(folder.join("plan.txt"))? == "mine", "it was written over");
+    events(migration, "plan", &[&to_folder[..], &["--force"]].concat()).await?;
+    ensure!(std::fs::read_to_string(folder.join("plan.txt"))?.contains("topics_to_create=1"));
+    let on_aws = events(migration, "plan", &["--format", "cost"]).await?;
+    ensure!(on_aws[0]["error"].as_str().is_some_and(|error| error.contains("AWS")), "{on_aws:?}");
+    Ok(())
+}
+
 async fn is_given_up_without_a_trace(pair: &Pair, migration: &Migration) -> Result<()> {
     let before = ClusterState::read(&pair.source).await?;
     migration.run("execute").await?.expect_code(0)?;
@@ -111,7 +156,7 @@ async fn is_given_up_without_a_trace(pair: &Pair, migration: &Migration) -> Resu
     }
     migration.run("resume").await?.expect_code(0)?;
     migration.run("rollback").await?.expect_code(0)?;
-    Ok(())
+    tells_programs(migration).await
 }
 
 #[test]

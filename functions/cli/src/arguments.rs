@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use krossing_core::MigrationId;
 
+use crate::show::Output;
+
 const AFTER_HELP: &str = "\
 A migration, from beginning to end:
   krossing precheck --config m.yaml            what stands in the way; changes nothing
@@ -20,6 +22,9 @@ Exit codes: 0 done, 1 failed, 10 waiting for the operator (stderr says for what)
 #[derive(Debug, Parser)]
 #[command(name = "krossing", version, after_help = AFTER_HELP, disable_help_subcommand = true)]
 pub(crate) struct Arguments {
+    /// How to spell what happens on stdout; docs/output.md lists the events of json
+    #[arg(long, global = true, value_enum, default_value_t, value_name = "FORMAT")]
+    pub(crate) output: Output,
     #[command(subcommand)]
     pub(crate) command: Command,
 }
@@ -35,7 +40,7 @@ pub(crate) enum Command {
     /// Go on from the journal's last entry, as far as no decision is needed
     Resume(Existing),
     /// Show where a migration stands and how far the target is behind
-    Status(Existing),
+    Status(StatusArguments),
     /// Let producers stand still, copy the last records, carry all groups over (awaiting_client_switch)
     Cutover(Existing),
     /// Say that all clients have switched to the target (validating)
@@ -72,6 +77,19 @@ pub(crate) struct Existing {
     /// The migration, as `krossing execute` named it
     #[arg(long, value_name = "ID")]
     pub(crate) migration_id: MigrationId,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+  krossing status --config m.yaml --migration-id ID
+  krossing status --config m.yaml --migration-id ID --follow        until it ends, or Ctrl-C
+  krossing status --config m.yaml --migration-id ID --output json | jq .lag_records_max")]
+pub(crate) struct StatusArguments {
+    #[command(flatten)]
+    pub(crate) existing: Existing,
+    /// Go on showing, until the migration has ended
+    #[arg(long)]
+    pub(crate) follow: bool,
 }
 
 #[derive(Debug, Args)]
@@ -120,17 +138,33 @@ pub(crate) struct PlanArguments {
     /// The id to plan for: the same clusters and id give the same plan [default: a new one]
     #[arg(long, value_name = "ID")]
     pub(crate) migration_id: Option<MigrationId>,
-    /// How to print it
+    /// What to print, or to write to --out-dir
     #[arg(long, value_enum, default_value_t = PlanFormat::Json)]
     pub(crate) format: PlanFormat,
+    /// Folder for the files: plan.json, runbook.md …; needed for `--format all`
+    #[arg(long, value_name = "PATH")]
+    pub(crate) out_dir: Option<PathBuf>,
+    /// Write over files that are there
+    #[arg(long, requires = "out_dir")]
+    pub(crate) force: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum PlanFormat {
-    /// The plan as it would be stored
+    /// The plan as it would be stored (plan.json)
     Json,
-    /// A summary for people
+    /// A summary for people (plan.txt)
     Text,
+    /// What the operator does, step by step, with the commands (runbook.md)
+    Runbook,
+    /// Commands that set up what runs on AWS: not yet
+    AwsCli,
+    /// What the tool may do on AWS: not yet
+    IamPolicy,
+    /// What it will cost on AWS: not yet
+    Cost,
+    /// All of them that there are
+    All,
 }
 
 #[derive(Debug, Args)]
@@ -160,6 +194,10 @@ pub(crate) struct ExecuteArguments {
     /// Do not stop at drain_ready: go on copying, and after the cutover keep groups in step until it is acknowledged
     #[arg(long)]
     pub(crate) keep_tailing: bool,
+    /// Go on with a migration that has failed before its cutover, as `resume` does. Makes no duplicates: what was copied
+    /// is read back from the target, and an owner before us is fenced
+    #[arg(long, requires = "migration_id")]
+    pub(crate) force_restart: bool,
 }
 
 #[cfg(test)]

@@ -315,7 +315,7 @@ impl<P: Ports> Drive<P> {
     /// Shows what the journal got since the last time, in order and once.
     pub(crate) fn show_entries(&mut self) {
         for entry in &self.journal.entries()[self.shown.min(self.journal.position())..] {
-            self.voice.line(&show::entry(entry));
+            self.voice.entry(entry);
         }
         self.shown = self.journal.position().max(self.shown);
     }
@@ -364,13 +364,15 @@ async fn show_steps<P: Ports>(migration: &Migration<P>, voice: Voice, step: &Ste
         // What cannot be read now is shown at the end.
         if let Ok(journal) = migration.journal().await {
             for entry in &journal.entries()[(*shown).min(journal.position())..] {
-                voice.line(&show::entry(entry));
+                voice.entry(entry);
             }
             *shown = journal.position().max(*shown);
         }
         let now = step.name();
         if now != last {
-            voice.line_at(migration.clock.unix_ms(), &format!("cutover: {now}"));
+            let at_unix_ms = migration.clock.unix_ms();
+            let text = format!("{} cutover: {now}", show::time(at_unix_ms));
+            voice.event("step", &json!({ "at_unix_ms": at_unix_ms, "step": now }), &text);
             last = now;
         }
         migration.clock.sleep(LOOK_EVERY).await;

@@ -7,7 +7,7 @@
 //! Exit codes: 0 done, 1 failed (also a command that is not understood), 10 waiting for the operator.
 //!
 //! Invariants: what is wrong with the configuration is all said before anything is touched; one command drives a
-//! migration at a time; an error is printed once, with all its causes; transitions go to stdout, advice to stderr.
+//! migration at a time; an error is printed once, with all its causes; events go to stdout, advice to stderr.
 
 mod arguments;
 mod commands;
@@ -15,8 +15,10 @@ pub mod drive;
 mod hand_over;
 mod phases;
 mod progress;
+mod runbook;
 mod session;
 mod show;
+mod status;
 
 use std::process::ExitCode;
 
@@ -46,26 +48,30 @@ pub fn main() -> ExitCode {
             return ExitCode::from(if error.use_stderr() { 1 } else { 0 });
         }
     };
+    show::speak(arguments.output);
     krossing_runtime::start_tracing();
     let runtime = match tokio::runtime::Runtime::new() {
         Ok(runtime) => runtime,
-        Err(error) => {
-            show::error(&anyhow::Error::new(error).context("could not start"));
-            return ExitCode::from(1);
-        }
+        Err(error) => return end(Err(anyhow::Error::new(error).context("could not start"))),
     };
     let ended = runtime.block_on(run(arguments.command));
     // Connections may still be waiting for brokers that do not answer; nothing of them matters any more.
     runtime.shutdown_background();
-    match ended {
-        Ok(Outcome::Done) => ExitCode::from(0),
-        Ok(Outcome::Blocked) => ExitCode::from(1),
-        Ok(Outcome::Waiting) => ExitCode::from(10),
+    end(ended)
+}
+
+fn end(ended: anyhow::Result<Outcome>) -> ExitCode {
+    let code = match ended {
+        Ok(Outcome::Done) => 0,
+        Ok(Outcome::Blocked) => 1,
+        Ok(Outcome::Waiting) => 10,
         Err(error) => {
             show::error(&error);
-            ExitCode::from(1)
+            1
         }
-    }
+    };
+    show::for_programs("end", &serde_json::json!({ "exit_code": code }));
+    ExitCode::from(code)
 }
 
 async fn run(command: Command) -> anyhow::Result<Outcome> {

@@ -67,7 +67,9 @@ async fn turns<P: Ports>(drive: &mut Drive<P>, planned: &mut Planned) -> anyhow:
 
 /// Shows findings, and says whether a migration may go on.
 pub(crate) fn show_findings(voice: Voice, findings: &[Finding]) -> anyhow::Result<()> {
-    voice.line(krossing_precheck::render_text(findings).trim_end());
+    findings.iter().for_each(|finding| {
+        voice.event("finding", finding, &krossing_precheck::render_text(std::slice::from_ref(finding)))
+    });
     if !blocks(findings) {
         return Ok(());
     }

@@ -12,9 +12,10 @@ use indicatif::{ProgressBar, ProgressStyle};
 use krossing_core::ports::Clock;
 use krossing_runtime::SystemClock;
 use krossing_worker::{Snapshot, View};
+use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 
-use crate::show;
+use crate::show::{self, Output};
 
 /// How often a line is printed where there is no terminal.
 const LINE_EVERY: Duration = Duration::from_secs(5);
@@ -39,7 +40,7 @@ pub(crate) struct Progress {
 
 impl Progress {
     pub(crate) fn start(view: Arc<View>, watched: Watched) -> Self {
-        let bar = std::io::stderr().is_terminal().then(|| bar(watched));
+        let bar = (std::io::stderr().is_terminal() && show::output() == Output::Text).then(|| bar(watched));
         Self { task: tokio::spawn(watch(view, watched, bar.clone())), bar }
     }
 }
@@ -82,9 +83,36 @@ async fn watch(view: Arc<View>, watched: Watched, bar: Option<ProgressBar>) {
         };
         match &bar {
             Some(bar) => bar.set_message(text),
-            None => show::line_at(clock.unix_ms(), &text),
+            None => {
+                let at_unix_ms = clock.unix_ms();
+                show::event(
+                    "progress",
+                    &figures(at_unix_ms, watched, &snapshot, rate.per_second),
+                    &format!("{} {text}", show::time(at_unix_ms)),
+                );
+            }
         }
     }
+}
+
+/// The same for programs.
+fn figures(at_unix_ms: i64, watched: Watched, snapshot: &Snapshot, per_second: f64) -> Value {
+    let mut figures = json!({
+        "at_unix_ms": at_unix_ms,
+        "phase": match watched { Watched::Seed { .. } => "seed", Watched::Tail => "tail" },
+        "partitions": snapshot.partitions,
+        "partitions_seeded": snapshot.partitions_seeded,
+        "records_written": snapshot.records_written,
+        "bytes_written": snapshot.bytes_written,
+        "bytes_per_second": per_second as u64,
+        "lag_records_total": snapshot.lag_records_total,
+        "lag_records_max": snapshot.lag_records_max,
+    });
+    if let Watched::Seed { bytes_total, bytes_before } = watched {
+        figures["bytes_total"] = bytes_total.into();
+        figures["bytes_before"] = bytes_before.into();
+    }
+    figures
 }
 
 /// Bytes per second, smoothed over about ten seconds.

@@ -55,13 +55,21 @@ impl Drop for Look {
 }
 
 impl Session {
-    /// A migration that may be new; drives it if `execute` is allowed where it stands.
-    pub(crate) async fn begin(common: &Common, id: MigrationId) -> anyhow::Result<Self> {
+    /// A migration that may be new; drives it if `execute` is allowed where it stands, with `again` also one that has
+    /// failed on the way to `drain_ready`.
+    pub(crate) async fn begin(common: &Common, id: MigrationId, again: bool) -> anyhow::Result<Self> {
         let config = read_config(&common.config)?;
         let folder = journal_folder(&config, common.journal_dir.as_deref(), &id);
         // A new migration has no folder before it is begun.
         let lock = if folder.is_dir() { Some(CommandLock::take(&folder)?) } else { None };
-        Self::open(common, config, id, lock, transition::Command::Execute).await
+        let has_begun = folder.join(JOURNAL_FILE).is_file();
+        let command = if again && has_begun { transition::Command::Resume } else { transition::Command::Execute };
+        let session = Self::open(common, config, id, lock, command).await?;
+        let standing = session.drive.journal.standing();
+        if standing.working_state().is_some_and(|state| !state.is_before_cutover()) {
+            bail!("the cutover is over: go on with {}", session.next_command(transition::Command::Resume));
+        }
+        Ok(session)
     }
 
     /// A migration that has begun; drives it if `command` is allowed where it stands.

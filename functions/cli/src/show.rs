@@ -1,17 +1,49 @@
 //! What is printed, and how figures and times are spelled.
 //!
+//! Whatever happens is an *event*: a text for people or, with `--output json`, an object on a line of its own, as
+//! `docs/output.md` lists them. Advice goes to stderr either way.
+//!
 //! Does not fail: that the reader of a pipe is gone must not end a migration.
 
-use std::{io::Write, sync::Arc, time::Duration};
+use std::{
+    io::Write,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
+use clap::ValueEnum;
 use jiff::Timestamp;
 use krossing_core::{
     journal::{EntryKind, JournalEntry},
     transition::State,
 };
 use krossing_worker::View;
+use serde::Serialize;
+use serde_json::{Value, json};
 
 use crate::progress::{Progress, Watched};
+
+/// How events are spelled.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Output {
+    /// For people
+    #[default]
+    Text,
+    /// One JSON object a line, for programs
+    Json,
+}
+
+/// Said once, when the arguments are read; a process speaks one way.
+static OUTPUT: OnceLock<Output> = OnceLock::new();
+
+/// Chooses how events are spelled from now on.
+pub(crate) fn speak(output: Output) {
+    OUTPUT.get_or_init(|| output);
+}
+
+pub(crate) fn output() -> Output {
+    OUTPUT.get().copied().unwrap_or_default()
+}
 
 /// Where the words of a command go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,16 +55,14 @@ pub enum Voice {
 }
 
 impl Voice {
-    pub(crate) fn line(self, text: &str) {
+    pub(crate) fn event(self, name: &str, value: &impl Serialize, text: &str) {
         if self == Voice::Terminal {
-            line(text);
+            event(name, value, text);
         }
     }
 
-    pub(crate) fn line_at(self, unix_ms: i64, text: &str) {
-        if self == Voice::Terminal {
-            line_at(unix_ms, text);
-        }
+    pub(crate) fn entry(self, entry: &JournalEntry) {
+        self.event("entry", entry, &entry_text(entry));
     }
 
     pub(crate) fn advice(self, text: &str) {
@@ -47,14 +77,24 @@ impl Voice {
     }
 }
 
-/// One line on stdout.
-pub(crate) fn line(text: &str) {
+/// Something happened: `text` for people, `value` with the event's name for programs.
+pub(crate) fn event(name: &str, value: &impl Serialize, text: &str) {
+    let text = match output() {
+        Output::Text => text.trim_end().to_owned(),
+        Output::Json => object(name, value).to_string(),
+    };
     let _ = writeln!(std::io::stdout(), "{text}");
 }
 
-/// One line on stdout with a time before it.
-pub(crate) fn line_at(unix_ms: i64, text: &str) {
-    line(&format!("{} {text}", time(unix_ms)));
+fn object(name: &str, value: &impl Serialize) -> Value {
+    let mut object = json!({ "event": name });
+    match serde_json::to_value(value) {
+        Ok(Value::Object(fields)) => fields.into_iter().for_each(|(key, value)| object[key] = value),
+        Ok(value) => object["value"] = value,
+        // Nothing that is shown can fail to be written; if it could, that would be worth more than silence.
+        Err(error) => object["unwritable"] = error.to_string().into(),
+    }
+    object
 }
 
 /// One line on stderr: advice, and what went wrong.
@@ -62,9 +102,24 @@ pub(crate) fn advice(text: &str) {
     let _ = writeln!(std::io::stderr(), "{text}");
 }
 
+/// The command that goes on from here.
+pub(crate) fn next_command(command: &str) {
+    advice(&format!("next_command: {command}"));
+    for_programs("next_command", &json!({ "command": command }));
+}
+
+/// Something that people are told elsewhere.
+pub(crate) fn for_programs(name: &str, value: &impl Serialize) {
+    if output() == Output::Json {
+        event(name, value, "");
+    }
+}
+
 /// An error with all its causes, once.
 pub(crate) fn error(error: &anyhow::Error) {
-    advice(&format!("krossing: {}", chain(error)));
+    let error = chain(error);
+    advice(&format!("krossing: {error}"));
+    for_programs("error", &json!({ "error": error }));
 }
 
 /// An error and its causes in one sentence each, none twice.
@@ -83,7 +138,7 @@ pub(crate) fn chain(error: &anyhow::Error) -> String {
 }
 
 /// A journal entry in one line.
-pub(crate) fn entry(entry: &JournalEntry) -> String {
+fn entry_text(entry: &JournalEntry) -> String {
     let what = match (entry.kind, entry.from) {
         (EntryKind::Transition, Some(from)) => format!("{from} -> {}", entry.to),
         (EntryKind::Transition, None) => entry.to.to_string(),
@@ -171,6 +226,13 @@ mod tests {
         let shown = [7, 187, 7_320, 180_000].map(|seconds| duration(Duration::from_secs(seconds)));
         assert_eq!(shown, ["7s", "3m07s", "2h02m", "2d02h"]);
         assert_eq!(time(1_777_097_707_512), "2026-04-25T06:15:07.512000Z");
+    }
+
+    #[test]
+    fn an_event_is_an_object_with_its_name() {
+        let object = |value: Value| object("entry", &value).to_string();
+        assert_eq!(object(json!({ "state": "seed" })), r#"{"event":"entry","state":"seed"}"#);
+        assert_eq!(object(json!([1])), r#"{"event":"entry","value":[1]}"#);
     }
 
     #[test]

@@ -30,6 +30,7 @@ use krossing_replication::{LanePlan, ScanFrom};
 use krossing_runtime::{ForStep, Migration, MigrationError, MigrationResult};
 
 use read::Committed;
+use serde::Serialize;
 
 /// Why it could not be decided or carried out. The same command goes on.
 #[derive(Debug, thiserror::Error)]
@@ -90,7 +91,7 @@ impl StragglersError {
 }
 
 /// Records of one partition that nobody has decided about.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Undecided {
     /// Where.
     pub partition: TopicPartition,

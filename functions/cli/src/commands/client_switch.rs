@@ -71,16 +71,17 @@ pub(crate) async fn until(migration: &Migration<Local>, reached: impl Fn(State) 
 
 /// Who has switched, and what somebody has to look at.
 pub(crate) fn show_report(report: &SwitchReport) {
-    show::line(&format!(
+    let mut text = format!(
         "groups switched={} not_switched={} positions_moved={}",
         report.switched.len(),
         report.not_switched.len(),
         report.positions_moved
-    ));
+    );
     if !report.not_switched.is_empty() {
         let names: Vec<&str> = report.not_switched.iter().map(|group| group.as_str()).collect();
-        show::line(&format!("not switched: {}", names.join(", ")));
+        text.push_str(&format!("\nnot switched: {}", names.join(", ")));
     }
+    show::event("groups", report, &text);
     for (group, partition) in &report.went_back {
         show::advice(&format!(
             "warning: group {group} was set back on the source in {partition}; its position on the target was left as it is"

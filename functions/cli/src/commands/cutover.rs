@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use anyhow::bail;
 use krossing_core::transition::{Command, State};
+use serde_json::json;
 
 use crate::{
     Outcome,
@@ -28,17 +29,26 @@ pub(crate) async fn run(existing: Existing) -> anyhow::Result<Outcome> {
         }
     };
     let groups: BTreeSet<_> = report.groups.iter().map(|position| &position.group).collect();
-    show::line(&format!(
-        "producers stood still for {} ms (freeze {}, mark {}, drain {}, close {}, translate {}, commit {})",
+    let text = format!(
+        "producers stood still for {} ms (freeze {}, mark {}, drain {}, close {}, translate {}, commit {})\ngroups carried \
+         over: {} with {} positions",
         report.timings.frozen_ms,
         report.timings.freeze_ms,
         report.timings.mark_ms,
         report.timings.drain_ms,
         report.timings.close_ms,
         report.timings.translate_ms,
-        report.timings.commit_ms
-    ));
-    show::line(&format!("groups carried over: {} with {} positions", groups.len(), report.groups.len()));
+        report.timings.commit_ms,
+        groups.len(),
+        report.groups.len()
+    );
+    let ready = json!({
+        "timings": report.timings,
+        "groups": groups.len(),
+        "positions": report.groups.len(),
+        "warnings": report.warnings,
+    });
+    show::event("ready", &ready, &text);
     for warning in &report.warnings {
         show::advice(&format!("warning: {warning}"));
     }
@@ -46,6 +56,6 @@ pub(crate) async fn run(existing: Existing) -> anyhow::Result<Outcome> {
         "switch the clients to the target; while consumers still work off the source, keep their groups in step with: {}",
         session.next_command(Command::ClientSwitch)
     ));
-    show::advice(&format!("next_command: {}", session.next_command(Command::CutoverAck)));
+    show::next_command(&session.next_command(Command::CutoverAck));
     Ok(Outcome::Done)
 }

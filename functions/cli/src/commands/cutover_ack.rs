@@ -7,6 +7,6 @@ use crate::{Outcome, arguments::Existing, commands::client_switch::show_report, 
 pub(crate) async fn run(existing: Existing) -> anyhow::Result<Outcome> {
     let mut session = Session::resume(&existing, Command::CutoverAck).await?;
     show_report(&session.drive.acknowledge().await?);
-    show::advice(&format!("next_command: {}", session.next_command(Command::Finalize)));
+    show::next_command(&session.next_command(Command::Finalize));
     Ok(Outcome::Done)
 }

@@ -7,6 +7,7 @@ use krossing_core::{
     evidence::{StoredObject, Verified, verify},
     offset_map::sha256_hex,
 };
+use serde_json::json;
 
 use crate::{Outcome, arguments::VerifyArguments, show};
 
@@ -15,12 +16,12 @@ pub(crate) fn run(arguments: &VerifyArguments) -> anyhow::Result<Outcome> {
     let document = fs::read(file).with_context(|| format!("could not read {}", file.display()))?;
     let verified =
         verify(&document, arguments.key_id.as_deref()).with_context(|| format!("{} proves nothing", file.display()))?;
-    for line in lines(&verified, arguments.key_id.is_some()) {
-        show::line(&line);
-    }
+    show::event("verified", &verified, &lines(&verified, arguments.key_id.is_some()).join("\n"));
     if let Some(folder) = &arguments.objects {
         check_objects(folder, &verified.objects)?;
-        show::line(&format!("objects: {} beside it are as they were signed", verified.objects.len()));
+        let objects = verified.objects.len();
+        let text = format!("objects: {objects} beside it are as they were signed");
+        show::event("objects", &json!({ "as_signed": objects }), &text);
     }
     Ok(Outcome::Done)
 }

@@ -8,6 +8,7 @@
 use krossing_core::transition::{Command, Position, State};
 use krossing_runtime::connect::{Local, new_migration_id, remove_if_unused};
 use krossing_worker::Workers;
+use serde_json::json;
 
 use crate::{
     Outcome,
@@ -21,8 +22,8 @@ use crate::{
 
 pub(crate) async fn run(arguments: ExecuteArguments) -> anyhow::Result<Outcome> {
     let id = arguments.migration_id.unwrap_or_else(new_migration_id);
-    show::line(&format!("migration_id: {id}"));
-    let mut session = Session::begin(&arguments.common, id).await?;
+    show::event("migration", &json!({ "migration_id": id }), &format!("migration_id: {id}"));
+    let mut session = Session::begin(&arguments.common, id, arguments.force_restart).await?;
     let mut planned = match session.drive.journal.standing() {
         Position::Unborn => match session.begin_new().await {
             Ok(planned) => planned,
@@ -37,7 +38,7 @@ pub(crate) async fn run(arguments: ExecuteArguments) -> anyhow::Result<Outcome> 
     if !arguments.keep_tailing {
         workers.stop().await?;
         show::advice("nothing is tailing from now on; the cutover first copies what has arrived until then");
-        show::advice(&format!("next_command: {}", session.next_command(Command::Cutover)));
+        show::next_command(&session.next_command(Command::Cutover));
         return Ok(Outcome::Done);
     }
     keep_tailing(session, workers).await
@@ -53,7 +54,8 @@ async fn keep_tailing(mut session: Session, mut workers: Workers<Local>) -> anyh
     loop {
         let question = hand_over::question(&migration).await?;
         session.unlock();
-        show::advice(&format!("tailing until a cutover; next_command: {}", session.next_command(Command::Cutover)));
+        show::advice("tailing until a cutover");
+        show::next_command(&session.next_command(Command::Cutover));
         let stop = tokio::select! {
             failed = workers.failure() => Stop::Failed(failed),
             asked = hand_over::asked(&migration, question) => { asked?; Stop::Asked }

@@ -2,6 +2,7 @@
 
 use krossing_core::{evidence::alias_key, transition::Command};
 use krossing_finalize::FinalizeError;
+use serde_json::json;
 
 use crate::{Outcome, arguments::Existing, session::Session, show};
 
@@ -11,12 +12,13 @@ pub(crate) async fn run(existing: Existing) -> anyhow::Result<Outcome> {
     if let Err(error) = &ended
         && let Some(FinalizeError::NotValid { report, .. }) = error.downcast_ref()
     {
-        show::line(report.to_string().trim_end());
+        show::event("validation", report, &report.to_string());
     }
-    show::line(ended?.to_string().trim_end());
+    let report = ended?;
+    show::event("finalized", &report, &report.to_string());
     let migration = &session.drive.migration;
     let evidence = migration.config.evidence.directory.join(alias_key(&migration.id));
-    show::line(&format!("evidence={}", evidence.display()));
+    show::event("evidence", &json!({ "file": evidence }), &format!("evidence={}", evidence.display()));
     show::advice(&format!("check it with: krossing evidence verify {}", evidence.display()));
     Ok(Outcome::Done)
 }

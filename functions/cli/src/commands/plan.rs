@@ -1,27 +1,89 @@
-//! `krossing plan`: what a migration would do. Changes nothing.
+//! `krossing plan`: what a migration would do, on the terminal or in files. Changes nothing on either cluster.
 
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context, bail};
 use krossing_core::{canonical::canonical_json, plan::MigrationPlan};
 use krossing_runtime::connect::{new_migration_id, reach, read_config};
+use serde_json::json;
 
 use crate::{
     Outcome,
     arguments::{PlanArguments, PlanFormat},
+    runbook,
     session::Look,
     show,
 };
 
+/// What can be written, and under which name.
+const FILES: [(PlanFormat, &str); 3] =
+    [(PlanFormat::Json, "plan.json"), (PlanFormat::Text, "plan.txt"), (PlanFormat::Runbook, "runbook.md")];
+
 pub(crate) async fn run(arguments: PlanArguments) -> anyhow::Result<Outcome> {
-    let id = arguments.migration_id.unwrap_or_else(new_migration_id);
+    let wanted = wanted(arguments.format)?;
+    let files = match &arguments.out_dir {
+        Some(folder) => Some(places(folder, &wanted, arguments.force)?),
+        None if arguments.format == PlanFormat::All => bail!("--format all writes several files: give --out-dir, too"),
+        None => None,
+    };
+    let id = arguments.migration_id.clone().unwrap_or_else(new_migration_id);
     let config = read_config(&arguments.common.config)?;
     let look = Look::open(&arguments.common, config, id)?;
     reach(&look.migration).await?;
     let (source, target) = krossing_plan::collect(&look.migration).await?;
     let plan = krossing_plan::make(&look.migration, &source, &target);
-    match arguments.format {
-        PlanFormat::Json => show::line(&canonical_json(&plan)?),
-        PlanFormat::Text => show::line(&summary(&plan)),
+    let spelled = |format| spell(format, &plan, &arguments.common.config);
+    let Some(files) = files else {
+        show::event("plan", &plan, &spelled(arguments.format)?);
+        return Ok(Outcome::Done);
+    };
+    for ((format, _), file) in wanted.iter().zip(files) {
+        fs::write(&file, spelled(*format)?).with_context(|| format!("could not write {}", file.display()))?;
+        show::event("written", &json!({ "file": file }), &format!("written: {}", file.display()));
+    }
+    if arguments.format == PlanFormat::All {
+        show::advice(
+            "not written, because they belong to the form on AWS, which does not work yet: aws-cli.sh, \
+                      iam-policy-templated.json, iam-policy-concrete.json, cost-estimate.json",
+        );
     }
     Ok(Outcome::Done)
+}
+
+fn wanted(format: PlanFormat) -> anyhow::Result<Vec<(PlanFormat, &'static str)>> {
+    match format {
+        PlanFormat::All => Ok(FILES.to_vec()),
+        PlanFormat::AwsCli | PlanFormat::IamPolicy | PlanFormat::Cost => {
+            bail!("this format belongs to the form on AWS, which does not work yet: use json, text, runbook or all")
+        }
+        PlanFormat::Json | PlanFormat::Text | PlanFormat::Runbook => {
+            Ok(FILES.into_iter().filter(|(of, _)| *of == format).collect())
+        }
+    }
+}
+
+/// Where the files will be; an error where one of them is there already, before any is written.
+fn places(folder: &Path, wanted: &[(PlanFormat, &str)], force: bool) -> anyhow::Result<Vec<PathBuf>> {
+    let files: Vec<PathBuf> = wanted.iter().map(|(_, name)| folder.join(name)).collect();
+    let there: Vec<String> = files.iter().filter(|file| file.exists()).map(|file| file.display().to_string()).collect();
+    if !there.is_empty() && !force {
+        bail!("there already: {}; give --force to write over them, or another --out-dir", there.join(", "));
+    }
+    fs::create_dir_all(folder).with_context(|| format!("could not make the folder {}", folder.display()))?;
+    Ok(files)
+}
+
+fn spell(format: PlanFormat, plan: &MigrationPlan, config: &Path) -> anyhow::Result<String> {
+    Ok(match format {
+        PlanFormat::Runbook => runbook::runbook(plan, config),
+        PlanFormat::Text => summary(plan),
+        PlanFormat::Json | PlanFormat::AwsCli | PlanFormat::IamPolicy | PlanFormat::Cost | PlanFormat::All => {
+            canonical_json(plan)?
+        }
+    })
 }
 
 fn summary(plan: &MigrationPlan) -> String {

@@ -2,6 +2,7 @@
 
 use krossing_core::precheck::blocks;
 use krossing_runtime::connect::{new_migration_id, read_config};
+use serde_json::json;
 
 use crate::{
     Outcome,
@@ -14,9 +15,10 @@ pub(crate) async fn run(arguments: PrecheckArguments) -> anyhow::Result<Outcome>
     let config = read_config(&arguments.common.config)?;
     let look = Look::open(&arguments.common, config, new_migration_id())?;
     let findings = krossing_precheck::run(&look.migration, None).await?.findings;
-    match arguments.format {
-        FindingsFormat::Text => show::line(krossing_precheck::render_text(&findings).trim_end()),
-        FindingsFormat::Json => show::line(&krossing_precheck::render_json(&findings)),
-    }
+    let text = match arguments.format {
+        FindingsFormat::Text => krossing_precheck::render_text(&findings),
+        FindingsFormat::Json => krossing_precheck::render_json(&findings),
+    };
+    show::event("findings", &json!({ "findings": findings }), &text);
     Ok(if blocks(&findings) { Outcome::Blocked } else { Outcome::Done })
 }

@@ -7,6 +7,6 @@ use crate::{Outcome, arguments::RollbackArguments, session::Session, show};
 pub(crate) async fn run(arguments: RollbackArguments) -> anyhow::Result<Outcome> {
     let mut session = Session::resume(&arguments.existing, Command::Rollback).await?;
     let report = session.drive.rollback(arguments.producers_released).await?;
-    show::line(report.to_string().trim_end());
+    show::event("rolled_back", &report, &report.to_string());
     Ok(Outcome::Done)
 }

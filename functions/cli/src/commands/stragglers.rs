@@ -1,10 +1,11 @@
 //! `krossing stragglers`: records that reached the source behind where it was closed: names them, or decides.
 
 use krossing_core::{
-    stragglers::{Choice, StragglerDecision},
+    stragglers::{Choice, StragglerDecision, Stragglers},
     transition::Command,
 };
 use krossing_stragglers::Undecided;
+use serde_json::json;
 
 use crate::{Outcome, arguments::StragglersArguments, session::Session, show};
 
@@ -19,7 +20,10 @@ pub(crate) async fn run(arguments: StragglersArguments) -> anyhow::Result<Outcom
         }
     };
     match session.drive.decide_stragglers(choice).await? {
-        None => show::line("there is no record left that nobody has decided about"),
+        None => {
+            let text = "there is no record left that nobody has decided about";
+            show::event("stragglers", &json!({ "undecided": [] }), text);
+        }
         Some(decision) => show_decision(&decision),
     }
     Ok(Outcome::Done)
@@ -31,16 +35,17 @@ fn producers(ids: &std::collections::BTreeSet<i64>) -> String {
 }
 
 fn show_found(session: &Session, found: &[Undecided]) {
-    for Undecided { partition, from, to, records, producers: ids } in found {
-        let ids = producers(ids);
-        show::line(&format!("{partition}: records={records} source_offsets={from}..{to} producer_ids={ids}"));
-    }
-    show::line(&format!("partitions={} records={}", found.len(), found.iter().map(|one| one.records).sum::<u64>()));
+    let mut lines: Vec<String> = found
+        .iter()
+        .map(|Undecided { partition, from, to, records, producers: ids }| {
+            format!("{partition}: records={records} source_offsets={from}..{to} producer_ids={}", producers(ids))
+        })
+        .collect();
+    lines.push(format!("partitions={} records={}", found.len(), found.iter().map(|one| one.records).sum::<u64>()));
+    show::event("stragglers", &json!({ "undecided": found }), &lines.join("\n"));
     if !found.is_empty() {
-        let command = session.next_command(Command::Stragglers);
-        show::advice(&format!(
-            "stop their producers or switch them to the target, then decide: {command} --append | --leave"
-        ));
+        show::advice("stop their producers or switch them to the target, then decide: --append, or --leave");
+        show::next_command(&session.next_command(Command::Stragglers));
     }
 }
 
@@ -49,15 +54,11 @@ fn show_decision(decision: &StragglerDecision) {
         Choice::Append => "appended at the target's end",
         Choice::Leave => "left out of the target",
     };
-    for stragglers in &decision.partitions {
-        show::line(&format!(
-            "{}: records={} source_offsets={}..{} producer_ids={} {what}, kept in {}",
-            stragglers.partition,
-            stragglers.records,
-            stragglers.from,
-            stragglers.to,
-            producers(&stragglers.producers),
-            stragglers.kept.key
-        ));
-    }
+    let line = |one: &Stragglers| {
+        let (ids, kept) = (producers(&one.producers), &one.kept.key);
+        let Stragglers { partition, from, to, records, .. } = one;
+        format!("{partition}: records={records} source_offsets={from}..{to} producer_ids={ids} {what}, kept in {kept}")
+    };
+    let lines: Vec<String> = decision.partitions.iter().map(line).collect();
+    show::event("stragglers_decided", decision, &lines.join("\n"));
 }

@@ -1,0 +1,73 @@
+//! The plan as a runbook: what an operator does, step by step, with the commands as they are to be typed.
+
+use std::path::Path;
+
+use krossing_core::plan::MigrationPlan;
+
+use crate::show;
+
+/// The runbook, in Markdown.
+pub(crate) fn runbook(plan: &MigrationPlan, config: &Path) -> String {
+    let id = &plan.migration_id;
+    let command = |name: &str| format!("    krossing {name} --config {} --migration-id {id}\n", config.display());
+    let scope = plan.scope(&[]);
+    let mut text = format!(
+        "# Runbook of migration {id}\n\n\
+         Source {} → target {}: {} topics with {} partitions, {} of records, {} groups.\n\n\
+         Whatever dies or fails on the way: `krossing resume` goes on where the journal ends, and never freezes \
+         producers. Until the cutover has ended, `krossing rollback` gives the migration up; it deletes nothing.\n\n",
+        plan.source_cluster_id,
+        plan.target_cluster_id,
+        plan.topics.len(),
+        scope.partitions().count(),
+        show::bytes(plan.bytes),
+        plan.groups.len(),
+    );
+    text.push_str("## 1. Before\n\nEvery blocker has to be put right; nothing is changed by this.\n\n");
+    text.push_str(&format!("    krossing precheck --config {}\n\n", config.display()));
+    if !plan.scram_users.is_empty() {
+        text.push_str(&format!(
+            "Make these SCRAM users on the target, their passwords cannot be read: {}.\n\n",
+            plan.scram_users.join(", ")
+        ));
+    }
+    if !plan.topics_left_out.is_empty() {
+        text.push_str("These topics stay behind:\n\n");
+        for left in &plan.topics_left_out {
+            text.push_str(&format!("- {}: {}\n", left.name, left.reason.text()));
+        }
+        text.push('\n');
+    }
+    let stateful: Vec<_> = plan.groups.iter().filter_map(|group| Some((&group.id, group.keeps_state?))).collect();
+    if !stateful.is_empty() {
+        text.push_str("These groups belong to applications that keep positions or state of their own:\n\n");
+        for (group, kind) in stateful {
+            let (problem, remedy) = kind.texts();
+            text.push_str(&format!("- {group}: {problem}; {remedy}\n"));
+        }
+        text.push('\n');
+    }
+    text.push_str("## 2. Copy\n\nProducers and consumers go on as they are.\n\n");
+    text.push_str(&command("execute"));
+    text.push_str(&command("status --follow"));
+    text.push_str(
+        "\nIt ends at `drain_ready`. With `--keep-tailing` it goes on copying until the cutover, so that the cutover has \
+         less to do.\n\n## 3. Cutover\n\nProducers stand still for a moment; if anything fails, they are let go on and \
+         the migration is at `drain_ready` again.\n\n",
+    );
+    text.push_str(&command("cutover"));
+    text.push_str(
+        "\nAt READY the target is complete. Point consumers at it, then producers. While consumers still work off the \
+         source, keep their groups in step:\n\n",
+    );
+    text.push_str(&command("client-switch"));
+    text.push_str(
+        "\nA group must not run on both clusters at the same time. The way back, until producers write to the target, is \
+         to point clients at the source, which is as it was.\n\n## 4. When all clients have switched\n\n",
+    );
+    text.push_str(&command("cutover-ack"));
+    text.push_str(&command("finalize"));
+    text.push_str("\n## 5. For the auditors\n\n    krossing evidence verify EVIDENCE_FOLDER/");
+    text.push_str(&format!("{id}/evidence.json --objects EVIDENCE_FOLDER\n"));
+    text
+}

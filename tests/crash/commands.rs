@@ -1,0 +1,119 @@
+//! Every command in every state, on the real phases: it does what it should, or is refused with the reason and changes
+//! nothing.
+//!
+//! A state is reached as it is in life: by the commands before it, the last of which dies at its first call there.
+
+use krossing_core::{
+    journal::JournalEntry,
+    transition::{Command, State},
+};
+use krossing_testkit::{Fault, Faults};
+
+use crate::{
+    operator::{in_time, process},
+    world::{Scene, Spec},
+};
+
+/// Right of each state: what may be asked there, and where that leads.
+const TABLE: [(State, &[(Command, State)]); 11] = [
+    (State::Planned, BEFORE),
+    (State::Precheck, BEFORE),
+    (State::TopologyCopy, BEFORE),
+    (State::Seed, BEFORE),
+    (State::Tail, BEFORE),
+    (State::DrainReady, READY),
+    // A killed cutover is taken back first.
+    (State::Cutover, READY),
+    (
+        State::AwaitingClientSwitch,
+        &[
+            (Command::Resume, State::AwaitingClientSwitch),
+            (Command::CutoverAck, State::Validating),
+            (Command::ClientSwitch, State::AwaitingClientSwitch),
+            (Command::Stragglers, State::AwaitingClientSwitch),
+        ],
+    ),
+    (
+        State::Validating,
+        &[
+            (Command::Resume, State::Validating),
+            (Command::Stragglers, State::Validating),
+            (Command::Finalize, State::Finalized),
+        ],
+    ),
+    (State::Finalized, &[(Command::Resume, State::Finalized), (Command::Finalize, State::Finalized)]),
+    (State::RolledBack, &[(Command::Resume, State::RolledBack), (Command::Rollback, State::RolledBack)]),
+];
+
+const BEFORE: &[(Command, State)] = &[
+    (Command::Execute, State::DrainReady),
+    (Command::Resume, State::DrainReady),
+    (Command::Rollback, State::RolledBack),
+];
+
+const READY: &[(Command, State)] = &[
+    (Command::Execute, State::DrainReady),
+    (Command::Resume, State::DrainReady),
+    (Command::Cutover, State::AwaitingClientSwitch),
+    (Command::Rollback, State::RolledBack),
+];
+
+const WAY: [Command; 4] = [Command::Execute, Command::Cutover, Command::CutoverAck, Command::Finalize];
+
+/// A migration in this state.
+async fn scene_in(state: State) -> Scene {
+    let scene = Scene::new(Spec::fixed());
+    let give_up = state == State::RolledBack;
+    let way: &[Command] = if give_up { &[Command::Execute, Command::Rollback] } else { &WAY };
+    for command in way {
+        if scene.tip() == Some(state) {
+            break;
+        }
+        let seen = scene.clone();
+        let faults = Faults::deciding(move |_| (seen.tip() == Some(state)).then_some(Fault::CrashBefore));
+        tokio::select! {
+            ended = in_time(&scene, process(scene.clone(), *command, faults.clone(), 0)) => ended.expect("all is well"),
+            () = faults.crashed() => {}
+        }
+    }
+    assert_eq!(scene.tip(), Some(state));
+    scene
+}
+
+fn transitions(scene: &Scene) -> usize {
+    let entries = scene.world.ledger.journal_from(0);
+    assert!(entries.iter().all(|line| serde_json::from_str::<JournalEntry>(line).is_ok()));
+    entries.len()
+}
+
+async fn check(state: State, allowed: &[(Command, State)], command: Command) {
+    let scene = scene_in(state).await;
+    let before = transitions(&scene);
+    let ended = in_time(&scene, process(scene.clone(), command, Faults::none(), 1)).await;
+    match (allowed.iter().find(|(name, _)| *name == command), ended) {
+        (Some((_, leads_to)), Ok(())) => assert_eq!(scene.tip(), Some(*leads_to), "{command} in {state}"),
+        (Some(_), Err(error)) => panic!("{command} in {state}: {error:#}"),
+        (None, Ok(())) => panic!("{command} in {state} was not refused"),
+        (None, Err(error)) => {
+            let why = error.to_string();
+            assert!(why.contains(command.name()) && why.contains("not possible"), "{command} in {state}: {why}");
+            // `client-switch` holds no lock, and so takes nothing back.
+            let taken_back = state == State::Cutover && command != Command::ClientSwitch;
+            assert!(taken_back || transitions(&scene) == before, "{command} in {state} wrote to the journal");
+            let released = scene.tip() == Some(State::DrainReady) && !scene.world.freeze.is_frozen();
+            assert!(!taken_back || released, "{command} in {state}");
+        }
+    }
+}
+
+#[test]
+fn every_command_in_every_state_does_what_it_should_or_is_refused_with_the_reason() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
+    tokio::task::LocalSet::new().block_on(&runtime.expect("a runtime can be built"), async {
+        for (state, allowed) in TABLE {
+            for command in Command::ALL.into_iter().filter(|command| *command != Command::Status) {
+                check(state, allowed, command).await;
+            }
+        }
+    });
+}
