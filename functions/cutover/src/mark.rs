@@ -56,7 +56,7 @@ async fn mark_with_control_batches<P: Ports>(
     .await
 }
 
-/// A visible marker in each partition, but where the one of a cutover that was taken back is still the last thing there.
+/// A visible marker in each partition, but where no record has come behind the one of a cutover that was taken back.
 async fn mark_with_records<P: Ports>(
     cutover: &Cutover<'_, P>,
     prepared: &Prepared,
@@ -71,11 +71,19 @@ async fn mark_with_records<P: Ports>(
         Some((version, content)) => (Some(version), serde_json::from_slice(&content).map_err(|error| damaged(&error))?),
     };
     let mut unmarked = prepared.partitions.clone();
-    for ClosingMarker { partition, source_offset } in earlier {
-        if let Some(end) = ends.get_mut(&partition).filter(|end| **end == source_offset.0 + 1) {
-            *end = source_offset.0;
-            unmarked.remove(&partition);
-        }
+    let earlier: BTreeMap<_, _> = earlier
+        .into_iter()
+        .filter(|marker| ends.get(&marker.partition).is_some_and(|end| *end > marker.source_offset.0))
+        .map(|marker| (marker.partition, marker.source_offset))
+        .collect();
+    let behind = prepared.partitions.iter().filter(|(partition, _)| earlier.contains_key(partition));
+    let behind = behind.map(|(partition, id)| (partition.clone(), *id)).collect();
+    let behind = starts(&behind, |partition| earlier[partition].0 + 1);
+    let attempt = "look behind the earlier visible markers";
+    let followed = records_behind(&migration.source, &migration.clock, behind).await.during(attempt)?;
+    for (partition, marker) in earlier.into_iter().filter(|(partition, _)| !followed.contains_key(partition)) {
+        unmarked.remove(&partition);
+        ends.insert(partition, marker.0);
     }
     let unmarked: Vec<_> = unmarked.into_keys().collect();
     stream::iter(&unmarked)
