@@ -59,6 +59,7 @@ pub(crate) async fn ours<'a, P: Ports>(
         selection,
         topics: seen.topics.clone(),
         groups: seen.groups.clone(),
+        marker: migration.config.cutover.marker,
         all_seen: seen.all,
         makes_acls: has_acls && config.acl.on_drift != AclDrift::Refuse,
         sets_quotas: plan.is_none_or(|plan| !plan.quotas.is_empty()),
