@@ -55,7 +55,7 @@ const OTHERS: [&str; 3] = ["wider", "group", "whole"];
 /// Changes the records of the largest batch.
 fn records(log: &mut [RawBatch], change: impl FnOnce(&mut Vec<Record>)) -> Result<()> {
     let batch = log.iter_mut().max_by_key(|batch| batch.header.records_count).context("a log has batches")?;
-    let header = batch.header.clone();
+    let header = batch.header;
     let mut records = batch.records()?;
     ensure!(records.len() == 40, "a batch of {} records", records.len());
     change(&mut records);

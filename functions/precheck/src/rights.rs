@@ -8,9 +8,10 @@ use std::collections::BTreeSet;
 
 use krossing_core::{
     GroupId, Side, TopicName,
+    acl::is_clusters_own,
     config::AclDrift,
     plan::{MigrationPlan, Selection, SourceInventory, TargetInventory},
-    ports::{ClusterError, ClusterResult, Groups, Inventory, Ports, TopicDescription},
+    ports::{AclBinding, ClusterError, ClusterResult, Groups, Inventory, Ports, TopicDescription},
     rights::{MissingRight, Principal, Right, Rights},
 };
 use krossing_runtime::{ForStep, Migration, MigrationResult};
@@ -21,6 +22,10 @@ struct Seen {
     groups: BTreeSet<GroupId>,
     /// Whether that is all there is.
     all: bool,
+    /// Whether it has access rules, as far as it tells.
+    has_acls: bool,
+    /// Whether it has client quotas, as far as it tells.
+    has_quotas: bool,
 }
 
 /// Our own user.
@@ -46,12 +51,11 @@ pub(crate) async fn ours<'a, P: Ports>(
     let seen = match (source, plan) {
         (Ok(inventory), _) => of_inventory(selection, inventory, plan),
         (Err(error), _) if may_be_forbidden(error) => what_is_seen(&migration.source, selection).await,
-        (Err(_), _) => Seen { topics: BTreeSet::new(), groups: BTreeSet::new(), all: false },
+        (Err(_), _) => {
+            Seen { topics: BTreeSet::new(), groups: BTreeSet::new(), all: false, has_acls: true, has_quotas: true }
+        }
     };
-    let has_acls = match (plan, target) {
-        (Some(plan), Ok(target)) => plan.acls.as_ref().is_some_and(|acls| !acls.is_empty()) && target.acls.is_some(),
-        (None, _) | (_, Err(_)) => true,
-    };
+    let takes_acls = target.as_ref().map_or(true, |target| target.acls.is_some());
     let config = &migration.config;
     let rights = |side| Rights {
         side,
@@ -61,8 +65,8 @@ pub(crate) async fn ours<'a, P: Ports>(
         groups: seen.groups.clone(),
         marker: migration.config.cutover.marker,
         all_seen: seen.all,
-        makes_acls: has_acls && config.acl.on_drift != AclDrift::Refuse,
-        sets_quotas: plan.is_none_or(|plan| !plan.quotas.is_empty()),
+        makes_acls: seen.has_acls && takes_acls && config.acl.on_drift != AclDrift::Refuse,
+        sets_quotas: seen.has_quotas,
     };
     let (on_source, on_target) = (rights(Side::Source), rights(Side::Target));
     let (lacking_on_source, lacking_on_target) = tokio::try_join!(
@@ -103,18 +107,39 @@ fn of_inventory(selection: &Selection, inventory: &SourceInventory, plan: Option
     let names = inventory.topics.iter().map(|topic| &topic.name);
     let names = names.chain(inventory.sizes.keys().map(|partition| &partition.topic));
     let groups = plan.into_iter().flat_map(|plan| &plan.groups).map(|group| group.id.clone());
-    Seen { topics: wanted(selection, names), groups: groups.collect(), all: true }
+    Seen {
+        topics: wanted(selection, names),
+        groups: groups.collect(),
+        all: true,
+        has_acls: carries_acls(inventory.acls.as_deref()),
+        has_quotas: !inventory.quotas.is_empty(),
+    }
 }
 
 /// What can be seen of a source that could not be read whole.
 async fn what_is_seen(source: &(impl Inventory + Groups), selection: &Selection) -> Seen {
-    let (topics, sizes, groups) =
-        tokio::join!(source.describe_topics(None), source.partition_sizes(), source.list_groups());
+    let (topics, sizes, groups, acls, quotas) = tokio::join!(
+        source.describe_topics(None),
+        source.partition_sizes(),
+        source.list_groups(),
+        source.acls(),
+        source.client_quotas(),
+    );
     // Sizes and groups are told in full to whom they are told at all.
     let all = topics.is_ok() && sizes.is_ok() && groups.is_ok();
     let (topics, sizes) = (topics.unwrap_or_default(), sizes.unwrap_or_default());
     let names = topics.iter().map(|topic| &topic.name).chain(sizes.keys().map(|partition| &partition.topic));
-    Seen { topics: wanted(selection, names), groups: groups.unwrap_or_default().into_iter().collect(), all }
+    Seen {
+        topics: wanted(selection, names),
+        groups: groups.unwrap_or_default().into_iter().collect(),
+        all,
+        has_acls: acls.map_or(true, |acls| carries_acls(acls.as_deref())),
+        has_quotas: quotas.map_or(true, |quotas| !quotas.is_empty()),
+    }
+}
+
+fn carries_acls(acls: Option<&[AclBinding]>) -> bool {
+    acls.is_some_and(|acls| !acls.iter().all(is_clusters_own))
 }
 
 fn wanted<'a>(selection: &Selection, names: impl Iterator<Item = &'a TopicName>) -> BTreeSet<TopicName> {

@@ -346,7 +346,7 @@ fn first_rules(closings: &Closings<'_>, found: &mut Findings) {
 fn locked_out(own: &OwnUser<'_>, out: &ShutOut, found: &mut Findings) {
     for right in own.rights.missing(&own.principal.name, &out.closed) {
         let problem = format!(
-            "once the planned access rules are there {}, unless it is a super user: the target may let everyone use \
+            "once the planned access rules are there, {}, unless it is a super user: the target may let everyone use \
              only what has no rule (allow.everyone.if.no.acl.found)",
             right.problem()
         );

@@ -79,7 +79,9 @@ pub fn findings(planned: &[PlannedQuota], there: &[ClientQuota], on_drift: Confi
         }
     }
     if !set.is_empty() {
-        let problem = format!("quotas of {} will be set there when the migration is finalized", set.len());
+        let clients: Vec<String> = set.iter().map(|quota| entity(&quota.entity)).collect();
+        let clients: Vec<&str> = clients.iter().map(String::as_str).collect();
+        let problem = format!("quotas will be set there when the migration is finalized: {}", few(&clients));
         found.info("I29", Side::Target, problem, "nothing: the plan lists them");
     }
     found.0
