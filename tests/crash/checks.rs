@@ -11,6 +11,7 @@ use std::{
 
 use krossing_core::{
     GroupId, LaneId, Offset, SourceOffset, TargetOffset, TopicPartition,
+    cutover::MarkerKind,
     journal::{EntryKind, Journal},
     ports::{Inventory, Ledger},
     transition::State,
@@ -62,7 +63,7 @@ impl Watch {
     pub(crate) fn before(&self, call: &Call) {
         self.look();
         let mut seen = self.seen();
-        if let Err(rule) = allowed(call, &seen.journal) {
+        if let Err(rule) = allowed(call, &seen.journal, self.scene.spec.marker) {
             let tip = seen.journal.tip();
             seen.wrong.push(format!("call {} ({} {}) at {tip:?}: {rule}", call.number, call.name, call.subject));
         }
@@ -183,7 +184,12 @@ impl Watch {
         for group in STAYING {
             let there = target.committed(group);
             for (at, committed) in source.committed(group) {
-                let expected = pairings[&at].resume(SourceOffset(committed.offset), TargetOffset(boundaries[&at]));
+                let boundary = TargetOffset(boundaries[&at]);
+                // A group that has only the visible marker before it goes on behind it.
+                let left = pairings[&at].pairs.iter().filter(|(copied, _)| copied.0 >= committed.offset).count();
+                let only_marker = self.scene.spec.marker == MarkerKind::Record && left == 1;
+                let next = || pairings[&at].resume(SourceOffset(committed.offset), boundary);
+                let expected = if only_marker { boundary } else { next() };
                 let found = there.get(&at).map(|found| (found.offset, found.metadata.as_str()));
                 if found != Some((expected.0, committed.metadata.as_str())) {
                     return Err(format!("{group} is at {found:?} in {at}, not at {expected}"));
@@ -217,25 +223,27 @@ fn closed(journal: &Journal) -> bool {
 }
 
 /// Which call may be made when: the entries that must stand in the journal before it.
-fn allowed(call: &Call, journal: &Journal) -> Result<(), &'static str> {
+fn allowed(call: &Call, journal: &Journal, marker: MarkerKind) -> Result<(), &'static str> {
     let tip = journal.tip();
     let working = journal.standing().working_state();
     let since_cutover = |kind| working == Some(State::Cutover) && journal.last_since(State::Cutover, kind).is_some();
     let within = |from, to| tip.is_some_and(|tip| from <= tip && tip <= to);
     let (holds, rule) = match call.name.as_str() {
-        "source.produce"
-        | "source.create_topics"
+        "source.create_topics"
         | "source.create_partitions"
         | "source.alter_topic_configs"
         | "source.create_acls"
         | "source.set_client_quotas"
         | "source.commit_group_offsets" => (false, "the source is never changed"),
         "source.open_producer" => {
-            (tip == Some(State::Cutover) && call.subject.starts_with("krossing."), "only a cutover marks the source")
+            let marks = marker == MarkerKind::Control && call.subject.starts_with("krossing.");
+            (tip == Some(State::Cutover) && marks, "only a cutover marks the source")
         }
-        "source.mark" => (
-            since_cutover(EntryKind::FreezeConfirmed) && !since_cutover(EntryKind::Unfrozen),
-            "the source is marked while producers stand still",
+        "source.mark" | "source.produce" => (
+            since_cutover(EntryKind::FreezeConfirmed)
+                && !since_cutover(EntryKind::Unfrozen)
+                && marker == if call.name == "source.mark" { MarkerKind::Control } else { MarkerKind::Record },
+            "the source is marked while producers stand still, in the way that is set",
         ),
         "target.create_topics" | "target.create_partitions" => {
             (within(State::TopologyCopy, State::DrainReady), "topics are made from topology_copy on")
@@ -264,6 +272,7 @@ fn allowed(call: &Call, journal: &Journal) -> Result<(), &'static str> {
             since_cutover(EntryKind::FreezeAsked) && !since_cutover(EntryKind::Unfrozen),
             "a freeze is journaled before it is asked for",
         ),
+        "freeze.switch" => (tip == Some(State::AwaitingClientSwitch), "producers are switched once READY is journaled"),
         "freeze.unfreeze" => (since_cutover(EntryKind::FreezeAsked), "only what was asked for is taken back"),
         _ => (true, ""),
     };

@@ -30,9 +30,17 @@ const TABLE: [(State, &[(Command, State)]); 11] = [
             (Command::Resume, State::AwaitingClientSwitch),
             (Command::CutoverAck, State::Validating),
             (Command::ClientSwitch, State::AwaitingClientSwitch),
+            (Command::Stragglers, State::AwaitingClientSwitch),
         ],
     ),
-    (State::Validating, &[(Command::Resume, State::Validating), (Command::Finalize, State::Finalized)]),
+    (
+        State::Validating,
+        &[
+            (Command::Resume, State::Validating),
+            (Command::Stragglers, State::Validating),
+            (Command::Finalize, State::Finalized),
+        ],
+    ),
     (State::Finalized, &[(Command::Resume, State::Finalized), (Command::Finalize, State::Finalized)]),
     (State::RolledBack, &[(Command::Resume, State::RolledBack), (Command::Rollback, State::RolledBack)]),
 ];

@@ -23,6 +23,7 @@ use std::{
     },
 };
 
+use krossing_core::cutover::MarkerKind;
 use krossing_testkit::{Call, Fault};
 use operator::{Plan, Run, migrate};
 use world::Spec;
@@ -132,6 +133,24 @@ fn a_cutover_whose_first_entry_has_no_answer_is_taken_back_at_once() {
     let run = played_with(entry, Fault::FailAfter);
     assert_eq!(run.verdict, Ok(()), "{}", run.text());
     assert_eq!(run.told.iter().filter(|told| told.starts_with("cutover ")).count(), 2, "{}", run.text());
+}
+
+#[test]
+fn a_lost_answer_while_the_source_is_closed_is_recovered_from_whatever_closes_it() {
+    for marker in [MarkerKind::Control, MarkerKind::Record, MarkerKind::None] {
+        let spec = || Spec { marker, ..Spec::fixed() };
+        let quiet = played(spec(), Plan::Once(Box::new(|_| None)));
+        assert_eq!(quiet.verdict, Ok(()), "{marker:?}\n{}", quiet.text());
+        let closing =
+            |call: &Call| ["source.produce", "source.mark", "freeze.freeze", "freeze.switch"].contains(&&*call.name);
+        let wanted: Vec<u64> = quiet.calls.iter().filter(|call| closing(call)).map(|call| call.number).collect();
+        assert!(wanted.len() >= 2, "{marker:?}: {wanted:?}");
+        for (number, fault) in wanted.into_iter().flat_map(|number| Fault::ALL.map(|fault| (number, fault))) {
+            let plan = Plan::Once(Box::new(move |call| (call.number == number).then_some(fault)));
+            let run = played(spec(), plan);
+            assert_eq!(run.verdict, Ok(()), "{marker:?}, call {number}, {fault:?}\n{}", run.text());
+        }
+    }
 }
 
 #[test]

@@ -9,6 +9,7 @@ use anyhow::Result;
 use krossing_cli::{Voice, drive::Drive};
 use krossing_core::{
     ports::Clock,
+    stragglers::Choice,
     transition::{Command, Decision, NoResumePoint, Position, ResumePoint, State, permit, resume_point},
 };
 use krossing_testkit::{Call, Fault, Faults};
@@ -313,6 +314,9 @@ pub(crate) async fn process(scene: Scene, command: Command, faults: Faults, numb
         }
         Command::Finalize => {
             drive.finalize().await?;
+        }
+        Command::Stragglers => {
+            drive.decide_stragglers(Choice::Append).await?;
         }
         Command::Rollback => {
             drive.rollback(false).await?;

@@ -13,6 +13,7 @@ use std::{
 use krossing_core::{
     GroupId, MigrationId, TopicPartition,
     config::Config,
+    cutover::MarkerKind,
     ports::{AclBinding, ClientQuota, Clock},
     records::Codec,
     transition::State,
@@ -53,6 +54,8 @@ pub(crate) struct Spec {
     /// How often producers write while it is migrated.
     pub(crate) rounds: i64,
     pub(crate) marker_delay: Duration,
+    /// What closes the source.
+    pub(crate) marker: MarkerKind,
     /// A topic appears and one grows, in this round.
     pub(crate) appears_in: Option<i64>,
     /// Logs move between two processes: compacted, trimmed, cut off, forgotten.
@@ -69,6 +72,7 @@ impl Spec {
             batches: 3,
             rounds: 14,
             marker_delay: Duration::ZERO,
+            marker: MarkerKind::Control,
             appears_in: None,
             logs_move: false,
         }
@@ -83,6 +87,7 @@ impl Spec {
             batches: random.random_range(0..8),
             rounds: random.random_range(0..25),
             marker_delay: Duration::from_millis(random.random_range(0..3) * 40),
+            marker: [MarkerKind::Control, MarkerKind::Record, MarkerKind::None][(seed / 2 % 3) as usize],
             appears_in: random.random_bool(0.3).then(|| random.random_range(0..12)),
             logs_move: random.random_bool(0.7),
         }
@@ -175,6 +180,7 @@ impl Scene {
         let mut config = Config::parse(CONFIG, |_| None).expect("the configuration is right");
         config.seed.segment_max_bytes = self.spec.segment_bytes_max;
         config.seed.lanes = self.spec.lanes as _;
+        config.cutover.marker = self.spec.marker;
         let id: MigrationId = "m".parse().expect("a valid id");
         Migration::new(id, config, self.world.process(faults))
     }

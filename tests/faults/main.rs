@@ -5,6 +5,7 @@
 mod authorizers;
 mod blockers;
 mod bounds;
+mod cutovers;
 mod failover;
 mod groups;
 mod kills;

@@ -1,7 +1,7 @@
 //! The operator's side of a freeze: an HTTP server on the loopback that stops and starts the live producers.
 //!
-//! It takes `POST` with a JSON body whose `action` is `freeze` or `unfreeze`, and answers `{"state":"frozen"}` or
-//! `{"state":"unfrozen"}` once that is true. Where it was given a secret it refuses, with 401, what is not signed:
+//! It takes `POST` with a JSON body whose `action` is `freeze`, `unfreeze` or `switch`, and answers `{"state":"frozen"}`,
+//! `{"state":"unfrozen"}` or `{"state":"switched"}` once that is true. Where it was given a secret it refuses, with 401, what is not signed:
 //! `Krossing-Signature: t=<unix seconds>,v1=<hex HMAC-SHA256(secret, "t.body")>`. HTTP by hand: one request a
 //! connection is all that is needed, and it shares no code with the client that calls it.
 
@@ -21,6 +21,21 @@ use crate::workload::LiveProducers;
 /// A request larger than this is not one of ours.
 const REQUEST_BYTES_MAX: usize = 64 * 1024;
 
+/// What the operator's side does instead of freezing when it is asked to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Misbehaviour {
+    /// Answers 200 and does not say that producers stand still.
+    SaysNothing,
+    /// Answers 500.
+    Fails,
+    /// Answers with another place.
+    Redirects,
+    /// Never answers.
+    Hangs,
+    /// Answers that producers stand still when the freeze has expired.
+    AnswersLate,
+}
+
 /// What a test does between the moment at which producers stand still and the answer that says so.
 type Hook = Box<dyn FnOnce() -> Result<()> + Send>;
 
@@ -28,6 +43,7 @@ type Hook = Box<dyn FnOnce() -> Result<()> + Send>;
 pub struct FreezeWebhook {
     url: String,
     hook: Arc<Mutex<Option<Hook>>>,
+    misbehaviour: Arc<Mutex<Option<Misbehaviour>>>,
     requests: Arc<Mutex<Vec<serde_json::Value>>>,
     server: JoinHandle<()>,
 }
@@ -39,16 +55,22 @@ impl FreezeWebhook {
         let url = format!("http://{}/freeze", listener.local_addr()?);
         let requests = Arc::<Mutex<Vec<_>>>::default();
         let hook = Arc::<Mutex<Option<Hook>>>::default();
-        let operator = Operator { producers, seen: requests.clone(), hook: hook.clone() };
+        let misbehaviour = Arc::<Mutex<Option<Misbehaviour>>>::default();
+        let (seen, hooked, misbehaves) = (requests.clone(), hook.clone(), misbehaviour.clone());
+        let operator = Arc::new(Operator { producers, seen, hook: hooked, misbehaviour: misbehaves });
         let secret = secret.map(str::to_owned);
         let server = tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
-                if let Err(error) = answer(stream, &operator, secret.as_deref()).await {
-                    eprintln!("freeze webhook: {error:#}");
-                }
+                let (operator, secret) = (operator.clone(), secret.clone());
+                // One that is never answered must not keep others waiting.
+                tokio::spawn(async move {
+                    if let Err(error) = answer(stream, &operator, secret.as_deref()).await {
+                        eprintln!("freeze webhook: {error:#}");
+                    }
+                });
             }
         });
-        Ok(Self { url, hook, requests, server })
+        Ok(Self { url, hook, misbehaviour, requests, server })
     }
 
     /// Where to post to.
@@ -59,6 +81,11 @@ impl FreezeWebhook {
     /// At the next freeze, once the producers stand still and before that is answered, does `hook`.
     pub fn when_frozen(&self, hook: impl FnOnce() -> Result<()> + Send + 'static) {
         *self.hook.lock().expect("no panic while held") = Some(Box::new(hook));
+    }
+
+    /// From now on does this when it is asked to freeze; none: what it is asked.
+    pub fn misbehave(&self, misbehaviour: Option<Misbehaviour>) {
+        *self.misbehaviour.lock().expect("no panic while held") = misbehaviour;
     }
 
     /// The bodies of all requests that were accepted, in order.
@@ -78,6 +105,7 @@ struct Operator {
     producers: Arc<LiveProducers>,
     seen: Arc<Mutex<Vec<serde_json::Value>>>,
     hook: Arc<Mutex<Option<Hook>>>,
+    misbehaviour: Arc<Mutex<Option<Misbehaviour>>>,
 }
 
 async fn answer(mut stream: TcpStream, operator: &Operator, secret: Option<&str>) -> Result<()> {
@@ -85,7 +113,8 @@ async fn answer(mut stream: TcpStream, operator: &Operator, secret: Option<&str>
     let (status, answer) = match check_signature(secret, &head, &body) {
         Err(error) => ("401 Unauthorized", serde_json::json!({ "error": error.to_string() })),
         Ok(()) => match act(operator, &body).await {
-            Ok(state) => ("200 OK", serde_json::json!({ "state": state })),
+            Ok(Some(state)) => ("200 OK", serde_json::json!({ "state": state })),
+            Ok(None) => misbehave(operator, &body).await?,
             Err(error) => ("500 Internal Server Error", serde_json::json!({ "error": format!("{error:#}") })),
         },
     };
@@ -98,23 +127,45 @@ async fn answer(mut stream: TcpStream, operator: &Operator, secret: Option<&str>
     stream.shutdown().await.context("closing")
 }
 
-async fn act(operator: &Operator, body: &[u8]) -> Result<&'static str> {
+/// Does what it is asked, and answers what is then so; none where it is to misbehave.
+async fn act(operator: &Operator, body: &[u8]) -> Result<Option<&'static str>> {
     let request: serde_json::Value = serde_json::from_slice(body).context("the body is not JSON")?;
     operator.seen.lock().expect("no panic while held").push(request.clone());
     match request["action"].as_str() {
+        Some("freeze") if operator.misbehaviour.lock().expect("no panic while held").is_some() => Ok(None),
         Some("freeze") => {
             operator.producers.freeze().await?;
             if let Some(hook) = operator.hook.lock().expect("no panic while held").take() {
                 hook()?;
             }
-            Ok("frozen")
+            Ok(Some("frozen"))
         }
+        Some("switch") => Ok(Some("switched")),
         Some("unfreeze") => {
             operator.producers.unfreeze();
-            Ok("unfrozen")
+            Ok(Some("unfrozen"))
         }
-        other => bail!("action {other:?} is neither freeze nor unfreeze"),
+        other => bail!("action {other:?} is none of freeze, unfreeze and switch"),
     }
+}
+
+async fn misbehave(operator: &Operator, body: &[u8]) -> Result<(&'static str, serde_json::Value)> {
+    let misbehaviour = *operator.misbehaviour.lock().expect("no panic while held");
+    Ok(match misbehaviour.unwrap_or(Misbehaviour::SaysNothing) {
+        Misbehaviour::SaysNothing => ("200 OK", serde_json::json!({})),
+        Misbehaviour::Fails => ("500 Internal Server Error", serde_json::json!({})),
+        Misbehaviour::Redirects => ("307 Temporary Redirect\r\nLocation: http://127.0.0.1:1/", serde_json::json!({})),
+        Misbehaviour::Hangs => std::future::pending().await,
+        Misbehaviour::AnswersLate => {
+            let request: serde_json::Value = serde_json::from_slice(body)?;
+            let expires = request["expires_at_unix_ms"].as_u64().context("a freeze without a deadline")?;
+            let expires = std::time::UNIX_EPOCH + std::time::Duration::from_millis(expires);
+            while let Ok(left) = expires.duration_since(std::time::SystemTime::now()) {
+                tokio::time::sleep(left).await;
+            }
+            ("200 OK", serde_json::json!({ "state": "frozen" }))
+        }
+    })
 }
 
 async fn read_request(stream: &mut TcpStream) -> Result<(String, Vec<u8>)> {

@@ -31,7 +31,7 @@ use anyhow::{Context, Result, ensure};
 
 pub use certificates::Certificates;
 pub use cluster::{Cluster, ClusterSpec, Listener, Security, User, Version};
-pub use freeze::FreezeWebhook;
+pub use freeze::{FreezeWebhook, Misbehaviour};
 use process::ProcessGroup;
 pub use proxy::{Call, Fault, Proxy};
 

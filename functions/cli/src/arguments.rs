@@ -47,6 +47,8 @@ pub(crate) enum Command {
     CutoverAck(Existing),
     /// Keep groups in step that still work on the source, until the acknowledgement
     ClientSwitch(Existing),
+    /// Records that reached the source after the cutover: name them, append them to the target, or leave them out
+    Stragglers(StragglersArguments),
     /// Give the migration up before the point of no return; deletes nothing (rolled_back)
     Rollback(RollbackArguments),
     /// Check everything, set the planned topic settings, sign the evidence (finalized)
@@ -97,6 +99,18 @@ pub(crate) struct RollbackArguments {
     /// Producers do go on: give it where the webhook cannot be reached and you have let them go on yourself
     #[arg(long)]
     pub(crate) producers_released: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct StragglersArguments {
+    #[command(flatten)]
+    pub(crate) existing: Existing,
+    /// Append them at the target's end, each once; on a compacted topic they come after what clients have written since
+    #[arg(long, conflicts_with = "leave")]
+    pub(crate) append: bool,
+    /// Leave them out of the target; they are kept among the evidence
+    #[arg(long)]
+    pub(crate) leave: bool,
 }
 
 #[derive(Debug, Subcommand)]

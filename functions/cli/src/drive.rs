@@ -14,9 +14,10 @@ use krossing_client_switch::{ClientSwitch, SwitchReport};
 use krossing_core::{
     ErrorClass,
     cutover::CutoverReport,
-    journal::Journal,
+    journal::{EntryKind, Journal},
     plan::{Amendment, MigrationPlan, Scope},
     ports::{Clock, Ports, Signer},
+    stragglers::{Choice, StragglerDecision},
     transition::{Command, Decision, Position, ResumePoint, State, permit, resume_point},
 };
 use krossing_cutover::{Cutover, Step};
@@ -24,6 +25,7 @@ use krossing_finalize::FinalizeReport;
 use krossing_replication::{LaneError, LanePlan, Notice};
 use krossing_rollback::RollbackReport;
 use krossing_runtime::Migration;
+use krossing_stragglers::Undecided;
 use krossing_worker::{Workers, journal_notice, lane_context};
 use serde::Serialize;
 use serde_json::json;
@@ -148,6 +150,11 @@ impl<P: Ports> Drive<P> {
                 }
             }
             ResumePoint::Wait { state, .. } => {
+                if self.journal.tip() == Some(State::AwaitingClientSwitch) {
+                    // The cutover may have been killed right behind READY.
+                    krossing_cutover::announce_switch(&self.migration, &mut self.journal).await?;
+                    self.show_entries();
+                }
                 // Finalize journals itself that it tries again.
                 if matches!(self.journal.standing(), Position::FailedIn(failed) if failed != State::Validating) {
                     self.enter(*state, "resumed", json!({})).await?;
@@ -189,11 +196,21 @@ impl<P: Ports> Drive<P> {
     /// Where a cutover that did not reach READY leaves the operator.
     pub(crate) fn after_cutover(&self) -> &'static str {
         match self.journal.tip() {
+            Some(State::DrainReady) if self.release_unconfirmed() => {
+                "producers were told that they may go on and NOBODY CONFIRMED IT: see to it by hand; the migration is at \
+                 drain_ready again, and the next cutover is yours to begin"
+            }
             Some(State::DrainReady) => {
                 "producers may go on and the migration is at drain_ready again; the next cutover is yours to begin"
             }
             _ => "the cutover has not ended; `krossing status` shows how it stands",
         }
+    }
+
+    /// Whether the last cutover asked producers to stand still, and nobody confirmed that they go on.
+    fn release_unconfirmed(&self) -> bool {
+        let released = self.journal.last_since(State::Cutover, EntryKind::Unfrozen);
+        released.is_some_and(|entry| entry.detail["confirmed"] == false)
     }
 
     /// Takes back a cutover that was killed.
@@ -228,6 +245,21 @@ impl<P: Ports> Drive<P> {
         );
         self.enter(State::Validating, reason, &report).await?;
         Ok(report)
+    }
+
+    /// Records behind where the source was closed that nobody has decided about.
+    pub async fn stragglers(&self) -> anyhow::Result<Vec<Undecided>> {
+        let lanes = self.planned().await?.lanes();
+        Ok(krossing_stragglers::find(&self.migration, &lanes, &self.journal).await?)
+    }
+
+    /// Decides about them, and carries it out.
+    pub async fn decide_stragglers(&mut self, choice: Choice) -> anyhow::Result<Option<StragglerDecision>> {
+        let lanes = self.planned().await?.lanes();
+        let migration = self.migration.clone();
+        let ended = krossing_stragglers::decide(&migration, &lanes, &mut self.journal, choice).await;
+        self.show_entries();
+        Ok(ended?)
     }
 
     /// Checks everything, sets the planned topic settings, writes the report.

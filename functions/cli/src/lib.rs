@@ -84,6 +84,7 @@ async fn run(command: Command) -> anyhow::Result<Outcome> {
         Command::Cutover(arguments) => commands::cutover::run(arguments).await,
         Command::CutoverAck(arguments) => commands::cutover_ack::run(arguments).await,
         Command::ClientSwitch(arguments) => commands::client_switch::run(arguments).await,
+        Command::Stragglers(arguments) => commands::stragglers::run(arguments).await,
         Command::Rollback(arguments) => commands::rollback::run(arguments).await,
         Command::Finalize(arguments) => commands::finalize::run(arguments).await,
         Command::Evidence(EvidenceCommand::Verify(arguments)) => commands::evidence::run(&arguments),

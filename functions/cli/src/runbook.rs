@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use krossing_core::{plan::MigrationPlan, precheck::keeps_state};
+use krossing_core::plan::MigrationPlan;
 
 use crate::show;
 
@@ -38,19 +38,14 @@ pub(crate) fn runbook(plan: &MigrationPlan, config: &Path) -> String {
         }
         text.push('\n');
     }
-    let topics = plan.topics.iter().map(|topic| &topic.name).collect();
-    let stateful: Vec<&str> = plan
-        .groups
-        .iter()
-        .filter(|group| keeps_state(group.id.as_str(), &group.protocol_type, &topics).is_some())
-        .map(|group| group.id.as_str())
-        .collect();
+    let stateful: Vec<_> = plan.groups.iter().filter_map(|group| Some((&group.id, group.keeps_state?))).collect();
     if !stateful.is_empty() {
-        text.push_str(&format!(
-            "The applications of these groups keep positions or state of their own; `precheck` says what their owners \
-             must do: {}.\n\n",
-            stateful.join(", ")
-        ));
+        text.push_str("These groups belong to applications that keep positions or state of their own:\n\n");
+        for (group, kind) in stateful {
+            let (problem, remedy) = kind.texts();
+            text.push_str(&format!("- {group}: {problem}; {remedy}\n"));
+        }
+        text.push('\n');
     }
     text.push_str("## 2. Copy\n\nProducers and consumers go on as they are.\n\n");
     text.push_str(&command("execute"));

@@ -157,11 +157,13 @@ fn kind_name(kind: EntryKind) -> &'static str {
         EntryKind::FreezeAsked => "freeze_asked",
         EntryKind::FreezeConfirmed => "freeze_confirmed",
         EntryKind::Unfrozen => "unfrozen",
+        EntryKind::SwitchAsked => "switch_asked",
         EntryKind::SourceMarked => "source_marked",
         EntryKind::TargetBoundary => "target_boundary",
         EntryKind::GroupsCommitted => "groups_committed",
         EntryKind::Validated => "validated",
         EntryKind::Finalizing => "finalizing",
+        EntryKind::StragglersAppend => "stragglers_append",
         EntryKind::Notice => "notice",
     }
 }

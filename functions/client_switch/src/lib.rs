@@ -11,11 +11,12 @@ use std::{
 
 use bytes::Bytes;
 use krossing_core::{
-    ErrorClass, GroupId, Offset, SourceOffset, TargetOffset, TopicPartition,
+    ErrorClass, GroupId, SourceOffset, TargetOffset, TopicPartition,
     client_switch::{CLIENT_SWITCH_DOCUMENT, ClientSwitchRecord, GroupRecord, Move, Seen, Step, Switched, decide},
     cutover::CutoverReport,
     ports::{Clock, CommittedOffset, GroupOffsets, Groups, Ledger, Ports, Version},
     progress::PartitionProgress,
+    stragglers::{Decided, StrayRecord},
 };
 use krossing_replication::{LanePlan, ScanFrom, load_map, records_behind};
 use krossing_runtime::{ForStep, Migration, MigrationError};
@@ -62,7 +63,17 @@ pub struct SwitchReport {
     /// Groups whose position on the source went back; it was not followed.
     pub went_back: Vec<(GroupId, TopicPartition)>,
     /// Records behind a closing marker: producers left behind. The first of each partition.
-    pub records_behind_marker: BTreeMap<TopicPartition, Offset>,
+    pub records_behind_marker: Vec<LeftBehind>,
+}
+
+/// The first record behind the closing marker of a partition.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct LeftBehind {
+    /// Where.
+    pub partition: TopicPartition,
+    /// The record.
+    #[serde(flatten)]
+    pub record: StrayRecord,
 }
 
 /// What rounds work with.
@@ -84,10 +95,10 @@ impl<'a, P: Ports> ClientSwitch<'a, P> {
         }
         let planned = lanes.iter().flat_map(|lane| &lane.partitions);
         let ids: BTreeMap<_, _> = planned.map(|planned| (&planned.partition, planned.topic_id)).collect();
-        let starts = report.markers.iter().map(|marker| ScanFrom {
-            partition: marker.partition.clone(),
-            topic_id: ids.get(&marker.partition).copied().flatten(),
-            offset: marker.source_offset.0 + 1,
+        let starts = report.closed_from().into_iter().map(|(partition, closed_from)| ScanFrom {
+            topic_id: ids.get(&partition).copied().flatten(),
+            partition,
+            offset: closed_from.0,
         });
         let starts = starts.collect();
         Ok(Self { migration, report, progress, starts })
@@ -129,10 +140,13 @@ impl<'a, P: Ports> ClientSwitch<'a, P> {
             self.commit(&commits, &mut record).await?;
             self.store(Some(version), &record).await?;
         }
-        report.records_behind_marker =
-            records_behind(&self.migration.source, &self.migration.clock, self.starts.clone())
-                .await
-                .during("look behind the closing markers")?;
+        let decided = Decided::of(&self.migration.journal().await?);
+        let undecided = decided.undecided_from(self.report.closed_from());
+        let mut starts = self.starts.clone();
+        starts.iter_mut().for_each(|start| start.offset = undecided[&start.partition].0);
+        let behind = records_behind(&self.migration.source, &self.migration.clock, starts).await;
+        let behind = behind.during("look behind the closing markers")?.into_iter();
+        report.records_behind_marker = behind.map(|(partition, record)| LeftBehind { partition, record }).collect();
         Ok(report)
     }
 
@@ -228,12 +242,14 @@ impl<'a, P: Ports> ClientSwitch<'a, P> {
                 }
             }
         }
-        let boundaries = self.report.boundary_of();
+        let (boundaries, markers) = (self.report.boundary_of(), self.report.marker_of());
         for (partition, offsets) in wanted {
-            let (Some(progress), Some(boundary)) = (self.progress.get(partition), boundaries.get(partition)) else {
+            let (Some(progress), Some(boundary), Some(marker)) =
+                (self.progress.get(partition), boundaries.get(partition), markers.get(partition))
+            else {
                 continue;
             };
-            let map = load_map(&self.migration.evidence, progress).await.during("read the offset map")?;
+            let map = load_map(&self.migration.evidence, progress).await.during("read the offset map")?.before(*marker);
             for offset in offsets {
                 known.insert((partition.clone(), offset), map.translate(offset, *boundary));
             }
@@ -263,5 +279,19 @@ impl<'a, P: Ports> ClientSwitch<'a, P> {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_report_with_a_record_left_behind_can_be_journaled() {
+        let left =
+            LeftBehind { partition: TopicPartition::new("t", 0), record: StrayRecord { offset: 7, producer: None } };
+        let report = SwitchReport { records_behind_marker: vec![left], ..SwitchReport::default() };
+        let written = serde_json::to_value(&report).expect("it is journaled with the acknowledgement");
+        assert_eq!(written["records_behind_marker"][0]["offset"], 7);
     }
 }

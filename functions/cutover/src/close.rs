@@ -14,31 +14,30 @@ use crate::{Cutover, CutoverError, mark::ends};
 /// A partition whose lane is closed.
 pub(crate) type Closed = BTreeMap<TopicPartition, PartitionProgress>;
 
-/// Lets the lanes copy up to the markers and come to rest there.
+/// Lets the lanes copy up to and with the markers and come to rest there.
 pub(crate) async fn drain<P: Ports>(
     crew: &mut Crew<P>,
-    markers: &BTreeMap<TopicPartition, SourceOffset>,
+    closed_from: &BTreeMap<TopicPartition, SourceOffset>,
 ) -> Result<(), CutoverError> {
-    let ends = markers.iter().map(|(partition, marker)| (partition.clone(), marker.plus(1))).collect();
-    crew.order(TailOrder::StopAt(Arc::new(ends)));
+    crew.order(TailOrder::StopAt(Arc::new(closed_from.clone())));
     Ok(crew.rest().await?)
 }
 
 /// Fences every lane for the last time. From here on no worker writes, and what is on the target is final.
 pub(crate) async fn close<P: Ports>(
     cutover: &Cutover<'_, P>,
-    markers: &BTreeMap<TopicPartition, SourceOffset>,
+    closed_from: &BTreeMap<TopicPartition, SourceOffset>,
 ) -> Result<Closed, CutoverError> {
     let closed: BTreeMap<LaneId, Vec<PartitionProgress>> = close_lanes(&cutover.ctx, cutover.lanes).await?;
     let closed: Closed =
         closed.into_values().flatten().map(|progress| (progress.partition.clone(), progress)).collect();
-    for (partition, marker) in markers {
+    for (partition, closed_from) in closed_from {
         let copied_to = closed.get(partition).map_or(SourceOffset(-1), |progress| progress.source_next);
-        if copied_to <= *marker {
+        if copied_to < *closed_from {
             return Err(CutoverError::NotDrained {
                 partition: partition.clone(),
                 copied_to: copied_to.0,
-                marker: marker.0,
+                closed_from: closed_from.0,
             });
         }
     }

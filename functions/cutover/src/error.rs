@@ -3,7 +3,10 @@
 use std::{error::Error, time::Duration};
 
 use krossing_core::{
-    ErrorClass, GroupId, KafkaCode, Offset, Side, TopicPartition, codes::OPEN_TRANSACTION, ports::FreezeError,
+    ErrorClass, GroupId, KafkaCode, Offset, Side, TopicPartition,
+    codes::{LEFT_BEHIND, OPEN_TRANSACTION},
+    ports::FreezeError,
+    stragglers::StrayRecord,
 };
 use krossing_replication::LaneError;
 use krossing_runtime::MigrationError;
@@ -94,16 +97,40 @@ pub enum CutoverError {
         /// Where it was looked for.
         offset: Offset,
     },
+    /// A visible marker did not get into a log.
+    #[error(
+        "the closing marker of {partition} was not written ({why}); where the topic takes no record without value, \
+         write `cutover.marker: control`"
+    )]
+    SentinelNotWritten {
+        /// Where.
+        partition: TopicPartition,
+        /// What the source said.
+        why: String,
+    },
+    /// Without markers: a log went on after the freeze.
+    #[error(
+        "{LEFT_BEHIND}: {partition} moved to end offset {end} while producers were said to stand still, and cannot stand still \
+         for {window:?} (cutover.standstill_window) any more within the freeze; {}", LEFT_BEHIND.remedy
+    )]
+    NotStill {
+        /// Which moved last.
+        partition: TopicPartition,
+        /// To where.
+        end: Offset,
+        /// How long all must stand still.
+        window: Duration,
+    },
     /// A producer was not frozen.
     #[error(
-        "{partition} received a record at offset {offset}, behind its closing marker: a producer of this topic was not \
-         standing still"
+        "{LEFT_BEHIND}: {partition} received a record at offset {}, behind where it was closed{}: a producer of this topic was \
+         not standing still; {}", .record.offset, .record.by(), LEFT_BEHIND.remedy
     )]
     ProducerLeftBehind {
         /// Which.
         partition: TopicPartition,
-        /// The record's offset.
-        offset: Offset,
+        /// The record.
+        record: StrayRecord,
     },
     /// Topics or partitions appeared after the lanes were laid.
     #[error("{partition} appeared on the source after the copy began; `krossing execute` takes it up")]
@@ -112,14 +139,14 @@ pub enum CutoverError {
         partition: TopicPartition,
     },
     /// A lane was closed before it had reached the marker.
-    #[error("{partition} is copied up to source offset {copied_to}, not up to its marker at {marker}")]
+    #[error("{partition} is copied up to source offset {copied_to}, and not up to {closed_from} where it was closed")]
     NotDrained {
         /// Which.
         partition: TopicPartition,
         /// How far it is copied.
         copied_to: Offset,
-        /// Where its marker is.
-        marker: Offset,
+        /// Where it was closed.
+        closed_from: Offset,
     },
     /// A group has members on the target already.
     #[error(
@@ -186,6 +213,8 @@ impl CutoverError {
             | CutoverError::ReadyUnseen { .. }
             | CutoverError::NotMarked { .. }
             | CutoverError::MarkNotSeen { .. }
+            | CutoverError::SentinelNotWritten { .. }
+            | CutoverError::NotStill { .. }
             | CutoverError::ProducerLeftBehind { .. }
             | CutoverError::Appeared { .. }
             | CutoverError::GroupOnTarget { .. }

@@ -35,12 +35,16 @@ pub(crate) async fn translate<P: Ports>(
     cutover: &Cutover<'_, P>,
     snapshot: &BTreeMap<GroupId, GroupOffsets>,
     closed: &Closed,
+    markers: &BTreeMap<TopicPartition, SourceOffset>,
 ) -> Result<Vec<GroupTranslation>, CutoverError> {
     let partitions: BTreeSet<&TopicPartition> = snapshot.values().flat_map(BTreeMap::keys).collect();
     let mut translated = Vec::new();
     for partition in partitions {
         let progress = &closed[partition];
-        let map = load_map(&cutover.migration.evidence, progress).await.during("read the offset map")?;
+        let map = load_map(&cutover.migration.evidence, progress)
+            .await
+            .during("read the offset map")?
+            .before(markers[partition]);
         for (group, offsets) in snapshot {
             if let Some(committed) = offsets.get(partition) {
                 translated.push(translate_one(&map, progress.target_next, group, partition, committed));

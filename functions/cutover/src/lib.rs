@@ -63,7 +63,10 @@ pub async fn run<P: Ports>(cutover: &Cutover<'_, P>, journal: &mut Journal) -> R
     let migration = cutover.migration;
     let mut crew = Crew::new(cutover.ctx.clone());
     let error = match attempt(cutover, journal, &mut crew).await {
-        Ok(report) => return Ok(report),
+        Ok(report) => {
+            announce_switch(migration, journal).await?;
+            return Ok(report);
+        }
         Err(error) => error,
     };
     // An entry may have been stored whose answer was lost, also the first and the last.
@@ -85,6 +88,22 @@ pub async fn run<P: Ports>(cutover: &Cutover<'_, P>, journal: &mut Journal) -> R
     let reason = format!("the cutover failed: {}", error::chain(&error));
     migration.enter(journal, State::DrainReady, reason, json!({})).await?;
     Err(error)
+}
+
+/// After READY: has producers told that they go on on the target, once. That it could not be told changes nothing about
+/// READY: it is journaled, for the operator to do by hand.
+pub async fn announce_switch<P: Ports>(migration: &Migration<P>, journal: &mut Journal) -> Result<(), CutoverError> {
+    if journal.last_since(State::AwaitingClientSwitch, EntryKind::SwitchAsked).is_some() {
+        return Ok(());
+    }
+    let (confirmed, reason) = match migration.freeze.switch(&migration.config.target.bootstrap_servers).await {
+        Ok(answer) if answer.confirmed => (true, format!("producers go on on the target: {}", answer.detail)),
+        Ok(answer) => {
+            (false, format!("producers are to go on on the target, which nobody confirmed: {}", answer.detail))
+        }
+        Err(error) => (false, format!("producers could not be told to go on on the target, do it by hand: {error}")),
+    };
+    Ok(migration.note(journal, EntryKind::SwitchAsked, reason, json!({ "confirmed": confirmed })).await?)
 }
 
 /// Says whose transactions held a cutover back. Asked once producers may go on again, which nothing may delay.
@@ -148,9 +167,10 @@ async fn attempt<P: Ports>(
     cutover.migration.enter(journal, State::Cutover, "the operator asked for the cutover", json!({})).await?;
     let prepared = prepare::prepare(cutover, crew).await?;
     let budget = cutover.migration.config.cutover.max_producer_freeze;
+    let until = cutover.migration.clock.now() + budget;
     let board = crew.board();
     let report = tokio::select! {
-        done = standstill::standstill(cutover, journal, crew, prepared) => done?,
+        done = standstill::standstill(cutover, journal, crew, prepared, until) => done?,
         () = cutover.migration.clock.sleep(budget) => {
             let (step, partitions) = (cutover.step.name(), prepare::held_back(&board));
             return Err(if partitions.is_empty() {

@@ -1,12 +1,18 @@
-//! Closing markers on the source, and what may not follow them.
+//! Closing the source: markers, or its logs' ends where nothing may be written; and what may not follow.
 
-use std::{collections::BTreeMap, ops::ControlFlow};
+use std::{collections::BTreeMap, ops::ControlFlow, time::Instant};
 
-use futures::future::try_join_all;
+use bytes::Bytes;
+use futures::{StreamExt, TryStreamExt, future::try_join_all, stream};
 use krossing_core::{
     KafkaCode, Offset, Side, SourceOffset, TopicId, TopicPartition,
-    limits::MARK_VISIBLE_WAIT_MAX,
-    ports::{ClusterResult, LogEnd, LogReader, Marker, PerPartition, Ports},
+    cutover::{ClosingMarker, MarkerKind, SENTINELS_DOCUMENT, Standstill, sentinel, sentinel_in},
+    limits::{MARK_VISIBLE_WAIT_MAX, RETRY_PAUSE_MAX, SENTINELS_IN_FLIGHT_MAX, STANDSTILL_LOOK},
+    ports::{
+        Clock, ClusterResult, Ledger, LogEnd, LogReader, LogWriter, Marker, PerPartition, Ports, ProduceOutcome,
+        ProduceRequest,
+    },
+    records::{BatchBuilder, RawBatch},
 };
 use krossing_replication::{ScanFrom, records_behind, scan};
 use krossing_runtime::{ForStep, MigrationError};
@@ -16,14 +22,26 @@ use crate::{
     prepare::{MarkingPart, Prepared},
 };
 
-/// Marks every partition of the source, and sees the markers.
+/// Closes every partition of the source in the configured way, and answers where.
 pub(crate) async fn mark<P: Ports>(
     cutover: &Cutover<'_, P>,
     prepared: &Prepared,
+    until: Instant,
 ) -> Result<BTreeMap<TopicPartition, SourceOffset>, CutoverError> {
-    let source = &cutover.migration.source;
     let before = source_ends(cutover, prepared).await?;
     tracing::debug!("the source's ends are known");
+    match cutover.migration.config.cutover.marker {
+        MarkerKind::Control => mark_with_control_batches(cutover, prepared, before).await,
+        MarkerKind::Record => mark_with_records(cutover, prepared, before, until).await,
+        MarkerKind::None => stand_still(cutover, prepared, before, until).await,
+    }
+}
+
+async fn mark_with_control_batches<P: Ports>(
+    cutover: &Cutover<'_, P>,
+    prepared: &Prepared,
+    before: BTreeMap<TopicPartition, Offset>,
+) -> Result<BTreeMap<TopicPartition, SourceOffset>, CutoverError> {
     try_join_all(prepared.parts.iter().map(|part| mark_part(cutover, part))).await?;
     tracing::debug!("the marking transactions are committed");
     let markers_of: BTreeMap<_, _> = prepared
@@ -31,25 +49,151 @@ pub(crate) async fn mark<P: Ports>(
         .iter()
         .flat_map(|part| part.partitions.iter().map(|partition| (partition.clone(), part.producer)))
         .collect();
-    let mut markers = BTreeMap::new();
-    let starts = starts(&prepared.partitions, |partition| before[partition]);
-    let unseen =
-        scan(source, &cutover.migration.clock, starts, MARK_VISIBLE_WAIT_MAX, |partition, batch| match batch {
-            Ok(batch) if batch.header.is_control() && batch.header.producer == markers_of[partition] => {
-                markers.insert(partition.clone(), SourceOffset(batch.header.base_offset));
-                ControlFlow::Break(())
+    see_markers(cutover, prepared, before, |partition, batch| {
+        let header = &batch.header;
+        (header.is_control() && header.producer == markers_of[partition]).then_some(header.base_offset)
+    })
+    .await
+}
+
+/// A visible marker in each partition, but where no record has come behind the one of a cutover that was taken back.
+async fn mark_with_records<P: Ports>(
+    cutover: &Cutover<'_, P>,
+    prepared: &Prepared,
+    mut ends: BTreeMap<TopicPartition, Offset>,
+    until: Instant,
+) -> Result<BTreeMap<TopicPartition, SourceOffset>, CutoverError> {
+    let migration = cutover.migration;
+    let attempt = "read where the last visible markers stand";
+    let stored = migration.ledger.document(SENTINELS_DOCUMENT).await.during(attempt)?;
+    let (version, earlier): (_, Vec<ClosingMarker>) = match stored {
+        None => (None, Vec::new()),
+        Some((version, content)) => (Some(version), serde_json::from_slice(&content).map_err(|error| damaged(&error))?),
+    };
+    let mut unmarked = prepared.partitions.clone();
+    let earlier: BTreeMap<_, _> = earlier
+        .into_iter()
+        .filter(|marker| ends.get(&marker.partition).is_some_and(|end| *end > marker.source_offset.0))
+        .map(|marker| (marker.partition, marker.source_offset))
+        .collect();
+    let behind = prepared.partitions.iter().filter(|(partition, _)| earlier.contains_key(partition));
+    let behind = behind.map(|(partition, id)| (partition.clone(), *id)).collect();
+    let behind = starts(&behind, |partition| earlier[partition].0 + 1);
+    let attempt = "look behind the earlier visible markers";
+    let followed = records_behind(&migration.source, &migration.clock, behind).await.during(attempt)?;
+    for (partition, marker) in earlier.into_iter().filter(|(partition, _)| !followed.contains_key(partition)) {
+        unmarked.remove(&partition);
+        ends.insert(partition, marker.0);
+    }
+    let unmarked: Vec<_> = unmarked.into_keys().collect();
+    stream::iter(&unmarked)
+        .map(|partition| write_sentinel(cutover, partition, until))
+        .buffer_unordered(SENTINELS_IN_FLIGHT_MAX)
+        .try_collect::<Vec<()>>()
+        .await?;
+    tracing::debug!("the visible markers are written");
+    let markers = see_markers(cutover, prepared, ends, |_, batch| {
+        // What cannot be read stops the copy, and is named there.
+        sentinel_in(batch, &migration.id).ok().flatten()
+    })
+    .await?;
+    let listed: Vec<_> = markers.iter().map(|(partition, at)| closing_marker(partition, *at)).collect();
+    let content = Bytes::from(serde_json::to_vec(&listed).expect("markers are plain data"));
+    let attempt = "write down where the visible markers stand";
+    migration.ledger.put_document(SENTINELS_DOCUMENT, version, content).await.during(attempt)?;
+    Ok(markers)
+}
+
+fn closing_marker(partition: &TopicPartition, source_offset: SourceOffset) -> ClosingMarker {
+    ClosingMarker { partition: partition.clone(), source_offset }
+}
+
+fn damaged(error: &serde_json::Error) -> MigrationError {
+    let (what, detail) = (format!("the ledger's document {SENTINELS_DOCUMENT}"), error.to_string());
+    MigrationError::NotReadBack { what, detail }
+}
+
+/// Appends the visible marker of one partition. One whose arrival is not known is looked for like the others.
+async fn write_sentinel<P: Ports>(
+    cutover: &Cutover<'_, P>,
+    partition: &TopicPartition,
+    until: Instant,
+) -> Result<(), CutoverError> {
+    let migration = cutover.migration;
+    let compacted = cutover.scope.topic(&partition.topic).is_some_and(|topic| topic.compacted);
+    let record = sentinel(&migration.id, compacted, migration.clock.unix_ms());
+    let batch = BatchBuilder { records: vec![record], ..BatchBuilder::new(0) };
+    let batch = batch.build().expect("one record at the batch's own offset, not compressed");
+    let refused = |why: String| Err(CutoverError::SentinelNotWritten { partition: partition.clone(), why });
+    loop {
+        let request = ProduceRequest { partition: partition.clone(), batch: batch.clone(), send_before: until };
+        match migration.source.produce(request).await {
+            ProduceOutcome::Appended { .. } | ProduceOutcome::Unknown { .. } => return Ok(()),
+            ProduceOutcome::Refused { code, detail } => {
+                return refused(format!("{code} {detail}").trim_end().to_owned());
             }
-            Ok(_) => ControlFlow::Continue(()),
-            Err(_) => ControlFlow::Break(()),
-        })
-        .await
-        .during("see the closing markers on the source")?;
+            ProduceOutcome::NotAppended { reason } if migration.clock.now() + RETRY_PAUSE_MAX >= until => {
+                return refused(reason);
+            }
+            ProduceOutcome::NotAppended { reason } => {
+                tracing::debug!(%partition, reason, "the marker is written again");
+                migration.clock.sleep(RETRY_PAUSE_MAX).await;
+            }
+        }
+    }
+}
+
+/// Without markers: the ends, once all have stood still for the window. Given up as soon as the window cannot end within
+/// the budget, so that the error names who moved.
+async fn stand_still<P: Ports>(
+    cutover: &Cutover<'_, P>,
+    prepared: &Prepared,
+    before: BTreeMap<TopicPartition, Offset>,
+    until: Instant,
+) -> Result<BTreeMap<TopicPartition, SourceOffset>, CutoverError> {
+    let (clock, window) = (&cutover.migration.clock, cutover.migration.config.cutover.standstill_window);
+    let mut standstill = Standstill::new(window, clock.now(), before);
+    loop {
+        if let Some((partition, end)) = standstill.moved()
+            && standstill.still_at() >= until
+        {
+            return Err(CutoverError::NotStill { partition: partition.clone(), end: *end, window });
+        }
+        let left = standstill.still_at().saturating_duration_since(clock.now());
+        clock.sleep(left.min(STANDSTILL_LOOK)).await;
+        let asked = clock.now();
+        standstill.look(asked, source_ends(cutover, prepared).await?);
+        if asked >= standstill.still_at() {
+            let ends = standstill.ends().iter();
+            return Ok(ends.map(|(partition, end)| (partition.clone(), SourceOffset(*end))).collect());
+        }
+    }
+}
+
+/// Reads every partition from `from` on until `marker_in` finds its marker.
+async fn see_markers<P: Ports>(
+    cutover: &Cutover<'_, P>,
+    prepared: &Prepared,
+    from: BTreeMap<TopicPartition, Offset>,
+    marker_in: impl Fn(&TopicPartition, &RawBatch) -> Option<Offset> + Send + Sync,
+) -> Result<BTreeMap<TopicPartition, SourceOffset>, CutoverError> {
+    let migration = cutover.migration;
+    let mut markers = BTreeMap::new();
+    let starts = starts(&prepared.partitions, |partition| from[partition]);
+    let unseen = scan(&migration.source, &migration.clock, starts, MARK_VISIBLE_WAIT_MAX, |partition, batch| {
+        let Ok(batch) = batch else { return ControlFlow::Break(()) };
+        let Some(offset) = marker_in(partition, batch) else { return ControlFlow::Continue(()) };
+        markers.insert(partition.clone(), SourceOffset(offset));
+        ControlFlow::Break(())
+    })
+    .await
+    .during("see the closing markers on the source")?;
     let missing = prepared.partitions.keys().find(|partition| !markers.contains_key(*partition));
     match missing {
         None => Ok(markers),
         Some(partition) => Err(CutoverError::MarkNotSeen {
             partition: partition.clone(),
-            offset: unseen.get(partition).copied().unwrap_or(before[partition]),
+            offset: unseen.get(partition).copied().unwrap_or(from[partition]),
         }),
     }
 }
@@ -67,19 +211,19 @@ async fn mark_part<P: Ports>(cutover: &Cutover<'_, P>, part: &MarkingPart) -> Re
     }
 }
 
-/// Makes sure that no record has come behind a marker. Other control batches may: they are nothing to copy.
+/// Makes sure that no record has come behind where its partition was closed. Other control batches may: they are nothing to copy.
 pub(crate) async fn nothing_behind_markers<P: Ports>(
     cutover: &Cutover<'_, P>,
     prepared: &Prepared,
-    markers: &BTreeMap<TopicPartition, SourceOffset>,
+    closed_from: &BTreeMap<TopicPartition, SourceOffset>,
 ) -> Result<(), CutoverError> {
-    let starts = starts(&prepared.partitions, |partition| markers[partition].0 + 1);
+    let starts = starts(&prepared.partitions, |partition| closed_from[partition].0);
     let migration = cutover.migration;
     let found =
         records_behind(&migration.source, &migration.clock, starts).await.during("look behind the closing markers")?;
     match found.into_iter().next() {
         None => Ok(()),
-        Some((partition, offset)) => Err(CutoverError::ProducerLeftBehind { partition, offset }),
+        Some((partition, record)) => Err(CutoverError::ProducerLeftBehind { partition, record }),
     }
 }
 

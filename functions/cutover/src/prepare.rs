@@ -7,7 +7,7 @@ use std::{
 
 use krossing_core::{
     GroupId, Producer, TopicId, TopicName, TopicPartition,
-    cutover::{marking_parts, marking_transactional_id},
+    cutover::{MarkerKind, marking_parts, marking_transactional_id},
     drain::{DrainReadiness, PartitionDrain},
     ports::{Clock, GroupDescription, GroupOffsets, Groups, Inventory, LogEnd, LogReader, Marker, Ports, TopicAdmin},
 };
@@ -125,7 +125,7 @@ async fn warm_up_groups<P: Ports>(cutover: &Cutover<'_, P>) -> Result<(Vec<Group
     Ok((groups, used))
 }
 
-/// Takes the transactional ids that will mark the source.
+/// Finds the source's leaders, and takes the transactional ids that will mark it.
 async fn warm_up_markers<P: Ports>(
     cutover: &Cutover<'_, P>,
     partitions: &BTreeMap<TopicPartition, Option<TopicId>>,
@@ -133,6 +133,11 @@ async fn warm_up_markers<P: Ports>(
     let migration = cutover.migration;
     let partitions: Vec<_> = partitions.keys().cloned().collect();
     let mut parts = Vec::new();
+    migration.source.log_ends(&partitions, LogEnd::Latest).await.during("read the source's ends")?;
+    // A producer that is opened is written down by the source.
+    if migration.config.cutover.marker != MarkerKind::Control {
+        return Ok(parts);
+    }
     for (number, partitions) in marking_parts(&partitions).into_iter().enumerate() {
         let transactional_id = marking_transactional_id(&migration.id, number);
         let producer = migration
@@ -142,7 +147,6 @@ async fn warm_up_markers<P: Ports>(
             .during("open the producer that marks the source")?;
         parts.push(MarkingPart { transactional_id, producer, partitions });
     }
-    migration.source.log_ends(&partitions, LogEnd::Latest).await.during("read the source's ends")?;
     Ok(parts)
 }
 

@@ -1,12 +1,14 @@
 //! The steps while producers stand still, in the order of the design.
 
-use std::time::Instant;
+use std::{collections::BTreeMap, time::Instant};
 
 use bytes::Bytes;
 use krossing_core::{
     canonical::canonical_json,
     client_switch::{CLIENT_SWITCH_DOCUMENT, ClientSwitchRecord, Written},
-    cutover::{Boundary, CUTOVER_REPORT_VERSION, ClosingMarker, CutoverReport, CutoverTimings, cutover_report_key},
+    cutover::{
+        Boundary, CUTOVER_REPORT_VERSION, ClosingMarker, CutoverReport, CutoverTimings, MarkerKind, cutover_report_key,
+    },
     journal::{EntryKind, Journal},
     offset_map::sha256_hex,
     ports::{Clock, Ledger, Objects, Ports, ProducerFreeze},
@@ -43,12 +45,13 @@ impl<C: Clock> Watch<C> {
     }
 }
 
-/// From the request that producers stand still to READY.
+/// From the request that producers stand still to READY. The budget ends at `until`.
 pub(crate) async fn standstill<P: Ports>(
     cutover: &Cutover<'_, P>,
     journal: &mut Journal,
     crew: &mut Crew<P>,
     prepared: Prepared,
+    until: Instant,
 ) -> Result<CutoverReport, CutoverError> {
     let migration = cutover.migration;
     let mut timings = CutoverTimings::default();
@@ -59,17 +62,23 @@ pub(crate) async fn standstill<P: Ports>(
     timings.freeze_ms = asking.lap_ms();
 
     let mut watch = Watch::start(migration.clock.clone());
-    cutover.step.begin("marking the source");
-    let markers = mark::mark(cutover, &prepared).await?;
+    let marker_kind = migration.config.cutover.marker;
+    cutover.step.begin(match marker_kind {
+        MarkerKind::Control | MarkerKind::Record => "marking the source",
+        MarkerKind::None => "seeing the source stand still",
+    });
+    let markers = mark::mark(cutover, &prepared, until).await?;
+    let closed_from: BTreeMap<_, _> =
+        markers.iter().map(|(partition, marker)| (partition.clone(), marker_kind.closed_from(*marker))).collect();
     timings.mark_ms = watch.lap_ms();
 
     cutover.step.begin("copying up to the markers");
-    close::drain(crew, &markers).await?;
-    mark::nothing_behind_markers(cutover, &prepared, &markers).await?;
+    close::drain(crew, &closed_from).await?;
+    mark::nothing_behind_markers(cutover, &prepared, &closed_from).await?;
     timings.drain_ms = watch.lap_ms();
 
     cutover.step.begin("closing the lanes");
-    let closed = close::close(cutover, &markers).await?;
+    let closed = close::close(cutover, &closed_from).await?;
     let boundaries = close::boundaries(&closed);
     let boundary_list: Vec<_> = boundaries
         .iter()
@@ -82,14 +91,14 @@ pub(crate) async fn standstill<P: Ports>(
 
     cutover.step.begin("translating the groups' positions");
     let snapshot = groups::snapshot(cutover, &prepared.groups, &closed).await?;
-    let translated = groups::translate(cutover, &snapshot, &closed).await?;
+    let translated = groups::translate(cutover, &snapshot, &closed, &markers).await?;
     timings.translate_ms = watch.lap_ms();
 
     cutover.step.begin("committing the groups' positions");
     close::guard_floor(cutover, &closed).await?;
     groups::commit(cutover, &translated).await?;
     close::guard_floor(cutover, &closed).await?;
-    mark::nothing_behind_markers(cutover, &prepared, &markers).await?;
+    mark::nothing_behind_markers(cutover, &prepared, &closed_from).await?;
     prepare::nothing_appeared(cutover, &prepared.partitions).await?;
     timings.commit_ms = watch.lap_ms();
     timings.frozen_ms = watch.total_ms();
@@ -99,6 +108,7 @@ pub(crate) async fn standstill<P: Ports>(
         version: CUTOVER_REPORT_VERSION,
         ready_unix_ms: migration.clock.unix_ms(),
         freeze,
+        marker_kind,
         markers: markers
             .into_iter()
             .map(|(partition, source_offset)| ClosingMarker { partition, source_offset })

@@ -22,6 +22,7 @@ use krossing_core::{
     offset_map::{MANIFEST_VERSION, Manifest, PartitionMap, sha256_hex},
     plan::{MigrationPlan, Scope},
     ports::{Clock, Objects, Ports, Signer},
+    stragglers::Decided,
     transition::{Command, Decision, Position, State, permit},
     validation::{Outcome, ValidationReport, validation_report_key},
 };
@@ -135,8 +136,9 @@ pub async fn run<P: Ports>(
     let stored = store(migration, key, &report).await?;
     let reason = format!("validated and recorded in {}", stored.key);
     let detail = json!({ "report": stored });
-    let objects: Vec<_> =
-        [offset_map, stored].into_iter().chain(krossing_topology::acl_record(migration).await?).collect();
+    let mut objects = vec![offset_map, stored];
+    objects.extend(krossing_topology::acl_record(migration).await?);
+    objects.extend(Decided::of(journal).kept());
     krossing_evidence::end(migration, journal, State::Finalized, reason, detail, &objects).await?;
     Ok(report)
 }

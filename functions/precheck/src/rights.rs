@@ -63,6 +63,7 @@ pub(crate) async fn ours<'a, P: Ports>(
         selection,
         topics: seen.topics.clone(),
         groups: seen.groups.clone(),
+        marker: migration.config.cutover.marker,
         all_seen: seen.all,
         makes_acls: seen.has_acls && takes_acls && config.acl.on_drift != AclDrift::Refuse,
         sets_quotas: seen.has_quotas,

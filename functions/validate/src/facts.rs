@@ -4,9 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use krossing_core::{
     GroupId, Offset, Side, SourceOffset, TargetOffset, TopicName, TopicPartition,
+    cutover::MarkerKind,
     plan::Scope,
     ports::{GroupOffsets, Groups, Inventory, LogEnd, LogReader, PerPartition, Ports, TopicDescription},
     progress::PartitionProgress,
+    stragglers::Decided,
     validation::{CheckReport, ExpectedPosition, PartitionFacts, expected_positions, not_looked_at},
 };
 use krossing_runtime::{ForStep, Migration, MigrationResult};
@@ -21,6 +23,10 @@ pub(crate) struct Facts {
     pub(crate) committed: BTreeMap<GroupId, GroupOffsets>,
     progress: BTreeMap<TopicPartition, PartitionProgress>,
     markers: BTreeMap<TopicPartition, SourceOffset>,
+    pub(crate) marker_kind: MarkerKind,
+    /// What was decided about records behind the markers.
+    pub(crate) decided: Decided,
+    undecided_from: BTreeMap<TopicPartition, SourceOffset>,
     boundaries: BTreeMap<TopicPartition, TargetOffset>,
     source_start: PerPartition<Offset>,
     source_end: PerPartition<Offset>,
@@ -32,7 +38,12 @@ pub(crate) struct Facts {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct KnownPartition<'a> {
     pub(crate) progress: &'a PartitionProgress,
+    /// Where the source was closed: what lies before it is compared.
     pub(crate) marker: SourceOffset,
+    /// The first offset behind what was to be copied.
+    pub(crate) closed_from: SourceOffset,
+    /// The first offset at which a record was left behind that nobody has decided about.
+    pub(crate) undecided_from: SourceOffset,
     pub(crate) boundary: TargetOffset,
     pub(crate) source_start: Offset,
     pub(crate) source_end: Offset,
@@ -48,7 +59,7 @@ impl<'a> KnownPartition<'a> {
     pub(crate) fn judged(&self) -> PartitionFacts<'a> {
         PartitionFacts {
             progress: self.progress,
-            marker: self.marker,
+            closed_from: self.closed_from,
             boundary: self.boundary,
             target_start: self.target_start,
             target_end: self.target_end,
@@ -70,6 +81,7 @@ impl Facts {
         let (on_source, on_target) = (existing(&partitions, &source_topics), existing(&partitions, &target_topics));
         let (source_start, source_end) = log_ends(source, &on_source, "ask the source where its logs end").await?;
         let (target_start, target_end) = log_ends(target, &on_target, "ask the target where its logs end").await?;
+        let decided = Decided::of(&migration.journal().await?);
         let mut positions = expected_positions(&cutover, &migration.client_switch().await?.1);
         mark_groups_with_members(migration, &mut positions).await?;
         Ok(Self {
@@ -79,6 +91,9 @@ impl Facts {
             positions,
             progress,
             markers: cutover.marker_of(),
+            marker_kind: cutover.marker_kind,
+            undecided_from: decided.undecided_from(cutover.closed_from()),
+            decided,
             boundaries: cutover.boundary_of(),
             source_start,
             source_end,
@@ -132,6 +147,8 @@ impl Facts {
         Some(KnownPartition {
             progress: progress?,
             marker: *marker?,
+            closed_from: self.marker_kind.closed_from(*marker?),
+            undecided_from: *self.undecided_from.get(partition)?,
             boundary: *boundary?,
             source_start: source_start?,
             source_end: source_end?,

@@ -38,7 +38,7 @@ pub async fn run<P: Ports>(migration: &Migration<P>, scope: &Scope) -> Migration
         let tolerance = migration.config.validation.count_tolerance;
         counts.merge(counts_and_offsets(&partition.judged(), tolerance));
     }
-    sentinels.merge(sentinels::presence(migration, &partitions).await?);
+    sentinels.merge(sentinels::presence(migration, &facts, &partitions).await?);
     let (spot_check_records, next_record) = records::compare(migration, &partitions, &facts.positions).await?;
     let compacted: Vec<_> = partitions
         .iter()

@@ -52,7 +52,7 @@ async fn compare_partition<P: Ports>(
     known: &KnownPartition<'_>,
     positions: &[&ExpectedPosition],
 ) -> MigrationResult<(CheckReport, CheckReport)> {
-    let map = load_map(&migration.evidence, known.progress).await.during("read the offset map")?;
+    let map = load_map(&migration.evidence, known.progress).await.during("read the offset map")?.before(known.marker);
     let comparison = Comparison { migration, known, map };
     Ok((comparison.samples().await?, comparison.next_records(positions).await?))
 }

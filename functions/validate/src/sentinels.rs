@@ -1,34 +1,45 @@
 //! Closing markers and last fences: where the cutover saw them, with nothing behind the markers.
+//!
+//! Where nothing was written to the source, its log must still reach to where it stood still.
 
 use std::{collections::BTreeMap, ops::ControlFlow};
 
 use futures::{StreamExt, TryStreamExt, stream};
 use krossing_core::{
-    Offset, TopicId, TopicPartition,
+    Offset, SourceOffset, TopicId, TopicPartition,
+    codes::STRAGGLERS,
+    cutover::{MarkerKind, is_sentinel_record},
     limits::{MARK_VISIBLE_WAIT_MAX, VALIDATION_PARTITIONS_IN_FLIGHT},
     ports::{LogReader, Ports},
+    stragglers::{Choice, Decided},
     validation::CheckReport,
 };
-use krossing_replication::{ScanFrom, scan};
+use krossing_replication::{ScanFrom, load_map, scan};
 use krossing_runtime::{ForStep, Migration, MigrationResult};
 
-use crate::{facts::KnownPartition, records::first_record};
+use crate::{
+    facts::{Facts, KnownPartition},
+    records::first_record,
+};
 
 const LOST: &str = "Somebody has changed or truncated this log: find out who, and what else is missing";
 
 pub(crate) async fn presence<P: Ports>(
     migration: &Migration<P>,
+    facts: &Facts,
     partitions: &[KnownPartition<'_>],
 ) -> MigrationResult<CheckReport> {
     let mut report = CheckReport { checked: partitions.len() as u64, ..CheckReport::default() };
-    markers(migration, partitions, &mut report).await?;
+    markers(migration, facts.marker_kind, partitions, &mut report).await?;
     fences(migration, partitions, &mut report).await?;
     left_behind(migration, partitions, &mut report).await?;
+    decided(&facts.decided, &mut report);
     Ok(report)
 }
 
 async fn markers<P: Ports>(
     migration: &Migration<P>,
+    kind: MarkerKind,
     partitions: &[KnownPartition<'_>],
     report: &mut CheckReport,
 ) -> MigrationResult<()> {
@@ -38,17 +49,72 @@ async fn markers<P: Ports>(
         if marker.0 < known.source_start {
             report.gone_from_source += 1;
             report.note(format!("{partition}: the closing marker at {marker} was trimmed on the source (retention)"));
-        } else if marker.0 >= known.source_end {
-            let problem =
-                format!("the source's log ends at {}, before its closing marker at {marker}", known.source_end);
+        } else if known.closed_from.0 > known.source_end {
+            let problem = format!("the source's log ends at {}, and it was closed at {marker}", known.source_end);
             report.fail(partition, problem, LOST);
         } else {
-            wanted.push((partition.clone(), known.progress.topic_id, marker.0));
+            wanted.push((known, marker));
         }
     }
+    match kind {
+        MarkerKind::Control => control_markers(migration, &wanted, report).await,
+        MarkerKind::Record => visible_markers(migration, &wanted, report).await,
+        // What was trimmed or ends too early was found above, and more there is not to see.
+        MarkerKind::None => Ok(()),
+    }
+}
+
+async fn control_markers<P: Ports>(
+    migration: &Migration<P>,
+    wanted: &[(&KnownPartition<'_>, SourceOffset)],
+    report: &mut CheckReport,
+) -> MigrationResult<()> {
+    let wanted =
+        wanted.iter().map(|(known, marker)| (known.partition().clone(), known.progress.topic_id, marker.0)).collect();
     for (partition, (_, _, marker), found) in first_batches(&migration.source, migration, wanted).await? {
         if found != Found::Control(marker) {
             let problem = format!("there is {found} where the source was closed, at offset {marker}");
+            report.fail(partition, problem, LOST);
+        }
+    }
+    Ok(())
+}
+
+/// Visible markers are on both sides, and nowhere else on the target than the map says.
+async fn visible_markers<P: Ports>(
+    migration: &Migration<P>,
+    wanted: &[(&KnownPartition<'_>, SourceOffset)],
+    report: &mut CheckReport,
+) -> MigrationResult<()> {
+    let mut found = stream::iter(wanted)
+        .map(|(known, marker)| async move {
+            let (partition, attempt) = (known.partition(), "read closing markers");
+            let (source, target) = (&migration.source_witness, &migration.target_witness);
+            let on_source = first_record(source, partition, marker.0, marker.0 + 1, attempt).await?;
+            let map = load_map(&migration.evidence, known.progress).await.during("read the offset map")?;
+            let on_target = match map.exact(*marker).filter(|at| at.0 < known.target_end) {
+                Some(at) => first_record(target, partition, at.0, at.0 + 1, attempt).await?,
+                None => None,
+            };
+            MigrationResult::Ok((known, marker, on_source, on_target))
+        })
+        .buffered(VALIDATION_PARTITIONS_IN_FLIGHT);
+    while let Some((known, marker, on_source, on_target)) = found.try_next().await? {
+        let partition = known.partition();
+        match on_source {
+            Some(record) if is_sentinel_record(&record, &migration.id) => {}
+            Some(_) => {
+                let problem = format!("there is another record where the source was closed, at offset {marker}");
+                report.fail(partition, problem, LOST);
+            }
+            // A tombstone of a key that never was: cleaners take it in time.
+            None => {
+                report.gone_from_source += 1;
+                report.note(format!("{partition}: the closing marker at {marker} was compacted away on the source"));
+            }
+        }
+        if !on_target.is_some_and(|record| is_sentinel_record(&record, &migration.id)) {
+            let problem = format!("the copy of the closing marker at source offset {marker} is not on the target");
             report.fail(partition, problem, LOST);
         }
     }
@@ -140,9 +206,9 @@ async fn left_behind<P: Ports>(
     partitions: &[KnownPartition<'_>],
     report: &mut CheckReport,
 ) -> MigrationResult<()> {
-    let mut found = stream::iter(partitions.iter().filter(|known| known.source_end > known.marker.0 + 1))
+    let mut found = stream::iter(partitions.iter().filter(|known| known.source_end > known.undecided_from.0))
         .map(|known| async move {
-            let (from, to) = (known.marker.0 + 1, known.source_end);
+            let (from, to) = (known.undecided_from.0, known.source_end);
             let attempt = "look for records behind the closing markers";
             let record = first_record(&migration.source_witness, known.partition(), from, to, attempt).await?;
             MigrationResult::Ok((known, record))
@@ -153,13 +219,40 @@ async fn left_behind<P: Ports>(
             report.fail(
                 known.partition(),
                 format!(
-                    "a record reached the source at offset {}, behind the closing marker at {}: a producer still \
+                    "{STRAGGLERS}: a record reached the source at offset {}, behind where it was closed, at {}: a producer still \
                      writes there, and the target does not have it",
                     record.offset, known.marker
                 ),
-                "Switch that producer to the target, and decide what becomes of its records",
+                upper_first(STRAGGLERS.remedy),
             );
         }
     }
     Ok(())
+}
+
+/// A remedy stands behind a full stop here.
+fn upper_first(remedy: &str) -> String {
+    let mut letters = remedy.chars();
+    letters.next().map_or_else(String::new, |first| first.to_uppercase().collect::<String>() + letters.as_str())
+}
+
+/// What the operator decided about records behind the markers; an append that was not completed is a failure.
+fn decided(decided: &Decided, report: &mut CheckReport) {
+    for decision in &decided.decisions {
+        let what = match decision.stragglers {
+            Choice::Append => "appended at the target's end",
+            Choice::Leave => "left out of the target",
+        };
+        for stragglers in &decision.partitions {
+            report.note(format!(
+                "{}: {} records of source offsets {} to {}, behind where it was closed, were decided to be {what}; they \
+                 are kept in {}",
+                stragglers.partition, stragglers.records, stragglers.from, stragglers.to, stragglers.kept.key
+            ));
+        }
+    }
+    if let Some(unfinished) = decided.unfinished() {
+        let problem = format!("decision {} to append them has not been carried out to its end", unfinished.number);
+        report.fail("records left behind", problem, "Run `krossing stragglers --append`: it goes on where it ended");
+    }
 }

@@ -272,7 +272,7 @@ async fn a_producer_that_was_left_behind_is_found() {
         &["sentinel_presence"],
     )
     .await;
-    assert!(problems(&report.sentinel_presence)[0].contains("at offset 112, behind the closing marker at 110"));
+    assert!(problems(&report.sentinel_presence)[0].contains("at offset 112, behind where it was closed, at 110"));
 }
 
 #[tokio::test]

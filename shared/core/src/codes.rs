@@ -34,6 +34,8 @@ pub const ALL: &[Code] = &[
     SEGMENT_DAMAGED,
     FOREIGN_WRITER,
     TARGET_DAMAGED,
+    LEFT_BEHIND,
+    STRAGGLERS,
     SOURCE_GAP,
     TARGET_ROLLED_BACK,
 ];
@@ -73,7 +75,7 @@ pub const PRECHECK: &[(&str, &str)] = &[
     ("W26", "with acl.on_drift replace: the target has no access rules that the source has not"),
     ("W27", "as B36, where it is not known what access rules call our user (mtls)"),
     ("I20", "how much room the copy takes"),
-    ("I21", "groups whose applications keep state of their own"),
+    ("I21", "groups and topics of applications that keep state of their own: Kafka Streams, Connect, Flink, Spark"),
     ("I22", "topics that exist on the target and are empty"),
     ("I23", "topics that stay behind"),
     ("I24", "access rules that will be made on the target"),
@@ -139,6 +141,22 @@ pub const TARGET_DAMAGED: Code = Code {
     cause: "a target partition does not hold what was written to it",
     remedy: "find out what has changed the topic's log on the target, delete its copy there, and begin a new migration \
              (another --migration-id)",
+};
+
+/// A producer that did not stand still, noticed before READY.
+pub const LEFT_BEHIND: Code = Code {
+    name: "B47",
+    cause: "a producer went on writing to the source while producers were said to stand still",
+    remedy: "find the producer of this topic that the freeze does not reach, then give `krossing cutover` again: nothing \
+             need be copied anew",
+};
+
+/// A producer that was not switched, noticed after READY.
+pub const STRAGGLERS: Code = Code {
+    name: "B48",
+    cause: "records reached the source behind where it was closed: the target does not have them",
+    remedy: "stop that producer or switch it to the target, then decide: `krossing stragglers --append` adds these records \
+             at the target's end, once, `krossing stragglers --leave` leaves them out",
 };
 
 /// Retention or DeleteRecords were quicker than the copy.

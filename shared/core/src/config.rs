@@ -22,7 +22,7 @@ use marked_yaml::{LoaderOptions, Node, Span, parse_yaml_with_options};
 
 pub use reference::reference;
 
-use crate::plan::Selection;
+use crate::{cutover::MarkerKind, plan::Selection};
 
 // ── The table ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -184,7 +184,15 @@ pub const FIELDS: &[Field] = &[
         "cutover.marker",
         Kind::Choice(&["control", "record", "none"]),
         Some("control"),
-        "What closes each source partition.",
+        "What closes each source partition: control (a marker that no consumer sees), record (a visible record with the \
+         header krossing-sentinel), none (nothing is written there).",
+    ),
+    field(
+        "cutover.standstill_window",
+        Kind::Duration(Duration::from_millis(100), Duration::from_secs(3_600)),
+        Some("5s"),
+        "With marker none: how long the source's log ends must stand still to be its closing; part of \
+         max_producer_freeze.",
     ),
     field(
         "validation.count_tolerance",
@@ -378,7 +386,9 @@ pub struct CutoverConfig {
     /// How producers are made to stand still.
     pub freeze: FreezeConfig,
     /// What closes each source partition.
-    pub marker: ClosingMarker,
+    pub marker: MarkerKind,
+    /// Without markers: how long log ends must stand still.
+    pub standstill_window: Duration,
 }
 
 /// How producers are made to stand still.
@@ -393,13 +403,6 @@ pub enum FreezeConfig {
         /// What signs it.
         secret: Option<Secret>,
     },
-}
-
-/// What closes each source partition.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ClosingMarker {
-    /// A transaction without records: no consumer ever sees it.
-    Control,
 }
 
 /// What validation checks.
@@ -696,7 +699,19 @@ impl Reading {
         let drain_stable_window = self.duration("cutover.drain_stable_window");
         let max_producer_freeze = self.duration("cutover.max_producer_freeze");
         let freeze = self.freeze();
-        let marker = self.marker();
+        let marker = self.choice("cutover.marker").map(|choice| match choice {
+            "record" => MarkerKind::Record,
+            "none" => MarkerKind::None,
+            _ => MarkerKind::Control,
+        });
+        let standstill_window = self.duration("cutover.standstill_window");
+        if let (Some(MarkerKind::None), Some(window), Some(budget)) = (marker, standstill_window, max_producer_freeze)
+            && window >= budget
+        {
+            let path = "cutover.standstill_window";
+            let what = "it is not shorter than cutover.max_producer_freeze, so that no cutover can be in time";
+            self.problem(self.line(path), path, what, "make it shorter, or max_producer_freeze longer");
+        }
         if let (Some(window), Some(timeout)) = (drain_stable_window, drain_timeout)
             && window > timeout
         {
@@ -711,6 +726,7 @@ impl Reading {
             max_producer_freeze: max_producer_freeze?,
             freeze: freeze?,
             marker: marker?,
+            standstill_window: standstill_window?,
         })
     }
 
@@ -736,28 +752,6 @@ impl Reading {
             return None;
         }
         Some(FreezeConfig::Webhook { url, secret })
-    }
-
-    fn marker(&mut self) -> Option<ClosingMarker> {
-        const PATH: &str = "cutover.marker";
-        let choice = self.choice(PATH)?;
-        let line = self.line(PATH);
-        match choice {
-            "record" => {
-                self.problem(line, PATH, "visible marker records do not work yet", "write control, or leave it out");
-                None
-            }
-            "none" => {
-                self.problem(
-                    line,
-                    PATH,
-                    "a cutover without markers does not work yet",
-                    "write control, or leave it out",
-                );
-                None
-            }
-            _ => Some(ClosingMarker::Control),
-        }
     }
 
     fn cluster(&mut self, side: &str) -> Option<ClusterConfig> {
@@ -1107,7 +1101,7 @@ enterprise:
       max_producer_freeze: 5s
       producer_freeze_webhook: https://f/
       producer_freeze_webhook_secret: "${PASSWORD}"
-      marker: control
+      marker: record
     validation: {count_tolerance: 0, spot_check_records_per_partition: 10}
     topology: {on_config_drift: refuse}
     acl: {on_drift: replace}
@@ -1128,6 +1122,10 @@ enterprise:
         assert_eq!(config.seed.segment_max_bytes, 8_000_000);
         assert_eq!(config.cutover.drain_stable_window, Duration::from_millis(500));
         assert!(matches!(config.cutover.freeze, FreezeConfig::Webhook { secret: Some(_), .. }));
+        assert_eq!(
+            (config.cutover.marker, config.cutover.standstill_window),
+            (MarkerKind::Record, Duration::from_secs(5))
+        );
         assert_eq!(config.topology.on_config_drift, ConfigDrift::Refuse);
         assert_eq!(config.acl.on_drift, AclDrift::Replace);
     }
@@ -1145,12 +1143,13 @@ migration:
     auth: {mode: scram-sha-512, username: me, cert_file: /c}
   backup: {s3_bucket: b}
   evidence: {directory: '${NOT_SET}'}
-  cutover: {drain_timeout: soon, drain_max_partition_lag: -1, marker: record, producer_freeze_webhok: x}
+  cutover: {drain_timeout: soon, drain_max_partition_lag: -1, max_producer_freeze: 5s, marker: none, producer_freeze_webhok: x}
   seed:
     segment_max_bytes: 1GiB
 ",
             &[
                 "backup.directory: it is missing; give a folder",
+                "cutover.standstill_window: it is not shorter than cutover.max_producer_freeze, so that no cutover can be in time; make it shorter, or max_producer_freeze longer",
                 "target.auth.password: it is missing, and auth.mode scram-sha-512 needs it; give it",
                 "target.bootstrap_servers: it is missing, and brokers cannot be looked up by cluster_arn yet; give at least one broker as host:port",
                 "line 4: source.bootstrap_servers: a is not a broker's address; write host:port",
@@ -1160,7 +1159,6 @@ migration:
                 "line 10: evidence.directory: the environment variable NOT_SET is not set; set NOT_SET, or write the value here",
                 "line 11: cutover.drain_max_partition_lag: \"-1\" is not a number; write a whole number",
                 "line 11: cutover.drain_timeout: \"soon\" is not a duration; write a number and a unit: 30s, 30m, 12h, 7d, 7y",
-                "line 11: cutover.marker: visible marker records do not work yet; write control, or leave it out",
                 "line 11: cutover.producer_freeze_webhok: there is no such field; did you mean cutover.producer_freeze_webhook?",
                 "line 13: seed.segment_max_bytes: 1GiB is out of bounds; write 1048576 to 268435456",
             ],

@@ -45,6 +45,8 @@ pub enum EntryKind {
     FreezeConfirmed,
     /// Producers may go on; the detail says whether that was read back.
     Unfrozen,
+    /// READY: producers were told to go on on the target; the detail says whether that was confirmed.
+    SwitchAsked,
     /// Closing markers stand on the source; the detail has their positions' digest.
     SourceMarked,
     /// Lanes are fenced for the last time and closed; the detail has the target boundary, or its digest and place.
@@ -55,6 +57,8 @@ pub enum EntryKind {
     Validated,
     /// A topic got its planned settings, or another step of finalizing was done.
     Finalizing,
+    /// A step of appending records that were left behind; the detail says which.
+    StragglersAppend,
     /// Something odd that a person should know.
     Notice,
 }
@@ -309,11 +313,13 @@ impl Journal {
             | EntryKind::FreezeAsked
             | EntryKind::FreezeConfirmed
             | EntryKind::Unfrozen
+            | EntryKind::SwitchAsked
             | EntryKind::SourceMarked
             | EntryKind::TargetBoundary
             | EntryKind::GroupsCommitted
             | EntryKind::Validated
             | EntryKind::Finalizing
+            | EntryKind::StragglersAppend
             | EntryKind::Notice => Some(entry.to) == self.tip(),
         };
         if !allowed {

@@ -30,6 +30,8 @@ pub mod quotas;
 pub mod records;
 pub mod rights;
 pub mod segment;
+pub mod stateful;
+pub mod stragglers;
 pub mod transition;
 pub mod types;
 pub mod validation;

@@ -118,6 +118,9 @@ pub const WEBHOOK_ANSWER_WAIT_MAX: Duration = Duration::from_secs(30);
 /// How long it is asked in all, answers and pauses together; a freeze also ends with its own deadline.
 pub const WEBHOOK_TOTAL_WAIT_MAX: Duration = Duration::from_secs(60);
 
+/// How long it is asked in all to switch producers: READY is reached, and the operator waits for it at a terminal.
+pub const WEBHOOK_SWITCH_WAIT_MAX: Duration = Duration::from_secs(10);
+
 /// Pause before it is asked again; doubled each time up to [`WEBHOOK_PAUSE_MAX`].
 pub const WEBHOOK_PAUSE: Duration = Duration::from_millis(200);
 /// See [`WEBHOOK_PAUSE`].
@@ -213,6 +216,22 @@ pub const COMPARE_KEYS_MAX: usize = 450_000;
 
 /// Slices of a partition's keys before a comparison is given up: half a billion keys in one partition.
 pub const COMPARE_KEY_SLICES_MAX: u64 = 1_024;
+
+/// Visible markers that are being written at the same time: enough to fill the requests to all brokers.
+pub const SENTINELS_IN_FLIGHT_MAX: usize = 1_000;
+
+/// How often the source's log ends are looked at while they must stand still. One request a leader each time.
+pub const STANDSTILL_LOOK: Duration = Duration::from_millis(250);
+
+/// Bytes of stragglers of one partition that one decision covers; what is beyond it is left to the next. Larger: memory,
+/// times [`STRAGGLER_PARTITIONS_IN_FLIGHT`]. Smaller: a producer that was forgotten for long needs more decisions.
+pub const STRAGGLERS_BYTES_MAX: usize = 32 * 1024 * 1024;
+
+/// Partitions whose stragglers are held at the same time.
+pub const STRAGGLER_PARTITIONS_IN_FLIGHT: usize = 4;
+
+/// How often a batch of stragglers that was surely not appended is sent again.
+pub const STRAGGLER_TRIES_MAX: u32 = 10;
 
 /// Timeout of a fencing or marking transaction, after which its coordinator aborts it: longer than a mark may take,
 /// shorter than `transaction.max.timeout.ms` (15 minutes by default).

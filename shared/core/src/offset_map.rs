@@ -181,6 +181,16 @@ impl MapView {
         }
     }
 
+    /// The map without what the source has from `end` on. A visible marker is copied like any record, and no group is to
+    /// go on at it: those at the end go on behind it, at the boundary.
+    pub fn before(mut self, end: SourceOffset) -> Self {
+        self.runs.retain(|run| run.source_first < end);
+        if let Some(last) = self.runs.last_mut() {
+            last.count = last.count.min(end.0 - last.source_first.0);
+        }
+        self
+    }
+
     /// The source offset of the record at target offset `offset`; none where that is no copied record.
     pub fn inverse(&self, offset: TargetOffset) -> Option<SourceOffset> {
         let run = self.runs.get(self.runs.partition_point(|run| run.target_end() <= offset))?;

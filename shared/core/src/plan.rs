@@ -27,6 +27,7 @@ use crate::{
         AclBinding, ClientQuota, ClusterDescription, ConfigOrigin, Configs, GroupDescription, QuotaEntity,
         TopicDescription,
     },
+    stateful::{StatefulKind, keeps_state},
     types::{BrokerId, GroupId, LaneId, MigrationId, TopicId, TopicName, TopicPartition},
 };
 
@@ -267,6 +268,9 @@ pub struct PlannedGroup {
     pub id: GroupId,
     /// `consumer`, `connect`, or empty.
     pub protocol_type: String,
+    /// What it looks like, where its owner has something to do.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub keeps_state: Option<StatefulKind>,
 }
 
 /// A client quota, its limits as text: what is hashed has no fractions.
@@ -346,6 +350,7 @@ pub fn plan(input: &PlanInput<'_>) -> MigrationPlan {
     topics.sort_by(|a, b| a.name.cmp(&b.name));
     topics_left_out.sort_by(|a, b| a.name.cmp(&b.name));
     let candidates = topics.iter().flat_map(|topic| candidates(topic, 0, source)).collect();
+    let names: BTreeSet<&TopicName> = source.topics.iter().map(|topic| &topic.name).collect();
     let (groups_left_out, groups): (Vec<_>, Vec<_>) =
         source.groups.iter().partition(|group| matches_any(TOOL_GROUPS, group.id.as_str()));
     let (acls, acls_left_out) = plan_acls(source.acls.as_deref());
@@ -358,7 +363,7 @@ pub fn plan(input: &PlanInput<'_>) -> MigrationPlan {
         topics,
         topics_left_out,
         lanes: split(candidates, lanes, LaneId(0)),
-        groups: sorted(groups.into_iter().map(plan_group).collect(), |a, b| a.id.cmp(&b.id)),
+        groups: sorted(groups.into_iter().map(|group| plan_group(group, &names)).collect(), |a, b| a.id.cmp(&b.id)),
         groups_left_out: sorted(groups_left_out.into_iter().map(|g| g.id.clone()).collect(), Ord::cmp),
         acls,
         acls_left_out,
@@ -372,8 +377,10 @@ fn sorted<T>(mut items: Vec<T>, order: impl FnMut(&T, &T) -> std::cmp::Ordering)
     items
 }
 
-fn plan_group(group: &GroupDescription) -> PlannedGroup {
-    PlannedGroup { id: group.id.clone(), protocol_type: group.protocol_type.clone() }
+fn plan_group(group: &GroupDescription, topics: &BTreeSet<&TopicName>) -> PlannedGroup {
+    let (id, protocol_type) = (group.id.clone(), group.protocol_type.clone());
+    let keeps_state = keeps_state(id.as_str(), &protocol_type, &group.client_ids, topics);
+    PlannedGroup { id, protocol_type, keeps_state }
 }
 
 fn plan_quota(quota: &ClientQuota) -> PlannedQuota {
@@ -838,7 +845,8 @@ pub(crate) mod fixture {
 
     pub(crate) fn group(id: &str, protocol_type: &str, members: usize) -> GroupDescription {
         let state = if members > 0 { "Stable" } else { "Empty" };
-        GroupDescription { id: id.into(), state: state.into(), protocol_type: protocol_type.into(), members }
+        let (id, state, protocol_type) = (id.into(), state.into(), protocol_type.into());
+        GroupDescription { id, state, protocol_type, members, client_ids: Vec::new() }
     }
 
     /// What brokers of Kafka 3.9 tell, as far as it matters here.

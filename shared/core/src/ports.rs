@@ -575,6 +575,8 @@ pub struct GroupDescription {
     pub protocol_type: String,
     /// How many members it has now.
     pub members: usize,
+    /// What its members call themselves, each once, sorted.
+    pub client_ids: Vec<String>,
 }
 
 impl GroupDescription {
@@ -737,6 +739,8 @@ pub struct FreezeError {
 pub trait ProducerFreeze: Send + Sync {
     /// Asks that producers flush, close and stay away until `expires_at_unix_ms`, and waits for the answer.
     fn freeze(&self, expires_at_unix_ms: i64) -> impl Future<Output = Result<FreezeAnswer, FreezeError>> + Send;
+    /// READY: says that producers are to go on on the target, and never again on the source.
+    fn switch(&self, bootstrap_servers: &[String]) -> impl Future<Output = Result<FreezeAnswer, FreezeError>> + Send;
     /// Lets producers go on, and reads back that they may.
     fn unfreeze(&self) -> impl Future<Output = Result<FreezeAnswer, FreezeError>> + Send;
 }

@@ -20,6 +20,7 @@ use crate::{
     plan::{MigrationPlan, PlannedTopic, Selection, SourceInventory, TargetInventory},
     ports::{GroupOffsets, MetadataMode, TopicDescription},
     rights::MissingRight,
+    stateful::topics_of_state,
     types::{GroupId, Offset, Side, TopicName, TopicPartition},
 };
 
@@ -462,59 +463,15 @@ fn groups(plan: &MigrationPlan, target: &TargetInventory, facts: &PrecheckFacts<
         }
     }
     for group in &plan.groups {
-        if let Some(kind) = keeps_state(group.id.as_str(), &group.protocol_type, &topics) {
+        if let Some(kind) = group.keeps_state {
             let (problem, remedy) = kind.texts();
             found.info("I21", &group.id, problem, remedy);
         }
     }
-}
-
-/// Applications that keep source offsets, or state made from them, somewhere that Krossing cannot reach.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum StatefulKind {
-    /// Kafka Streams: local stores, and topics of their own.
-    Streams,
-    /// Kafka Connect: a sink's group, or the workers'.
-    Connect,
-    /// Spark or Flink: positions are in checkpoints.
-    Checkpoints,
-}
-
-impl StatefulKind {
-    fn texts(self) -> (&'static str, &'static str) {
-        match self {
-            StatefulKind::Streams => (
-                "it looks like a Kafka Streams application, whose local state remembers source offsets",
-                "stop it before the cutover, delete its local state folder, and start it against the target: it restores \
-                 from its changelog topics",
-            ),
-            StatefulKind::Connect => (
-                "it looks like Kafka Connect, whose source connectors keep positions in a topic of their own",
-                "migrate the worker's config, offset and status topics with the rest, and start the workers against the \
-                 target",
-            ),
-            StatefulKind::Checkpoints => (
-                "it looks like Spark or Flink, whose checkpoints hold source offsets that are not those of the target",
-                "start it from the group's positions on the target and not from its last checkpoint or savepoint",
-            ),
-        }
-    }
-}
-
-/// What a group looks like, by its name, its protocol and the topics there are.
-pub fn keeps_state(group: &str, protocol_type: &str, topics: &BTreeSet<&TopicName>) -> Option<StatefulKind> {
-    let own = |topic: &&TopicName| {
-        let rest = topic.as_str().strip_prefix(group).and_then(|rest| rest.strip_prefix('-'));
-        rest.is_some_and(|rest| rest.ends_with("-changelog") || rest.ends_with("-repartition"))
-    };
-    if topics.iter().any(own) {
-        Some(StatefulKind::Streams)
-    } else if protocol_type == "connect" || group.starts_with("connect-") {
-        Some(StatefulKind::Connect)
-    } else if group.starts_with("spark-kafka-") || group.contains("flink") {
-        Some(StatefulKind::Checkpoints)
-    } else {
-        None
+    let known: BTreeSet<&str> = plan.groups.iter().map(|group| group.id.as_str()).collect();
+    for (topic, kind) in topics_of_state(&topics, &known) {
+        let (problem, remedy) = kind.texts();
+        found.info("I21", format!("topic {topic}"), problem, remedy);
     }
 }
 

@@ -14,6 +14,7 @@ use std::{
 
 use crate::{
     config::Auth,
+    cutover::MarkerKind,
     plan::Selection,
     types::{GroupId, MigrationId, Side, TopicName},
 };
@@ -99,6 +100,8 @@ pub struct Rights<'a> {
     pub topics: BTreeSet<TopicName>,
     /// The groups that are known to be migrated.
     pub groups: BTreeSet<GroupId>,
+    /// What closes the source.
+    pub marker: MarkerKind,
     /// Whether these are all there are: not so where our user may not see the others.
     pub all_seen: bool,
     /// Whether access rules are to be made there.
@@ -161,8 +164,10 @@ impl Rights<'_> {
         for group in self.groups.iter().cloned().chain(unseen) {
             rights.push(Right { resource: Resource::Group(group), operation: self.on_groups().0 });
         }
-        let id = format!("{TRANSACTIONAL_IDS}{}.precheck", self.migration);
-        rights.push(Right { resource: Resource::TransactionalId(id), operation: Operation::Write });
+        if self.side == Side::Target || self.marker == MarkerKind::Control {
+            let id = format!("{TRANSACTIONAL_IDS}{}.precheck", self.migration);
+            rights.push(Right { resource: Resource::TransactionalId(id), operation: Operation::Write });
+        }
         rights
     }
 
@@ -266,6 +271,9 @@ impl Rights<'_> {
 
     fn on_topics(&self) -> &'static [(Operation, &'static str)] {
         match self.side {
+            Side::Source if self.marker == MarkerKind::None => {
+                &[(Operation::Read, "copying records"), (Operation::DescribeConfigs, "copying settings")]
+            }
             Side::Source => &[
                 (Operation::Read, "copying records"),
                 (Operation::Write, "the closing markers"),
@@ -345,6 +353,7 @@ mod tests {
             selection: &selection,
             topics,
             groups,
+            marker: MarkerKind::Control,
             all_seen,
             makes_acls: true,
             sets_quotas: true,
@@ -375,6 +384,34 @@ mod tests {
                 "Write --transactional-id 'krossing.' --resource-pattern-type prefixed",
             ],
         );
+    }
+
+    #[test]
+    fn a_source_that_is_not_marked_need_not_be_written_to() {
+        let (migration, selection) = ("m".parse().expect("an id"), Selection::default());
+        let topics = BTreeSet::from([TopicName::new("orders")]);
+        for marker in [MarkerKind::Control, MarkerKind::Record, MarkerKind::None] {
+            let groups = BTreeSet::new();
+            let (side, topics) = (Side::Source, topics.clone());
+            let rights = Rights {
+                side,
+                migration: &migration,
+                selection: &selection,
+                topics,
+                groups,
+                marker,
+                all_seen: true,
+                makes_acls: false,
+                sets_quotas: false,
+            };
+            let writes = rights.needed().into_iter().filter(|right| right.operation == Operation::Write).count();
+            let expected = match marker {
+                MarkerKind::Control => 2,
+                MarkerKind::Record => 1,
+                MarkerKind::None => 0,
+            };
+            assert_eq!(writes, expected, "{marker:?}");
+        }
     }
 
     #[test]

@@ -296,6 +296,8 @@ pub enum Command {
     CutoverAck,
     /// Keeps groups in step until the acknowledgement.
     ClientSwitch,
+    /// Decide about records that reached the source behind where it was closed.
+    Stragglers,
     /// Validate and record.
     Finalize,
     /// Give up before the point of no return.
@@ -306,12 +308,13 @@ pub enum Command {
 
 impl Command {
     /// All commands.
-    pub const ALL: [Command; 8] = [
+    pub const ALL: [Command; 9] = [
         Command::Execute,
         Command::Resume,
         Command::Cutover,
         Command::CutoverAck,
         Command::ClientSwitch,
+        Command::Stragglers,
         Command::Finalize,
         Command::Rollback,
         Command::Status,
@@ -325,6 +328,7 @@ impl Command {
             Command::Cutover => "cutover",
             Command::CutoverAck => "cutover-ack",
             Command::ClientSwitch => "client-switch",
+            Command::Stragglers => "stragglers",
             Command::Finalize => "finalize",
             Command::Rollback => "rollback",
             Command::Status => "status",
@@ -385,6 +389,11 @@ fn decide(command: Command, position: Position) -> Decision {
         }),
         Command::Cutover => allowed_if(at(State::DrainReady)),
         Command::CutoverAck | Command::ClientSwitch => allowed_if(at(State::AwaitingClientSwitch)),
+        Command::Stragglers => allowed_if(match position {
+            Position::At(state) => state == State::AwaitingClientSwitch || state == State::Validating,
+            Position::FailedIn(state) => state == State::Validating,
+            Position::Unborn | Position::FailedTooOften(_) => false,
+        }),
         // What has come to its end is only published again.
         Command::Finalize => allowed_if(match position {
             Position::At(state) => state == State::Validating || state == State::Finalized,
@@ -547,6 +556,7 @@ mod tests {
         assert_eq!(allowed(Command::Cutover), ["drain_ready"]);
         assert_eq!(allowed(Command::CutoverAck), ["awaiting_client_switch"]);
         assert_eq!(allowed(Command::ClientSwitch), ["awaiting_client_switch"]);
+        assert_eq!(allowed(Command::Stragglers), ["awaiting_client_switch", "validating"]);
         assert_eq!(allowed(Command::Finalize), ["validating", "finalized"]);
         assert_eq!(allowed(Command::Status).len(), 10);
         assert_eq!(permit(Command::Finalize, Position::FailedIn(Validating)).decision, Decision::Allowed);

@@ -258,8 +258,8 @@ pub fn topic_parity(planned: &[PlannedTopic], source: &[TopicDescription], targe
 pub struct PartitionFacts<'a> {
     /// How far it was copied.
     pub progress: &'a PartitionProgress,
-    /// The closing marker on the source.
-    pub marker: SourceOffset,
+    /// The first offset on the source behind what was to be copied.
+    pub closed_from: SourceOffset,
     /// The offset after the closing fence on the target.
     pub boundary: TargetOffset,
     /// The target's first offset.
@@ -281,7 +281,7 @@ fn first_mapped(progress: &PartitionProgress) -> Option<TargetOffset> {
 
 /// Whether the target holds what was copied: all of it, from its first record to its boundary, and nothing else.
 pub fn counts_and_offsets(facts: &PartitionFacts<'_>, count_tolerance: u64) -> CheckReport {
-    let PartitionFacts { progress, marker, boundary, target_start, target_end } = *facts;
+    let PartitionFacts { progress, closed_from, boundary, target_start, target_end } = *facts;
     let mut report = CheckReport { checked: 1, ..CheckReport::default() };
     let subject = &progress.partition;
     let mapped = mapped_records(progress);
@@ -289,8 +289,8 @@ pub fn counts_and_offsets(facts: &PartitionFacts<'_>, count_tolerance: u64) -> C
         let problem = format!("{} records were copied and the offset map has {mapped}", progress.counts.records);
         report.fail(subject, problem, BEGIN_AGAIN);
     }
-    if progress.source_next <= marker {
-        let problem = format!("it was copied to source offset {} and closed at {marker}", progress.source_next);
+    if progress.source_next < closed_from {
+        let problem = format!("it was copied to source offset {} and closed at {closed_from}", progress.source_next);
         report.fail(subject, problem, BEGIN_AGAIN);
     }
     if progress.target_next != boundary {

@@ -11,6 +11,7 @@ use krossing_core::{
         RecordError,
         batch::{Batches, RawBatch},
     },
+    stragglers::StrayRecord,
 };
 
 /// How long a broker may wait for the batch we look for; short, because it is about to be written.
@@ -120,7 +121,7 @@ pub async fn records_behind<R: LogReader, C: Clock>(
     reader: &R,
     clock: &C,
     starts: Vec<ScanFrom>,
-) -> Result<BTreeMap<TopicPartition, Offset>, ClusterError> {
+) -> Result<BTreeMap<TopicPartition, StrayRecord>, ClusterError> {
     let partitions: Vec<_> = starts.iter().map(|start| start.partition.clone()).collect();
     let ends = reader.log_ends(&partitions, LogEnd::Latest).await?;
     let ends: BTreeMap<_, _> = ends.into_iter().filter_map(|(partition, end)| Some((partition, end.ok()?))).collect();
@@ -135,11 +136,13 @@ pub async fn records_behind<R: LogReader, C: Clock>(
             }
         }
         Ok(batch) => {
-            found.insert(partition.clone(), batch.header.base_offset);
+            let header = &batch.header;
+            let producer = (header.producer.id >= 0).then_some(header.producer);
+            found.insert(partition.clone(), StrayRecord { offset: header.base_offset, producer });
             ControlFlow::Break(())
         }
         Err(error) => {
-            found.insert(partition.clone(), error.offset);
+            found.insert(partition.clone(), StrayRecord { offset: error.offset, producer: None });
             ControlFlow::Break(())
         }
     })

@@ -21,6 +21,13 @@ impl ProducerFreeze for Freeze {
         }
     }
 
+    async fn switch(&self, bootstrap_servers: &[String]) -> Result<FreezeAnswer, FreezeError> {
+        match self {
+            Freeze::Webhook(webhook) => webhook.switch(bootstrap_servers).await,
+            Freeze::Terminal(terminal) => terminal.switch(bootstrap_servers).await,
+        }
+    }
+
     async fn unfreeze(&self) -> Result<FreezeAnswer, FreezeError> {
         match self {
             Freeze::Webhook(webhook) => webhook.unfreeze().await,

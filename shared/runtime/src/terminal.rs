@@ -53,6 +53,16 @@ impl ProducerFreeze for TerminalFreeze {
         }
     }
 
+    async fn switch(&self, bootstrap_servers: &[String]) -> Result<FreezeAnswer, FreezeError> {
+        let servers = bootstrap_servers.join(",");
+        let told = writeln!(io::stderr(), "{}: start producers against the target now: {servers}", self.migration);
+        told.map_err(|cause| FreezeError {
+            attempt: "telling on the terminal where producers go on".to_owned(),
+            detail: cause.to_string(),
+        })?;
+        Ok(FreezeAnswer { confirmed: false, detail: "told on the terminal".to_owned() })
+    }
+
     async fn unfreeze(&self) -> Result<FreezeAnswer, FreezeError> {
         let told = writeln!(io::stderr(), "{}: producers may go on writing to the source.", self.migration);
         told.map_err(|cause| FreezeError {

@@ -1,7 +1,8 @@
 //! Producers' standstill by a webhook: a program of the operator's that stops producers and lets them go.
 //!
-//! `POST {"migration_id", "action": "freeze" | "unfreeze", "expires_at", "expires_at_unix_ms"}` (the deadline with a
-//! freeze only), answered by `{"state": "frozen" | "unfrozen"}`. With a secret each request carries
+//! `POST {"migration_id", "action": "freeze" | "unfreeze" | "switch", "expires_at", "expires_at_unix_ms",
+//! "bootstrap_servers"}` (the deadline with a freeze only, the target's servers with a switch only), answered by
+//! `{"state": "frozen" | "unfrozen" | "switched"}`. With a secret each request carries
 //! `Krossing-Signature: t=<unix>,v1=<hex HMAC-SHA256(secret, "<t>.<body>")>`, so that the receiver knows who asks, and
 //! that nobody repeats it later.
 //!
@@ -23,7 +24,8 @@ use hyper_util::{
 use krossing_core::{
     MigrationId,
     limits::{
-        WEBHOOK_ANSWER_BYTES_MAX, WEBHOOK_ANSWER_WAIT_MAX, WEBHOOK_PAUSE, WEBHOOK_PAUSE_MAX, WEBHOOK_TOTAL_WAIT_MAX,
+        WEBHOOK_ANSWER_BYTES_MAX, WEBHOOK_ANSWER_WAIT_MAX, WEBHOOK_PAUSE, WEBHOOK_PAUSE_MAX, WEBHOOK_SWITCH_WAIT_MAX,
+        WEBHOOK_TOTAL_WAIT_MAX,
     },
     ports::{Clock, FreezeAnswer, FreezeError, ProducerFreeze},
 };
@@ -48,6 +50,27 @@ pub struct WebhookFreeze {
 enum Action {
     Freeze,
     Unfreeze,
+    Switch,
+}
+
+impl Action {
+    /// What is asked of the operator's side, as a part of a sentence.
+    fn order(self) -> &'static str {
+        match self {
+            Action::Freeze => "freeze producers",
+            Action::Unfreeze => "unfreeze producers",
+            Action::Switch => "switch producers to the target",
+        }
+    }
+
+    /// The state that confirms it.
+    fn state(self) -> &'static str {
+        match self {
+            Action::Freeze => "frozen",
+            Action::Unfreeze => "unfrozen",
+            Action::Switch => "switched",
+        }
+    }
 }
 
 #[derive(Serialize)]
@@ -58,6 +81,8 @@ struct Order<'a> {
     expires_at: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     expires_at_unix_ms: Option<i64>,
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    bootstrap_servers: &'a [String],
 }
 
 #[derive(Deserialize)]
@@ -99,20 +124,22 @@ impl WebhookFreeze {
         })
     }
 
-    async fn order(&self, action: Action, expires_at_unix_ms: Option<i64>) -> Result<FreezeAnswer, FreezeError> {
-        let word = match action {
-            Action::Freeze => "freeze",
-            Action::Unfreeze => "unfreeze",
-        };
-        let error =
-            |detail: String| FreezeError { attempt: format!("asking {} to {word} producers", self.url), detail };
+    async fn order(
+        &self,
+        action: Action,
+        expires_at_unix_ms: Option<i64>,
+        bootstrap_servers: &[String],
+    ) -> Result<FreezeAnswer, FreezeError> {
+        let order = action.order();
+        let error = |detail: String| FreezeError { attempt: format!("asking {} to {order}", self.url), detail };
         let expires_at = expires_at_unix_ms
             .map(|ms| jiff::Timestamp::from_millisecond(ms).map(|time| time.to_string()))
             .transpose()
             .map_err(|cause| error(format!("the deadline is no time: {cause}")))?;
-        let order = Order { migration_id: self.migration.as_str(), action, expires_at, expires_at_unix_ms };
-        let body = serde_json::to_vec(&order).expect("texts and numbers are JSON");
-        let give_up = Instant::now() + self.total_wait(expires_at_unix_ms);
+        let migration_id = self.migration.as_str();
+        let content = Order { migration_id, action, expires_at, expires_at_unix_ms, bootstrap_servers };
+        let body = serde_json::to_vec(&content).expect("texts and numbers are JSON");
+        let give_up = Instant::now() + self.total_wait(action, expires_at_unix_ms);
         let mut pause = WEBHOOK_PAUSE;
         loop {
             let detail = match timeout_at(give_up, self.ask_once(action, Bytes::from(body.clone()))).await {
@@ -124,13 +151,16 @@ impl WebhookFreeze {
             if Instant::now() + pause >= give_up {
                 return Err(error(detail));
             }
-            tracing::warn!(url = %self.url, word, detail, "the freeze webhook is asked again");
+            tracing::warn!(url = %self.url, order, detail, "the freeze webhook is asked again");
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(WEBHOOK_PAUSE_MAX);
         }
     }
 
-    fn total_wait(&self, expires_at_unix_ms: Option<i64>) -> Duration {
+    fn total_wait(&self, action: Action, expires_at_unix_ms: Option<i64>) -> Duration {
+        if matches!(action, Action::Switch) {
+            return self.total_wait_max.min(WEBHOOK_SWITCH_WAIT_MAX);
+        }
         let Some(expires) = expires_at_unix_ms else { return self.total_wait_max };
         let left_ms = expires.saturating_sub(SystemClock.unix_ms()).max(0);
         self.total_wait_max.min(Duration::from_millis(left_ms.unsigned_abs()))
@@ -161,12 +191,16 @@ impl WebhookFreeze {
 
 impl ProducerFreeze for WebhookFreeze {
     async fn freeze(&self, expires_at_unix_ms: i64) -> Result<FreezeAnswer, FreezeError> {
-        self.order(Action::Freeze, Some(expires_at_unix_ms)).await
+        self.order(Action::Freeze, Some(expires_at_unix_ms), &[]).await
+    }
+
+    async fn switch(&self, bootstrap_servers: &[String]) -> Result<FreezeAnswer, FreezeError> {
+        self.order(Action::Switch, None, bootstrap_servers).await
     }
 
     async fn unfreeze(&self) -> Result<FreezeAnswer, FreezeError> {
-        self.order(Action::Unfreeze, None).await?;
-        self.order(Action::Unfreeze, None).await
+        self.order(Action::Unfreeze, None, &[]).await?;
+        self.order(Action::Unfreeze, None, &[]).await
     }
 }
 
@@ -204,10 +238,7 @@ async fn judge(action: Action, response: Response<Incoming>) -> Outcome {
 }
 
 fn read_state(action: Action, status: StatusCode, body: &[u8]) -> FreezeAnswer {
-    let wanted = match action {
-        Action::Freeze => "frozen",
-        Action::Unfreeze => "unfrozen",
-    };
+    let wanted = action.state();
     match serde_json::from_slice::<State>(body) {
         Ok(State { state }) if state == wanted => {
             FreezeAnswer { confirmed: true, detail: format!("the webhook answered {state:?}") }
@@ -349,6 +380,30 @@ mod tests {
             assert_eq!(received.len(), 2);
             assert_eq!(received[1].1, r#"{"migration_id":"orders","action":"unfreeze"}"#);
         }
+    }
+
+    #[tokio::test]
+    async fn a_switch_names_the_targets_servers() {
+        for (state, confirmed) in [("switched", true), ("frozen", false)] {
+            let (url, received) = endpoint(&[&answer("200 OK", &format!(r#"{{"state":"{state}"}}"#))]).await;
+            let servers = ["b-1:9096".to_owned(), "b-2:9096".to_owned()];
+            let switched = webhook(&url, Some("shared")).switch(&servers).await.expect("an answer");
+            assert_eq!(switched.confirmed, confirmed, "{switched:?}");
+            let (head, body) = received.lock().expect("no panic").remove(0);
+            assert!(head.contains("krossing-signature"), "{head}");
+            let expected = r#"{"migration_id":"orders","action":"switch","bootstrap_servers":["b-1:9096","b-2:9096"]}"#;
+            assert_eq!(body, expected);
+        }
+    }
+
+    #[tokio::test]
+    async fn an_answer_after_the_deadline_confirms_nothing() {
+        let (hanging, received) = endpoint(&[""]).await;
+        let mut late = webhook(&hanging, None);
+        late.answer_wait_max = Duration::from_secs(30);
+        let error = late.freeze(SystemClock.unix_ms() + 200).await.expect_err("nothing was said in time");
+        assert!(error.detail.contains("time that is left"), "{error}");
+        assert_eq!(received.lock().expect("no panic").len(), 1);
     }
 
     #[tokio::test]

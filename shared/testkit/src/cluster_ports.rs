@@ -368,10 +368,15 @@ impl Groups for FakeCluster {
                 state: if group.members > 0 { "Stable" } else { "Empty" }.to_owned(),
                 protocol_type: group.protocol_type.clone(),
                 members: group.members,
+                client_ids: Vec::new(),
             },
-            None => {
-                GroupDescription { id: id.clone(), state: "Dead".to_owned(), protocol_type: String::new(), members: 0 }
-            }
+            None => GroupDescription {
+                id: id.clone(),
+                state: "Dead".to_owned(),
+                protocol_type: String::new(),
+                members: 0,
+                client_ids: Vec::new(),
+            },
         };
         Ok(groups.iter().map(described).collect())
     }

@@ -305,6 +305,10 @@ impl<T: ProducerFreeze> ProducerFreeze for Faulty<T> {
         call!(self, standstill, freeze(expires_at_unix_ms), String::new())
     }
 
+    async fn switch(&self, bootstrap_servers: &[String]) -> Result<FreezeAnswer, FreezeError> {
+        call!(self, standstill, switch(bootstrap_servers), bootstrap_servers.join(" "))
+    }
+
     async fn unfreeze(&self) -> Result<FreezeAnswer, FreezeError> {
         call!(self, standstill, unfreeze(), String::new())
     }

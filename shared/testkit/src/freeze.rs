@@ -15,6 +15,8 @@ pub enum FreezeCall {
         /// In milliseconds since 1970.
         expires_at_unix_ms: i64,
     },
+    /// Producers were to go on on the target.
+    Switch,
     /// Producers were to go on.
     Unfreeze,
 }
@@ -58,7 +60,8 @@ impl FakeFreeze {
         let confirmed = || Ok(FreezeAnswer { confirmed: true, detail: "confirmed by the fake".to_owned() });
         let answer = content.answers.pop_front().unwrap_or_else(confirmed);
         if answer.as_ref().is_ok_and(|answer| answer.confirmed) {
-            content.frozen = matches!(call, FreezeCall::Freeze { .. });
+            // Who has switched stands still on the source for good.
+            content.frozen = matches!(call, FreezeCall::Freeze { .. } | FreezeCall::Switch);
         }
         answer
     }
@@ -67,6 +70,10 @@ impl FakeFreeze {
 impl ProducerFreeze for FakeFreeze {
     async fn freeze(&self, expires_at_unix_ms: i64) -> Result<FreezeAnswer, FreezeError> {
         self.ask(FreezeCall::Freeze { expires_at_unix_ms })
+    }
+
+    async fn switch(&self, _bootstrap_servers: &[String]) -> Result<FreezeAnswer, FreezeError> {
+        self.ask(FreezeCall::Switch)
     }
 
     async fn unfreeze(&self) -> Result<FreezeAnswer, FreezeError> {

@@ -279,6 +279,7 @@ impl WireCluster {
                 state: group.group_state.as_str().to_owned(),
                 protocol_type: group.protocol_type.as_str().to_owned(),
                 members: group.members.len(),
+                client_ids: names(group.members.iter().map(|member| member.client_id.as_str())),
             });
             answers.insert(id, description);
         }
@@ -294,6 +295,7 @@ impl WireCluster {
                     state: group.group_state.as_str().to_owned(),
                     protocol_type: "consumer".to_owned(),
                     members: group.members.len(),
+                    client_ids: names(group.members.iter().map(|member| member.client_id.as_str())),
                 };
                 answers.insert(id, Ok(description));
             }
@@ -320,8 +322,19 @@ fn is_definite(error: &CallError) -> bool {
     }
 }
 
+/// Each once, sorted.
+fn names<'a>(names: impl Iterator<Item = &'a str>) -> Vec<String> {
+    names.map(str::to_owned).collect::<BTreeSet<_>>().into_iter().collect()
+}
+
 fn absent(group: &GroupId) -> GroupDescription {
-    GroupDescription { id: group.clone(), state: DEAD.to_owned(), protocol_type: String::new(), members: 0 }
+    GroupDescription {
+        id: group.clone(),
+        state: DEAD.to_owned(),
+        protocol_type: String::new(),
+        members: 0,
+        client_ids: Vec::new(),
+    }
 }
 
 fn commit_codes(

@@ -5,8 +5,9 @@
 use std::time::Duration;
 
 use anyhow::bail;
-use krossing_client_switch::SwitchReport;
+use krossing_client_switch::{LeftBehind, SwitchReport};
 use krossing_core::{
+    codes::STRAGGLERS,
     ports::Clock,
     transition::{Command, Decision, State, permit},
 };
@@ -86,10 +87,13 @@ pub(crate) fn show_report(report: &SwitchReport) {
             "warning: group {group} was set back on the source in {partition}; its position on the target was left as it is"
         ));
     }
-    for (partition, offset) in &report.records_behind_marker {
+    for LeftBehind { partition, record } in &report.records_behind_marker {
         show::advice(&format!(
-            "warning: a record reached the source's {partition} at offset {offset}, behind the closing marker: a producer \
-             was left behind, and what it writes there is not on the target"
+            "warning: {STRAGGLERS}: a record reached the source's {partition} at offset {}, behind where it was closed{}: a \
+             producer was left behind, and what it writes there is not on the target; {}",
+            record.offset,
+            record.by(),
+            STRAGGLERS.remedy
         ));
     }
 }

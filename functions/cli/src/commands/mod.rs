@@ -11,3 +11,4 @@ pub(crate) mod precheck;
 pub(crate) mod resume;
 pub(crate) mod rollback;
 pub(crate) mod status;
+pub(crate) mod stragglers;

@@ -113,6 +113,12 @@ fn summary(plan: &MigrationPlan) -> String {
             show::bytes(topic.bytes)
         )
     }));
+    let stateful: Vec<_> =
+        plan.groups.iter().filter_map(|group| Some((&group.id, group.keeps_state?.texts()))).collect();
+    if !stateful.is_empty() {
+        lines.push("groups whose owners have something to do:".to_owned());
+        lines.extend(stateful.iter().map(|(group, (problem, remedy))| format!("  {group}: {problem}; {remedy}")));
+    }
     if !plan.topics_left_out.is_empty() {
         lines.push("left out:".to_owned());
         lines.extend(plan.topics_left_out.iter().map(|left| format!("  {}: {}", left.name, left.reason.text())));

@@ -13,7 +13,9 @@ use krossing_core::{
     BrokerId, GroupId, KafkaCode, LaneId, LeaderEpoch, Offset, PartitionId, Producer, SourceOffset, TargetOffset,
     TopicId, TopicName, TopicPartition,
     config::Config,
-    cutover::{Boundary, ClosingMarker, CutoverReport, CutoverTimings, GroupTranslation, cutover_report_key},
+    cutover::{
+        Boundary, ClosingMarker, CutoverReport, CutoverTimings, GroupTranslation, MarkerKind, cutover_report_key,
+    },
     lanes::Lane,
     offset_map,
     plan::{MigrationPlan, PLAN_VERSION, PlannedTopic, Scope},
@@ -320,6 +322,7 @@ impl Groups for SmallCluster {
             state: "Empty".to_owned(),
             protocol_type: "consumer".to_owned(),
             members: content.members.get(id).copied().unwrap_or(0),
+            client_ids: Vec::new(),
         };
         Ok(groups.iter().map(describe).collect())
     }
@@ -344,6 +347,10 @@ pub(crate) struct NobodyFreezes;
 
 impl ProducerFreeze for NobodyFreezes {
     async fn freeze(&self, _: i64) -> Result<FreezeAnswer, FreezeError> {
+        unreachable!()
+    }
+
+    async fn switch(&self, _: &[String]) -> Result<FreezeAnswer, FreezeError> {
         unreachable!()
     }
 
@@ -417,6 +424,7 @@ impl World {
                 version: 1,
                 ready_unix_ms: 1,
                 freeze: "nobody had to".to_owned(),
+                marker_kind: MarkerKind::Control,
                 markers: Vec::new(),
                 boundaries: Vec::new(),
                 groups: Vec::new(),

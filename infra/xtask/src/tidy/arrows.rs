@@ -106,6 +106,7 @@ const LAYERS: &[Layer] = &[
         why: "what is validated before producers stand still is validated in one place",
     },
     Layer { folder: "functions/client_switch", may_use: PHASE, must_not: CLIENTS, why: ONE_PHASE },
+    Layer { folder: "functions/stragglers", may_use: PHASE, must_not: CLIENTS, why: ONE_PHASE },
     Layer { folder: "functions/validate", may_use: PHASE, must_not: CLIENTS, why: ONE_PHASE },
     Layer {
         folder: "functions/evidence",

@@ -90,6 +90,7 @@ impl World {
             on_config_drift: ConfigDrift::OverwriteWithSource,
         });
         let rights = Rights {
+            marker: crate::cutover::MarkerKind::Control,
             side: Side::Target,
             migration: &id,
             selection: &selection,

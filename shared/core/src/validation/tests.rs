@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::{
     client_switch::{GroupRecord, Switched, Written},
-    cutover::{CutoverTimings, GroupTranslation},
+    cutover::{CutoverTimings, GroupTranslation, MarkerKind},
     progress::Run,
 };
 
@@ -196,6 +196,7 @@ fn the_last_position_written_counts_and_a_switched_group_stays_switched() {
         metadata: "m".to_owned(),
     };
     let cutover = CutoverReport {
+        marker_kind: MarkerKind::Control,
         version: 1,
         ready_unix_ms: 0,
         freeze: String::new(),

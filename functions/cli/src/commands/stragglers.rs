@@ -1,0 +1,64 @@
+//! `krossing stragglers`: records that reached the source behind where it was closed: names them, or decides.
+
+use krossing_core::{
+    stragglers::{Choice, StragglerDecision, Stragglers},
+    transition::Command,
+};
+use krossing_stragglers::Undecided;
+use serde_json::json;
+
+use crate::{Outcome, arguments::StragglersArguments, session::Session, show};
+
+pub(crate) async fn run(arguments: StragglersArguments) -> anyhow::Result<Outcome> {
+    let mut session = Session::resume(&arguments.existing, Command::Stragglers).await?;
+    let choice = match (arguments.append, arguments.leave) {
+        (true, _) => Choice::Append,
+        (false, true) => Choice::Leave,
+        (false, false) => {
+            show_found(&session, &session.drive.stragglers().await?);
+            return Ok(Outcome::Done);
+        }
+    };
+    match session.drive.decide_stragglers(choice).await? {
+        None => {
+            let text = "there is no record left that nobody has decided about";
+            show::event("stragglers", &json!({ "undecided": [] }), text);
+        }
+        Some(decision) => show_decision(&decision),
+    }
+    Ok(Outcome::Done)
+}
+
+fn producers(ids: &std::collections::BTreeSet<i64>) -> String {
+    let names: Vec<_> = ids.iter().map(ToString::to_string).collect();
+    if names.is_empty() { "not told".to_owned() } else { names.join(", ") }
+}
+
+fn show_found(session: &Session, found: &[Undecided]) {
+    let mut lines: Vec<String> = found
+        .iter()
+        .map(|Undecided { partition, from, to, records, producers: ids }| {
+            format!("{partition}: records={records} source_offsets={from}..{to} producer_ids={}", producers(ids))
+        })
+        .collect();
+    lines.push(format!("partitions={} records={}", found.len(), found.iter().map(|one| one.records).sum::<u64>()));
+    show::event("stragglers", &json!({ "undecided": found }), &lines.join("\n"));
+    if !found.is_empty() {
+        show::advice("stop their producers or switch them to the target, then decide: --append, or --leave");
+        show::next_command(&session.next_command(Command::Stragglers));
+    }
+}
+
+fn show_decision(decision: &StragglerDecision) {
+    let what = match decision.stragglers {
+        Choice::Append => "appended at the target's end",
+        Choice::Leave => "left out of the target",
+    };
+    let line = |one: &Stragglers| {
+        let (ids, kept) = (producers(&one.producers), &one.kept.key);
+        let Stragglers { partition, from, to, records, .. } = one;
+        format!("{partition}: records={records} source_offsets={from}..{to} producer_ids={ids} {what}, kept in {kept}")
+    };
+    let lines: Vec<String> = decision.partitions.iter().map(line).collect();
+    show::event("stragglers_decided", decision, &lines.join("\n"));
+}

@@ -1,0 +1,199 @@
+#![allow(clippy::unwrap_used, reason = "a failing test may panic")]
+
+use bytes::Bytes;
+use krossing_core::{
+    canonical::canonical_json,
+    config::Config,
+    cutover::{CUTOVER_REPORT_VERSION, ClosingMarker, CutoverReport, CutoverTimings, MarkerKind, cutover_report_key},
+    ports::Objects,
+    records::Codec,
+    transition::State,
+};
+use krossing_replication::LanePartition;
+use krossing_testkit::{FakePorts, FakeWorld, Fault, Faults, record};
+use serde_json::json;
+
+use super::*;
+
+const CONFIG: &str = "migration:
+  source: {bootstrap_servers: 'a:1'}
+  target: {bootstrap_servers: 'b:1'}
+  backup: {directory: segments}
+  evidence: {directory: evidence}
+";
+
+fn at(partition: i32) -> TopicPartition {
+    TopicPartition::new("t", partition)
+}
+
+fn migration(world: &FakeWorld, faults: &Faults) -> Migration<FakePorts> {
+    Migration::new("m".parse().unwrap(), Config::parse(CONFIG, |_| None).unwrap(), world.process(faults))
+}
+
+/// READY, closed without markers after one record, with stragglers in partition 0: two of a producer with a
+/// transaction that it committed, one of a transaction that it aborted, and one of nobody.
+async fn left_behind() -> FakeWorld {
+    let world = FakeWorld::new(1);
+    world.source.create_topic("t", 2, &[]);
+    world.target.create_topic("t", 2, &[]);
+    for cluster in [&world.source, &world.target] {
+        cluster.append(&at(0), Codec::None, vec![record("k", "in time")]);
+    }
+    let report = CutoverReport {
+        version: CUTOVER_REPORT_VERSION,
+        ready_unix_ms: 1,
+        freeze: "nobody had to".to_owned(),
+        marker_kind: MarkerKind::None,
+        markers: [(at(0), 1), (at(1), 0)]
+            .map(|(partition, end)| ClosingMarker { partition, source_offset: SourceOffset(end) })
+            .to_vec(),
+        boundaries: Vec::new(),
+        groups: Vec::new(),
+        warnings: Vec::new(),
+        timings: CutoverTimings::default(),
+    };
+    let migration = migration(&world, &Faults::none());
+    let report = Bytes::from(canonical_json(&report).unwrap());
+    migration.evidence.put(&cutover_report_key(&migration.id), vec![report]).await.unwrap();
+    let mut journal = Journal::default();
+    migration.begin(&mut journal, "f".to_owned(), "planned", json!({})).await.unwrap();
+    for next in State::ALL.into_iter().skip(1).take_while(|next| *next <= State::AwaitingClientSwitch) {
+        migration.enter(&mut journal, next, "on its way", json!({})).await.unwrap();
+    }
+    let mut producer = world.source.transactional_producer("forgotten");
+    producer.append(&at(0), Codec::Lz4, vec![record("k", "late 1"), record("k", "late 2")]);
+    producer.commit();
+    producer.append(&at(0), Codec::None, vec![record("k", "aborted")]);
+    producer.abort();
+    world.source.append(&at(0), Codec::None, vec![record("k", "late 3")]);
+    world
+}
+
+fn lanes(world: &FakeWorld) -> Vec<LanePlan> {
+    let topic_id = world.source.topic_id("t");
+    let partitions = [at(0), at(1)].map(|partition| LanePartition { partition, topic_id }).to_vec();
+    vec![LanePlan { id: krossing_core::LaneId(0), transactional_id: "krossing.m.0".to_owned(), partitions }]
+}
+
+/// One command.
+async fn run(
+    world: &FakeWorld,
+    faults: &Faults,
+    choice: Choice,
+) -> Option<Result<Option<StragglerDecision>, StragglersError>> {
+    let migration = migration(world, faults);
+    let lanes = lanes(world);
+    let command = async {
+        let mut journal = migration.journal().await?;
+        decide(&migration, &lanes, &mut journal, choice).await
+    };
+    tokio::select! {
+        done = command => Some(done),
+        () = faults.crashed() => None,
+    }
+}
+
+fn values(world: &FakeWorld) -> Vec<String> {
+    let text = |value: Option<Bytes>| String::from_utf8(value.unwrap().to_vec()).unwrap();
+    world.target.visible_records(&at(0)).into_iter().map(|record| text(record.value)).collect()
+}
+
+async fn decided(world: &FakeWorld) -> Decided {
+    Decided::of(&migration(world, &Faults::none()).journal().await.unwrap())
+}
+
+const ALL: [&str; 4] = ["in time", "late 1", "late 2", "late 3"];
+
+#[tokio::test(start_paused = true)]
+async fn committed_records_are_found_with_who_wrote_them_and_nothing_is_changed() {
+    let world = left_behind().await;
+    let migration = migration(&world, &Faults::none());
+    let journal = migration.journal().await.unwrap();
+    let found = find(&migration, &lanes(&world), &journal).await.unwrap();
+    let producer = world.source.producer_of("forgotten").unwrap();
+    let expected = Undecided {
+        partition: at(0),
+        from: SourceOffset(1),
+        to: SourceOffset(world.source.ends(&at(0)).2),
+        records: 3,
+        producers: BTreeSet::from([producer.id]),
+    };
+    assert_eq!(found, [expected]);
+    assert_eq!(migration.journal().await.unwrap(), journal);
+    assert_eq!(values(&world), ["in time"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_left_out_is_kept_and_not_asked_again() {
+    let world = left_behind().await;
+    let decision = run(&world, &Faults::none(), Choice::Leave).await.unwrap().unwrap().unwrap();
+    assert_eq!(values(&world), ["in time"]);
+    let kept = world.evidence.get(&decision.partitions[0].kept.key).await.unwrap().unwrap();
+    assert!(!kept.is_empty());
+    assert_eq!(run(&world, &Faults::none(), Choice::Append).await.unwrap().unwrap(), None);
+    assert_eq!(decided(&world).await.unfinished(), None);
+    // What comes later is a decision of its own.
+    world.source.append(&at(0), Codec::None, vec![record("k", "later")]);
+    run(&world, &Faults::none(), Choice::Append).await.unwrap().unwrap().unwrap();
+    assert_eq!(values(&world), ["in time", "later"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_crash_or_failure_at_any_call_appends_each_record_once() {
+    let calls = {
+        let (world, faults) = (left_behind().await, Faults::none());
+        run(&world, &faults, Choice::Append).await.unwrap().unwrap().unwrap();
+        assert_eq!(values(&world), ALL);
+        faults.calls().len() as u64
+    };
+    for fault in Fault::ALL {
+        for number in 0..calls {
+            let world = left_behind().await;
+            let first = run(&world, &Faults::at(number, fault), Choice::Append).await;
+            // Clients write meanwhile, and whatever is still on its way may land.
+            world.target.append(&at(0), Codec::None, vec![record("k", "of a client")]);
+            let again = run(&world, &Faults::none(), Choice::Append).await;
+            assert!(matches!(again, Some(Ok(_))), "call {number}, {fault:?}: {first:?}, then {again:?}");
+            world.clock.skip(std::time::Duration::from_secs(1)).await;
+            let mut there = values(&world);
+            there.retain(|value| value != "of a client");
+            assert_eq!(there, ALL, "call {number}, {fault:?}: {first:?}, then {again:?}");
+            assert_eq!(decided(&world).await.unfinished(), None);
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_append_that_has_begun_is_ended_before_anything_is_left_out() {
+    let world = left_behind().await;
+    let faults = Faults::on("target.produce", 0, Fault::CrashAfter);
+    assert!(run(&world, &faults, Choice::Append).await.is_none());
+    let refused = run(&world, &Faults::none(), Choice::Leave).await.unwrap().unwrap_err();
+    assert!(matches!(refused, StragglersError::AppendUnfinished { number: 1 }), "{refused}");
+    run(&world, &Faults::none(), Choice::Append).await.unwrap().unwrap();
+    assert_eq!(values(&world), ALL);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_producer_that_a_week_has_made_another_still_knows_what_the_first_appended() {
+    let world = left_behind().await;
+    let faults = Faults::on("target.produce", 0, Fault::CrashAfter);
+    assert!(run(&world, &faults, Choice::Append).await.is_none());
+    let first = world.target.producer_of("krossing.m.stragglers").unwrap();
+    world.clock.skip(std::time::Duration::from_secs(8 * 24 * 3600)).await;
+    run(&world, &Faults::none(), Choice::Append).await.unwrap().unwrap();
+    assert_ne!(world.target.producer_of("krossing.m.stragglers").unwrap().id, first.id);
+    assert_eq!(values(&world), ALL);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_transaction_that_is_still_open_is_left_to_the_next_decision() {
+    let world = left_behind().await;
+    let mut open = world.source.transactional_producer("open");
+    open.append(&at(1), Codec::None, vec![record("k", "not yet")]);
+    run(&world, &Faults::none(), Choice::Append).await.unwrap().unwrap().unwrap();
+    assert!(world.target.visible_records(&at(1)).is_empty());
+    open.commit();
+    run(&world, &Faults::none(), Choice::Append).await.unwrap().unwrap().unwrap();
+    assert_eq!(world.target.visible_records(&at(1)).len(), 1);
+}
