@@ -14,6 +14,7 @@ use anyhow::{Context, Result, anyhow, ensure};
 use rdkafka::{
     ClientConfig, Message, Offset, TopicPartitionList,
     consumer::{BaseConsumer, CommitMode, Consumer},
+    error::{KafkaError, RDKafkaErrorCode},
 };
 
 use super::topics;
@@ -308,7 +309,11 @@ fn consume(consumer: &BaseConsumer, stop: &AtomicBool, consumed: &AtomicU64) -> 
         }
     }
     if since_commit > 0 {
-        consumer.commit_consumer_state(CommitMode::Sync).context("the last commit of a live member")?;
+        match consumer.commit_consumer_state(CommitMode::Sync) {
+            // A rebalance came first, with which its partitions went and its positions were committed.
+            Err(KafkaError::ConsumerCommit(RDKafkaErrorCode::NoOffset)) => {}
+            committed => committed.context("the last commit of a live member")?,
+        }
     }
     Ok(())
 }
