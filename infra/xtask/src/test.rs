@@ -2,7 +2,8 @@
 //!
 //! Unlike [`check`](crate::check) it ends at the first stage that fails: what follows takes minutes and relies on it.
 //! The binaries come from cargo, in the order of `tests/Cargo.toml`, so that a new one is not forgotten; they run one
-//! after the other, and so do the tests in them, because each starts brokers that want the machine for themselves.
+//! after the other, and so do the tests in them, because each starts brokers that want the machine for themselves. Faults
+//! run two at a time: they mostly wait, for brokers that start and for what brokers forget.
 
 use anyhow::{Context, bail};
 use cargo_metadata::{Metadata, MetadataCommand, TargetKind};
@@ -78,7 +79,8 @@ fn stages(metadata: &Metadata) -> anyhow::Result<Vec<(String, Work)>> {
         if tests_of(false).any(|other| other == name) {
             bail!("two test binaries are called {name}: the one in {REAL} needs a name of its own");
         }
-        stages.push(cargo(name, &format!("test --workspace --test {name} -- --test-threads=1")));
+        let threads = if name == "faults" { 2 } else { 1 };
+        stages.push(cargo(name, &format!("test --workspace --test {name} -- --test-threads={threads}")));
     }
     if stages.len() == fixed {
         bail!("{REAL} has no tests: nothing would be shown on real brokers");
