@@ -293,7 +293,9 @@ impl Migration {
 
     /// How long each step of the cutover that reached READY took, in milliseconds.
     pub fn cutover_timings(&self) -> Result<serde_json::Value> {
-        let ready = self.journal()?.into_iter().rfind(|entry| entry["to"] == "awaiting_client_switch");
+        let is_ready =
+            |entry: &serde_json::Value| entry["kind"] == "transition" && entry["to"] == "awaiting_client_switch";
+        let ready = self.journal()?.into_iter().rfind(is_ready);
         Ok(ready.context("the journal has no READY")?["detail"]["timings"].clone())
     }
 
