@@ -3,6 +3,8 @@
 //!
 //! A state is reached as it is in life: by the commands before it, the last of which dies at its first call there.
 
+use std::time::Duration;
+
 use krossing_core::{
     journal::JournalEntry,
     transition::{Command, State},
@@ -114,6 +116,31 @@ fn every_command_in_every_state_does_what_it_should_or_is_refused_with_the_reaso
             for command in Command::ALL.into_iter().filter(|command| *command != Command::Status) {
                 check(state, allowed, command).await;
             }
+        }
+    });
+}
+
+/// The loop is suspended in the middle of a round, the acknowledgement is given, and the loop wakes up.
+#[test]
+fn an_acknowledgement_beside_a_round_fails_neither() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
+    tokio::task::LocalSet::new().block_on(&runtime.expect("a runtime can be built"), async {
+        for (slow, quick) in
+            [(Command::ClientSwitch, Command::CutoverAck), (Command::CutoverAck, Command::ClientSwitch)]
+        {
+            let scene = scene_in(State::AwaitingClientSwitch).await;
+            let mut first = true;
+            let faults = Faults::deciding(move |call| {
+                let write = call.name == "ledger.put_document" && call.subject.contains("client-switch");
+                (write && std::mem::take(&mut first)).then_some(Fault::Slow(Duration::from_secs(5)))
+            });
+            let slow = process(scene.clone(), slow, faults.clone(), 1);
+            let quick = process(scene.clone(), quick, Faults::none(), 2);
+            let ended = in_time(&scene, async { Ok(tokio::join!(slow, quick)) }).await.expect("both end");
+            assert!(faults.calls().iter().any(|call| call.name == "ledger.put_document"));
+            ended.0.expect("the one that was suspended");
+            ended.1.expect("the other");
+            assert_eq!(scene.tip(), Some(State::Validating));
         }
     });
 }

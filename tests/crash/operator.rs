@@ -303,7 +303,7 @@ pub(crate) async fn process(scene: Scene, command: Command, faults: Faults, numb
                 anyhow::bail!("{why}");
             }
             let stop = async {
-                while !scene.switched() {
+                while !scene.switched() && scene.tip() == Some(State::AwaitingClientSwitch) {
                     scene.world.clock.sleep(Duration::from_millis(100)).await;
                 }
             };

@@ -159,6 +159,26 @@ async fn is_given_up_without_a_trace(pair: &Pair, migration: &Migration) -> Resu
     tells_programs(migration).await
 }
 
+/// A process that goes on copying lets go before a migration is given up, and ends.
+async fn nobody_copies_for_a_migration_that_is_given_up(migration: &Migration) -> Result<()> {
+    let mut tailing = migration.start("execute", &["--migration-id", &migration.id, "--keep-tailing"])?;
+    let rolled_back = async {
+        migration.until_journaled(|entry| entry["to"] == "drain_ready").await?;
+        loop {
+            let outcome = migration.run("rollback").await?;
+            if outcome.code == Some(0) {
+                return Ok(());
+            }
+            // Just behind drain_ready the lock is still held.
+            ensure!(outcome.stderr.contains("another command drives this migration"), "{outcome:?}");
+        }
+    };
+    tailing.until(rolled_back).await?;
+    let ended = tailing.finish().await?.expect_code(0)?;
+    ensure!(ended.stderr.contains("nothing is left to tail"), "{ended:?}");
+    Ok(())
+}
+
 #[test]
 fn a_migration_ends_with_evidence_or_without_a_trace() {
     in_lab("ends", async |lab| {
@@ -167,6 +187,8 @@ fn a_migration_ends_with_evidence_or_without_a_trace() {
         let pair = Pair::new(lab, source, target).await?;
         fill(&pair.source, "proved").await?;
         fill(&pair.source, "given-up").await?;
+        fill(&pair.source, "let-go").await?;
+        nobody_copies_for_a_migration_that_is_given_up(&pair.migration("let-go", &["let-go"], "")?).await?;
         is_given_up_without_a_trace(&pair, &pair.migration("given-up", &["given-up"], "")?).await?;
         is_finalized_and_proved(&pair.migration("proved", &["proved"], "")?).await
     });

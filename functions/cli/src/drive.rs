@@ -10,7 +10,7 @@
 use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use anyhow::{Context, anyhow, bail};
-use krossing_client_switch::{ClientSwitch, SwitchReport};
+use krossing_client_switch::{ClientSwitch, SwitchError, SwitchReport};
 use krossing_core::{
     ErrorClass,
     cutover::CutoverReport,
@@ -186,7 +186,7 @@ impl<P: Ports> Drive<P> {
         while let Ok(notice) = notices.try_recv() {
             if let Err(error) = journal_notice(&migration, &mut self.journal, notice).await {
                 // How the cutover ended counts for more; a gap is also in the progress and in the report.
-                self.voice.advice(&format!("could not be journaled: {}", show::chain(&error.into())));
+                self.voice.advice(&format!("could not be journaled: {}", show::chain(&error)));
             }
         }
         self.show_entries();
@@ -203,6 +203,7 @@ impl<P: Ports> Drive<P> {
             Some(State::DrainReady) => {
                 "producers may go on and the migration is at drain_ready again; the next cutover is yours to begin"
             }
+            Some(State::AwaitingClientSwitch) => "READY: the target is complete and clients are to be switched",
             _ => "the cutover has not ended; `krossing status` shows how it stands",
         }
     }
@@ -226,7 +227,7 @@ impl<P: Ports> Drive<P> {
     pub async fn follow(
         &self,
         stop: impl Future<Output = ()> + Send,
-        show: impl FnMut(&SwitchReport) + Send,
+        show: impl FnMut(Result<&SwitchReport, &SwitchError>) + Send,
     ) -> anyhow::Result<()> {
         let lanes = self.planned().await?.lanes();
         Ok(ClientSwitch::load(&self.migration, &lanes).await?.follow(stop, show).await?)
@@ -236,7 +237,7 @@ impl<P: Ports> Drive<P> {
     /// brought into step once more.
     pub async fn acknowledge(&mut self) -> anyhow::Result<SwitchReport> {
         let lanes = self.planned().await?.lanes();
-        let report = ClientSwitch::load(&self.migration, &lanes).await?.round().await?;
+        let report = ClientSwitch::load(&self.migration, &lanes).await?.contested_round().await?;
         let reason = format!(
             "clients have switched, says the operator: groups_switched={} groups_not_seen={} positions_moved={}",
             report.switched.len(),
@@ -278,8 +279,13 @@ impl<P: Ports> Drive<P> {
         }
     }
 
-    /// Gives the migration up. `producers_released`: the operator says that producers go on.
+    /// Gives the migration up, once nobody copies any more. `producers_released`: the operator says that producers go on.
     pub async fn rollback(&mut self, producers_released: bool) -> anyhow::Result<RollbackReport> {
+        // A cutover had the lanes for itself, and its producers are not to wait for anything.
+        if !self.journal.standing().cutover_is_open() {
+            let lanes = self.planned().await?.lanes();
+            hand_over::ask(&self.migration, &lanes, &self.owner).await?;
+        }
         let migration = self.migration.clone();
         let ended = krossing_rollback::run(&migration, &mut self.journal, producers_released).await;
         self.show_entries();
@@ -330,9 +336,9 @@ impl<P: Ports> Drive<P> {
         }
         let standing = self.journal.standing();
         if matches!(standing, Position::At(state) if state.successors().contains(&State::Failed))
-            && let Err(unwritten) = self.enter(State::Failed, show::chain(error), json!({})).await
+            && let Err(unwritten) = self.enter(State::Failed, show::chain(error.as_ref()), json!({})).await
         {
-            self.voice.advice(&format!("the failure could not be journaled: {}", show::chain(&unwritten)));
+            self.voice.advice(&format!("the failure could not be journaled: {}", show::chain(unwritten.as_ref())));
         }
     }
 }

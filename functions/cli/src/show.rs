@@ -117,15 +117,15 @@ pub(crate) fn for_programs(name: &str, value: &impl Serialize) {
 
 /// An error with all its causes, once.
 pub(crate) fn error(error: &anyhow::Error) {
-    let error = chain(error);
+    let error = chain(error.as_ref());
     advice(&format!("krossing: {error}"));
     for_programs("error", &json!({ "error": error }));
 }
 
 /// An error and its causes in one sentence each, none twice.
-pub(crate) fn chain(error: &anyhow::Error) -> String {
+pub(crate) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
     let mut text = String::new();
-    for cause in error.chain().map(ToString::to_string) {
+    for cause in std::iter::successors(Some(error), |error| error.source()).map(ToString::to_string) {
         if text.ends_with(&cause) {
             continue;
         }
@@ -239,6 +239,6 @@ mod tests {
     fn a_cause_is_not_said_twice() {
         let inner: anyhow::Result<()> = Err(anyhow::anyhow!("no route")).context("could not read: no route");
         let error = inner.context("seed failed").expect_err("it is one");
-        assert_eq!(chain(&error), "seed failed: could not read: no route");
+        assert_eq!(chain(error.as_ref()), "seed failed: could not read: no route");
     }
 }

@@ -6,7 +6,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
@@ -18,12 +18,19 @@ use krossing_core::{
     progress::PartitionProgress,
     stragglers::{Decided, StrayRecord},
 };
-use krossing_replication::{LanePlan, ScanFrom, load_map, records_behind};
+use krossing_replication::{Behind, LanePlan, ScanFrom, load_map, records_behind};
 use krossing_runtime::{ForStep, Migration, MigrationError};
 use serde::Serialize;
 
 /// How often groups are looked at.
 const ROUND_EVERY: Duration = Duration::from_secs(1);
+
+/// How old may be what a round has seen when it writes positions. A process that was suspended for longer looks again:
+/// a group may have switched meanwhile.
+const SEEN_AGE_MAX: Duration = Duration::from_secs(60);
+
+/// How often the acknowledgement's round begins again because the loop, beside it, has written who has switched.
+const CONTESTED_ROUNDS_MAX: usize = 10;
 
 /// Why a round could not be finished. Each can be repeated without harm.
 #[derive(Debug, thiserror::Error)]
@@ -39,6 +46,9 @@ pub enum SwitchError {
         /// Where.
         partition: TopicPartition,
     },
+    /// The process stood still in the middle of a round.
+    #[error("what was seen of the groups is {} s old; nothing was written from it", .0.as_secs())]
+    Outdated(Duration),
 }
 
 impl SwitchError {
@@ -46,7 +56,7 @@ impl SwitchError {
     pub fn class(&self) -> ErrorClass {
         match self {
             SwitchError::Migration(error) => error.class(),
-            SwitchError::NotReadBack { .. } => ErrorClass::Retryable,
+            SwitchError::NotReadBack { .. } | SwitchError::Outdated(_) => ErrorClass::Retryable,
         }
     }
 }
@@ -64,6 +74,8 @@ pub struct SwitchReport {
     pub went_back: Vec<(GroupId, TopicPartition)>,
     /// Records behind a closing marker: producers left behind. The first of each partition.
     pub records_behind_marker: Vec<LeftBehind>,
+    /// Partitions of the source behind whose closing marker could not be looked in this round, and why.
+    pub not_looked_behind: Vec<String>,
 }
 
 /// The first record behind the closing marker of a partition.
@@ -104,9 +116,21 @@ impl<'a, P: Ports> ClientSwitch<'a, P> {
         Ok(Self { migration, report, progress, starts })
     }
 
+    /// A round that another one beside it does not fail.
+    pub async fn contested_round(&self) -> Result<SwitchReport, SwitchError> {
+        for _ in 1..CONTESTED_ROUNDS_MAX {
+            match self.round().await {
+                Err(error) if error.class() == ErrorClass::Fenced => {}
+                ended => return ended,
+            }
+        }
+        self.round().await
+    }
+
     /// Looks at every group once, and brings those that have not switched into step.
     pub async fn round(&self) -> Result<SwitchReport, SwitchError> {
         let (version, mut record) = self.migration.client_switch().await?;
+        let looked_at = self.migration.clock.now();
         let seen = self.look(&record).await?;
         let mut report = SwitchReport::default();
         let mut commits: BTreeMap<GroupId, GroupOffsets> = BTreeMap::new();
@@ -137,7 +161,7 @@ impl<'a, P: Ports> ClientSwitch<'a, P> {
         report.positions_moved = commits.values().map(BTreeMap::len).sum();
         let version = self.store(version, &record).await?;
         if !commits.is_empty() {
-            self.commit(&commits, &mut record).await?;
+            self.commit(&commits, looked_at, &mut record).await?;
             self.store(Some(version), &record).await?;
         }
         let decided = Decided::of(&self.migration.journal().await?);
@@ -145,21 +169,28 @@ impl<'a, P: Ports> ClientSwitch<'a, P> {
         let mut starts = self.starts.clone();
         starts.iter_mut().for_each(|start| start.offset = undecided[&start.partition].0);
         let behind = records_behind(&self.migration.source, &self.migration.clock, starts).await;
-        let behind = behind.during("look behind the closing markers")?.into_iter();
-        report.records_behind_marker = behind.map(|(partition, record)| LeftBehind { partition, record }).collect();
+        let Behind { found, unknown } = behind.during("look behind the closing markers")?;
+        let found = found.into_iter().map(|(partition, record)| LeftBehind { partition, record });
+        report.records_behind_marker = found.collect();
+        report.not_looked_behind = unknown.into_iter().map(|(partition, why)| format!("{partition}: {why}")).collect();
         Ok(report)
     }
 
-    /// Round after round until `stop`; each is shown.
+    /// Round after round until `stop`; how each ended is shown. One that failed for now is followed by the next: brokers
+    /// restart in the days this takes, and the acknowledgement writes beside it.
     pub async fn follow(
         &self,
         stop: impl Future<Output = ()> + Send,
-        mut show: impl FnMut(&SwitchReport) + Send,
+        mut show: impl FnMut(Result<&SwitchReport, &SwitchError>) + Send,
     ) -> Result<(), SwitchError> {
         let mut stop = std::pin::pin!(stop);
         loop {
             // A round that has begun is finished: what it has announced is then also written.
-            show(&self.round().await?);
+            match self.round().await {
+                Ok(report) => show(Ok(&report)),
+                Err(error) if matches!(error.class(), ErrorClass::Retryable | ErrorClass::Fenced) => show(Err(&error)),
+                Err(error) => return Err(error),
+            }
             tokio::select! {
                 () = &mut stop => return Ok(()),
                 () = self.migration.clock.sleep(ROUND_EVERY) => {}
@@ -260,11 +291,16 @@ impl<'a, P: Ports> ClientSwitch<'a, P> {
     async fn commit(
         &self,
         commits: &BTreeMap<GroupId, GroupOffsets>,
+        looked_at: Instant,
         record: &mut ClientSwitchRecord,
     ) -> Result<(), SwitchError> {
         let target = &self.migration.target;
         let mut refused = BTreeMap::new();
         for (group, offsets) in commits {
+            let age = self.migration.clock.now().saturating_duration_since(looked_at);
+            if age > SEEN_AGE_MAX {
+                return Err(SwitchError::Outdated(age));
+            }
             let answer = target.commit_group_offsets(group, offsets).await;
             refused.insert(group, answer.during("write a group's positions to the target")?);
         }

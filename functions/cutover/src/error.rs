@@ -72,8 +72,8 @@ pub enum CutoverError {
     /// The source has deleted keys that still have a value on the target.
     #[error(transparent)]
     TombstonesMissed(#[from] TombstonesMissed),
-    /// READY was journaled at the moment at which the budget ran out.
-    #[error("the cutover reached READY as its time ran out; `krossing status` shows how it stands")]
+    /// READY was journaled, and what came with it or right behind it failed.
+    #[error("the cutover reached READY, and then something failed: `krossing resume` goes on")]
     ReadyUnseen {
         /// What was reported first.
         #[source]

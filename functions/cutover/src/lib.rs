@@ -64,8 +64,9 @@ pub async fn run<P: Ports>(cutover: &Cutover<'_, P>, journal: &mut Journal) -> R
     let mut crew = Crew::new(cutover.ctx.clone());
     let error = match attempt(cutover, journal, &mut crew).await {
         Ok(report) => {
-            announce_switch(migration, journal).await?;
-            return Ok(report);
+            let announced = announce_switch(migration, journal).await;
+            // READY it is all the same; a resume tells producers again.
+            return announced.map(|()| report).map_err(|error| CutoverError::ReadyUnseen { source: Box::new(error) });
         }
         Err(error) => error,
     };
@@ -90,8 +91,9 @@ pub async fn run<P: Ports>(cutover: &Cutover<'_, P>, journal: &mut Journal) -> R
     Err(error)
 }
 
-/// After READY: has producers told that they go on on the target, once. That it could not be told changes nothing about
-/// READY: it is journaled, for the operator to do by hand.
+/// After READY: has producers told that they go on on the target, unless the journal says that they were; a process that
+/// dies in between has them told again. That it could not be told changes nothing about READY: it is journaled, for the
+/// operator to do by hand.
 pub async fn announce_switch<P: Ports>(migration: &Migration<P>, journal: &mut Journal) -> Result<(), CutoverError> {
     if journal.last_since(State::AwaitingClientSwitch, EntryKind::SwitchAsked).is_some() {
         return Ok(());

@@ -9,12 +9,12 @@ use krossing_core::{
     cutover::{ClosingMarker, MarkerKind, SENTINELS_DOCUMENT, Standstill, sentinel, sentinel_in},
     limits::{MARK_VISIBLE_WAIT_MAX, RETRY_PAUSE_MAX, SENTINELS_IN_FLIGHT_MAX, STANDSTILL_LOOK},
     ports::{
-        Clock, ClusterResult, Ledger, LogEnd, LogReader, LogWriter, Marker, PerPartition, Ports, ProduceOutcome,
-        ProduceRequest,
+        Clock, ClusterError, ClusterResult, Ledger, LogEnd, LogReader, LogWriter, Marker, PerPartition, Ports,
+        ProduceOutcome, ProduceRequest,
     },
     records::{BatchBuilder, RawBatch},
 };
-use krossing_replication::{ScanFrom, records_behind, scan};
+use krossing_replication::{Behind, ScanFrom, records_behind, scan};
 use krossing_runtime::{ForStep, MigrationError};
 
 use crate::{
@@ -80,7 +80,9 @@ async fn mark_with_records<P: Ports>(
     let behind = behind.map(|(partition, id)| (partition.clone(), *id)).collect();
     let behind = starts(&behind, |partition| earlier[partition].0 + 1);
     let attempt = "look behind the earlier visible markers";
-    let followed = records_behind(&migration.source, &migration.clock, behind).await.during(attempt)?;
+    let Behind { found: followed, unknown } =
+        records_behind(&migration.source, &migration.clock, behind).await.during(attempt)?;
+    all_looked_at(unknown, attempt)?;
     for (partition, marker) in earlier.into_iter().filter(|(partition, _)| !followed.contains_key(partition)) {
         unmarked.remove(&partition);
         ends.insert(partition, marker.0);
@@ -211,18 +213,26 @@ async fn mark_part<P: Ports>(cutover: &Cutover<'_, P>, part: &MarkingPart) -> Re
     }
 }
 
-/// Makes sure that no record has come behind where its partition was closed. Other control batches may: they are nothing to copy.
+/// A partition behind whose marker could not be looked is an error: there may be a record.
+fn all_looked_at(unknown: BTreeMap<TopicPartition, String>, attempt: &'static str) -> Result<(), CutoverError> {
+    let Some((partition, why)) = unknown.into_iter().next() else { return Ok(()) };
+    let (side, detail) = (Side::Source, format!("{partition}: {why}"));
+    Ok(Err(ClusterError::Unavailable { side, attempt: attempt.to_owned(), detail }).during(attempt)?)
+}
+
+/// Makes sure that no record has come behind where its partition was closed. Other control batches may: they are nothing
+/// to copy.
 pub(crate) async fn nothing_behind_markers<P: Ports>(
     cutover: &Cutover<'_, P>,
     prepared: &Prepared,
     closed_from: &BTreeMap<TopicPartition, SourceOffset>,
 ) -> Result<(), CutoverError> {
     let starts = starts(&prepared.partitions, |partition| closed_from[partition].0);
-    let migration = cutover.migration;
-    let found =
-        records_behind(&migration.source, &migration.clock, starts).await.during("look behind the closing markers")?;
+    let (migration, attempt) = (cutover.migration, "look behind the closing markers");
+    let Behind { found, unknown } =
+        records_behind(&migration.source, &migration.clock, starts).await.during(attempt)?;
     match found.into_iter().next() {
-        None => Ok(()),
+        None => all_looked_at(unknown, attempt),
         Some((partition, record)) => Err(CutoverError::ProducerLeftBehind { partition, record }),
     }
 }

@@ -13,6 +13,7 @@ use krossing_core::{
     GroupId, MigrationId, TopicName,
     canonical::canonical_json,
     config::Config,
+    cutover::{MarkerKind, SENTINEL_HEADER},
     journal::{EntryKind, Journal},
     ports::{AclBinding, Clock, Groups, Inventory, Ports, ProducerFreeze},
     transition::{Command, Decision, Position, State, permit},
@@ -37,8 +38,10 @@ pub struct RollbackReport {
     pub given_up_in: State,
     /// What became of producers.
     pub producers: String,
-    /// How many cutovers were begun: each has left at most one marker in each partition of the source.
+    /// How many cutovers were begun: each has left at most one marker in each partition of the source, or none.
     pub cutovers_begun: usize,
+    /// What they closed partitions with.
+    pub marker: MarkerKind,
     /// The migration's topics that are on the target.
     pub topics_left: Vec<TopicName>,
     /// Groups that have positions in them there.
@@ -77,6 +80,7 @@ pub async fn run<P: Ports>(
         written_unix_ms: migration.clock.unix_ms(),
         given_up_in,
         producers,
+        marker: migration.config.cutover.marker,
         cutovers_begun: journal.states().iter().filter(|state| **state == State::Cutover).count(),
         commands: commands(&migration.config, &topics_left, &groups_left, &acls_left),
         topics_left,
@@ -202,11 +206,18 @@ impl fmt::Display for RollbackReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "migration={} given_up_in={}", self.migration_id, self.given_up_in)?;
         writeln!(f, "producers: {}", self.producers)?;
-        writeln!(
-            f,
-            "source: unchanged, but for at most {} marker(s) in each partition, which no consumer sees",
-            self.cutovers_begun
-        )?;
+        match (self.marker, self.cutovers_begun) {
+            (MarkerKind::None, _) | (_, 0) => writeln!(f, "source: unchanged")?,
+            (MarkerKind::Control, times) => writeln!(
+                f,
+                "source: unchanged, but for at most {times} marker(s) in each partition, which no consumer sees"
+            )?,
+            (MarkerKind::Record, times) => writeln!(
+                f,
+                "source: unchanged, but for at most {times} marker(s) in each partition: records with the header \
+                 {SENTINEL_HEADER}"
+            )?,
+        }
         writeln!(
             f,
             "target: topics_left={} groups_left={} acls_left={}; nothing was deleted",

@@ -30,6 +30,6 @@ pub use error::LaneError;
 pub use lane::{Goal, boundaries, close_lane, run_lane};
 pub use lease::{read_lease, reopen_lane};
 pub use map::load_map;
-pub use scan::{ScanFrom, records_behind, scan};
+pub use scan::{Behind, ScanFrom, records_behind, scan};
 pub use tail::{PartitionLag, TailBoard, TailControl, TailOrder};
 pub use transactions::{drain_sentence, open_transactions};

@@ -116,36 +116,66 @@ pub async fn scan<R: LogReader, C: Clock>(
 /// How long is looked behind marks: what is there is there, only an election may be waited for.
 const LOOK_BEHIND: Duration = Duration::from_secs(5);
 
-/// The first *record* at or after each start, where there is one. Control batches are none: they may follow a mark.
+/// What lies behind where partitions were closed.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Behind {
+    /// The first record of each partition that has one.
+    pub found: BTreeMap<TopicPartition, StrayRecord>,
+    /// Partitions that could not be looked at, and why: there may be records.
+    pub unknown: BTreeMap<TopicPartition, String>,
+}
+
+/// The first *record* at or after each start, where there is one. Control batches are none: they may follow a mark. What
+/// retention has taken is not there any more.
 pub async fn records_behind<R: LogReader, C: Clock>(
     reader: &R,
     clock: &C,
     starts: Vec<ScanFrom>,
-) -> Result<BTreeMap<TopicPartition, StrayRecord>, ClusterError> {
+) -> Result<Behind, ClusterError> {
     let partitions: Vec<_> = starts.iter().map(|start| start.partition.clone()).collect();
-    let ends = reader.log_ends(&partitions, LogEnd::Latest).await?;
-    let ends: BTreeMap<_, _> = ends.into_iter().filter_map(|(partition, end)| Some((partition, end.ok()?))).collect();
-    let longer = starts.into_iter().filter(|start| ends.get(&start.partition).is_some_and(|end| *end > start.offset));
-    let mut found = BTreeMap::new();
-    scan(reader, clock, longer.collect(), LOOK_BEHIND, |partition, batch| match batch {
-        Ok(batch) if batch.header.is_control() => {
-            if batch.header.last_offset() + 1 < ends[partition] {
-                ControlFlow::Continue(())
-            } else {
-                ControlFlow::Break(())
+    let (log_starts, ends) = futures::try_join!(
+        reader.log_ends(&partitions, LogEnd::Earliest),
+        reader.log_ends(&partitions, LogEnd::Latest)
+    )?;
+    let mut behind = Behind::default();
+    let mut known: BTreeMap<TopicPartition, Offset> = BTreeMap::new();
+    let mut longer = Vec::new();
+    for start in starts {
+        match (log_starts.get(&start.partition), ends.get(&start.partition)) {
+            (Some(Ok(log_start)), Some(Ok(end))) => {
+                known.insert(start.partition.clone(), *end);
+                let offset = start.offset.max(*log_start);
+                longer.extend((*end > offset).then_some(ScanFrom { offset, ..start }));
+            }
+            (Some(Err(code)), _) | (_, Some(Err(code))) => {
+                behind.unknown.insert(start.partition, code.to_string());
+            }
+            (None, _) | (_, None) => {
+                behind.unknown.insert(start.partition, "it was left out of the answer".to_owned());
             }
         }
-        Ok(batch) => {
-            let header = &batch.header;
-            let producer = (header.producer.id >= 0).then_some(header.producer);
-            found.insert(partition.clone(), StrayRecord { offset: header.base_offset, producer });
-            ControlFlow::Break(())
-        }
-        Err(error) => {
-            found.insert(partition.clone(), StrayRecord { offset: error.offset, producer: None });
-            ControlFlow::Break(())
-        }
+    }
+    let unseen = scan(reader, clock, longer, LOOK_BEHIND, |partition, batch| {
+        let record = match batch {
+            Ok(batch) if batch.header.is_control() => {
+                let more = batch.header.last_offset() + 1 < known[partition];
+                return if more { ControlFlow::Continue(()) } else { ControlFlow::Break(()) };
+            }
+            Ok(batch) => {
+                let header = &batch.header;
+                let producer = (header.producer.id >= 0).then_some(header.producer);
+                StrayRecord { offset: header.base_offset, producer }
+            }
+            Err(error) => StrayRecord { offset: error.offset, producer: None },
+        };
+        behind.found.insert(partition.clone(), record);
+        ControlFlow::Break(())
     })
     .await?;
-    Ok(found)
+    let why = |(partition, offset): (TopicPartition, Offset)| {
+        let why = format!("it could not be read from offset {offset} to its end at {}", known[&partition]);
+        (partition, why)
+    };
+    behind.unknown.extend(unseen.into_iter().map(why));
+    Ok(behind)
 }

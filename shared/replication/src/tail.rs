@@ -451,7 +451,6 @@ impl<'a, P: LanePorts> Tail<'a, P> {
         let cursor = &mut self.cursors[place];
         let from = cursor.next;
         let mut filter = AbortFilter::new(fetched.aborted);
-        let bytes = fetched.records.len();
         for batch in Batches::new(fetched.records) {
             let batch = batch.map_err(&record_error)?;
             let data = filter.verdict(&batch).map_err(&record_error)? == Verdict::Data;
@@ -463,15 +462,16 @@ impl<'a, P: LanePorts> Tail<'a, P> {
             let gathered = window.gathered.entry(place).or_insert_with(|| Gathered::begin(cursor.next));
             (gathered.source_next, gathered.epoch) = (cursor.next, cursor.epoch);
             if data {
-                let open_before = gathered.repacker.open_runs();
+                let (runs_before, bytes_before) = (gathered.repacker.open_runs(), gathered.repacker.open_bytes());
                 let outs = gathered.repacker.push(&batch, from).map_err(&record_error)?;
                 window.runs += outs.iter().map(|out| out.runs.len()).sum::<usize>();
-                window.runs += gathered.repacker.open_runs();
-                window.runs -= open_before;
+                window.runs = window.runs + gathered.repacker.open_runs() - runs_before;
+                // What is being packed is held without compression.
+                window.bytes += outs.iter().map(OutBatch::size).sum::<usize>();
+                window.bytes = window.bytes + gathered.repacker.open_bytes() - bytes_before;
                 gathered.outs.extend(outs);
             }
         }
-        window.bytes += bytes;
         let now = self.session.ctx.clock.now();
         self.ends[place] = Some((fetched.high_watermark, fetched.last_stable_offset, now));
         let unix_ms = self.session.ctx.clock.unix_ms();

@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use anyhow::bail;
-use krossing_client_switch::{LeftBehind, SwitchReport};
+use krossing_client_switch::{LeftBehind, SwitchError, SwitchReport};
 use krossing_core::{
     codes::STRAGGLERS,
     ports::Clock,
@@ -44,11 +44,15 @@ pub(crate) async fn follow(session: &Session) -> anyhow::Result<()> {
         }
     };
     let mut last = None;
-    let show = |report: &SwitchReport| {
-        // Only what is new is worth a line.
-        if last.as_ref() != Some(report) {
-            show_report(report);
-            last = Some(report.clone());
+    // Only what is new is worth a line.
+    let show = |round: Result<&SwitchReport, &SwitchError>| {
+        let said = round.cloned().map_err(|error| show::chain(error));
+        if last.as_ref() != Some(&said) {
+            match &said {
+                Ok(report) => show_report(report),
+                Err(why) => show::advice(&format!("warning: groups were not looked at: {why}; looking again")),
+            }
+            last = Some(said);
         }
     };
     session.drive.follow(stop, show).await
@@ -86,6 +90,9 @@ pub(crate) fn show_report(report: &SwitchReport) {
         show::advice(&format!(
             "warning: group {group} was set back on the source in {partition}; its position on the target was left as it is"
         ));
+    }
+    for partition in &report.not_looked_behind {
+        show::advice(&format!("warning: whether a producer was left behind is not known of {partition}"));
     }
     for LeftBehind { partition, record } in &report.records_behind_marker {
         show::advice(&format!(

@@ -9,7 +9,7 @@ use krossing_core::{
     ports::{Clock, Marker, Objects},
     records::{Codec, batch::Batches},
 };
-use krossing_replication::{LaneError, Notice, TailOrder, load_map, open_transactions};
+use krossing_replication::{LaneError, Notice, ScanFrom, TailOrder, load_map, open_transactions, records_behind};
 use krossing_testkit::{Call, Faults, record};
 
 use crate::bench::{
@@ -329,4 +329,26 @@ async fn a_segment_that_was_changed_is_refused_before_anything_of_it_is_sent() {
         tail_to_the_end(&bench, &bench.healthy()).await.unwrap();
         bench.check().await;
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_lies_behind_a_mark_is_found_or_not_known_and_never_taken_for_nothing() {
+    let bench = Bench::new(1);
+    let [quiet, late, trimmed, anew] = ["quiet", "late", "trimmed", "anew"].map(|name| bench.topic(name, 1, &[]));
+    let source = &bench.world.source;
+    for partition in [&late, &trimmed, &anew] {
+        source.append(partition, Codec::None, records("a", 0..10));
+    }
+    source.delete_records(&trimmed, 8);
+    let start = |partition: &TopicPartition, offset| {
+        let topic_id = source.topic_id(partition.topic.as_str());
+        ScanFrom { partition: partition.clone(), topic_id, offset }
+    };
+    let gone = start(&TopicPartition::new("gone", 0), 0);
+    let of_another = ScanFrom { topic_id: start(&late, 0).topic_id, ..start(&anew, 4) };
+    let starts = vec![start(&quiet, 0), start(&late, 4), start(&trimmed, 2), gone.clone(), of_another];
+    let behind = within_an_hour(records_behind(source, &bench.world.clock, starts)).await.unwrap();
+    let offsets: Vec<_> = behind.found.iter().map(|(partition, record)| (partition, record.offset)).collect();
+    assert_eq!(offsets, [(&late, 0), (&trimmed, 0)]);
+    assert_eq!(behind.unknown.keys().collect::<Vec<_>>(), [&anew, &gone.partition]);
 }
