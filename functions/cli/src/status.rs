@@ -125,7 +125,8 @@ pub(crate) async fn look(session: &Session) -> anyhow::Result<Status> {
         records_copied: progress.values().map(|progress| progress.counts.records).sum(),
         bytes_copied: bytes(&progress),
         bytes_planned: planned.plan.bytes,
-        bytes_per_second: tailing.then(|| ((bytes(&progress) - bytes(&copied_before)) as f64 / seconds) as u64),
+        bytes_per_second: tailing
+            .then(|| (bytes(&progress).saturating_sub(bytes(&copied_before)) as f64 / seconds) as u64),
         lag_records_total: 0,
         lag_records_max: 0,
         lag: Vec::new(),

@@ -137,8 +137,7 @@ pub async fn run<P: Ports>(
     let reason = format!("validated and recorded in {}", stored.key);
     let detail = json!({ "report": stored });
     let mut objects = vec![offset_map, stored];
-    objects.extend(krossing_topology::acl_record(migration).await?);
-    objects.extend(Decided::of(journal).kept());
+    objects.extend(kept_before(migration, journal).await?);
     krossing_evidence::end(migration, journal, State::Finalized, reason, detail, &objects).await?;
     Ok(report)
 }
@@ -200,10 +199,18 @@ async fn validate<P: Ports>(
     match report.overall {
         Outcome::Passed => Ok((report, stored)),
         Outcome::Failed => {
-            krossing_evidence::end(migration, journal, State::Failed, reason, detail, &[]).await?;
+            // The validation itself is in what is signed; its object is written over by the next one.
+            let objects = kept_before(migration, journal).await?;
+            krossing_evidence::end(migration, journal, State::Failed, reason, detail, &objects).await?;
             Err(FinalizeError::NotValid { report: Box::new(report), stored })
         }
     }
+}
+
+/// What earlier phases have stored beside the reports.
+async fn kept_before<P: Ports>(migration: &Migration<P>, journal: &Journal) -> MigrationResult<Vec<StoredObject>> {
+    let acls = krossing_topology::acl_record(migration).await?;
+    Ok(acls.into_iter().chain(Decided::of(journal).kept()).collect())
 }
 
 /// Stores an object as canonical JSON and reads it back.

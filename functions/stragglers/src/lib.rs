@@ -174,12 +174,23 @@ async fn each<P: Ports, T>(
     let cutover = migration.cutover_report().await?;
     let undecided = Decided::of(journal).undecided_from(cutover.closed_from());
     let partitions: Vec<_> = undecided.keys().cloned().collect();
-    let ends = migration.source.log_ends(&partitions, LogEnd::LatestStable).await;
-    let ends = known(ends.during("read the source's ends")?, "read the source's end")?;
+    let source = &migration.source;
+    let (starts, ends) = futures::try_join!(
+        source.log_ends(&partitions, LogEnd::Earliest),
+        source.log_ends(&partitions, LogEnd::LatestStable)
+    )
+    .during("read where the source's logs begin and end")?;
+    let starts = known(starts, "read the source's log start")?;
+    let ends = known(ends, "read the source's end")?;
     let planned = lanes.iter().flat_map(|lane| &lane.partitions);
     let ids: BTreeMap<_, _> = planned.map(|planned| (&planned.partition, planned.topic_id)).collect();
     let behind: Vec<_> = undecided
         .into_iter()
+        // What retention has taken meanwhile cannot be decided about any more.
+        .map(|(partition, from)| {
+            let from = from.max(SourceOffset(starts[&partition]));
+            (partition, from)
+        })
         .filter(|(partition, from)| ends[partition] > from.0)
         .map(|(partition, from)| {
             let topic_id = ids.get(&partition).copied().flatten();

@@ -36,6 +36,7 @@ pub(crate) async fn committed<P: Ports>(
     let (mut batches, mut producers) = (BytesMut::new(), BTreeSet::new());
     let (mut records, mut offset) = (0, start.offset);
     let (mut fresh, mut heard) = (false, clock.now());
+    let mut last_answer = "no broker leads it".to_owned();
     while offset < end && batches.len() < STRAGGLERS_BYTES_MAX {
         let leaders = source.leaders(std::slice::from_ref(&start.partition), fresh).await.during(attempt)?;
         let mut fetched = None;
@@ -55,10 +56,18 @@ pub(crate) async fn committed<P: Ports>(
                 bytes_min: 1,
                 bytes_max: TAIL_FETCH_PARTITION_BYTES,
             };
-            fetched = source.fetch(request).await.during(attempt)?.remove(&start.partition).and_then(Result::ok);
+            fetched = match source.fetch(request).await.during(attempt)?.remove(&start.partition) {
+                Some(Ok(fetched)) => Some(fetched),
+                Some(Err(code)) => {
+                    last_answer = code.to_string();
+                    None
+                }
+                None => None,
+            };
         }
         let before = offset;
         if let Some(fetched) = fetched {
+            last_answer = "no error".to_owned();
             let mut filter = AbortFilter::new(fetched.aborted);
             for batch in Batches::new(fetched.records) {
                 let not_understood =
@@ -81,7 +90,10 @@ pub(crate) async fn committed<P: Ports>(
         if !fresh {
             heard = clock.now();
         } else if clock.now() - heard > CALL_RETRY_MAX {
-            let detail = format!("{} gives nothing from offset {offset} on, and ends at {end}", start.partition);
+            let detail = format!(
+                "{} gives nothing from offset {offset} on, and ends at {end}; its last answer: {last_answer}",
+                start.partition
+            );
             let side = krossing_core::Side::Source;
             return Err(ClusterError::Unavailable { side, attempt: attempt.to_owned(), detail }).during(attempt)?;
         } else {

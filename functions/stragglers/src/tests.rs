@@ -197,3 +197,14 @@ async fn a_transaction_that_is_still_open_is_left_to_the_next_decision() {
     run(&world, &Faults::none(), Choice::Append).await.unwrap().unwrap().unwrap();
     assert_eq!(world.target.visible_records(&at(1)).len(), 1);
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_retention_has_taken_meanwhile_needs_no_decision() {
+    let world = left_behind().await;
+    let (_, _, end) = world.source.ends(&at(0));
+    world.source.delete_records(&at(0), end);
+    assert_eq!(run(&world, &Faults::none(), Choice::Append).await.unwrap().unwrap(), None);
+    world.source.append(&at(0), Codec::None, vec![record("k", "later")]);
+    run(&world, &Faults::none(), Choice::Append).await.unwrap().unwrap().unwrap();
+    assert_eq!(values(&world), ["in time", "later"]);
+}

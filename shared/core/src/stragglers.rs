@@ -109,28 +109,11 @@ pub struct Decided {
 impl Decided {
     /// Everything that the journal has.
     pub fn of(journal: &Journal) -> Self {
-        let mut decided = Self::default();
-        for entry in journal.entries() {
-            match entry.kind {
-                EntryKind::Decision => decided.decisions.extend(entry.detail_as::<StragglerDecision>()),
-                EntryKind::StragglersAppend => decided.steps.extend(entry.detail_as::<AppendStep>()),
-                EntryKind::Transition
-                | EntryKind::Amendment
-                | EntryKind::SourceGap
-                | EntryKind::TargetRolledBack
-                | EntryKind::FreezeAsked
-                | EntryKind::FreezeConfirmed
-                | EntryKind::Unfrozen
-                | EntryKind::SwitchAsked
-                | EntryKind::SourceMarked
-                | EntryKind::TargetBoundary
-                | EntryKind::GroupsCommitted
-                | EntryKind::Validated
-                | EntryKind::Finalizing
-                | EntryKind::Notice => {}
-            }
+        let of = |kind: EntryKind| journal.entries().iter().filter(move |entry| entry.kind == kind);
+        Self {
+            decisions: of(EntryKind::Decision).filter_map(|entry| entry.detail_as()).collect(),
+            steps: of(EntryKind::StragglersAppend).filter_map(|entry| entry.detail_as()).collect(),
         }
-        decided
     }
 
     /// The first source offset of each partition that is not decided, where `closed_from` is what the cutover left.

@@ -40,6 +40,9 @@ pub(crate) async fn run(arguments: PlanArguments) -> anyhow::Result<Outcome> {
         show::event("plan", &plan, &spelled(arguments.format)?);
         return Ok(Outcome::Done);
     };
+    if let Some(folder) = &arguments.out_dir {
+        fs::create_dir_all(folder).with_context(|| format!("could not make the folder {}", folder.display()))?;
+    }
     for ((format, _), file) in wanted.iter().zip(files) {
         fs::write(&file, spelled(*format)?).with_context(|| format!("could not write {}", file.display()))?;
         show::event("written", &json!({ "file": file }), &format!("written: {}", file.display()));
@@ -72,7 +75,6 @@ fn places(folder: &Path, wanted: &[(PlanFormat, &str)], force: bool) -> anyhow::
     if !there.is_empty() && !force {
         bail!("there already: {}; give --force to write over them, or another --out-dir", there.join(", "));
     }
-    fs::create_dir_all(folder).with_context(|| format!("could not make the folder {}", folder.display()))?;
     Ok(files)
 }
 
