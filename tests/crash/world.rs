@@ -19,7 +19,7 @@ use krossing_core::{
     transition::State,
 };
 use krossing_runtime::Migration;
-use krossing_testkit::{FakePorts, FakeWorld, Faults, clock::BEGINNING_UNIX_MS, record, record_at, tombstone};
+use krossing_testkit::{FakePorts, FakeWorld, Faults, clock::BEGINNING_UNIX_MS, record, record_at, tester, tombstone};
 use rand::{Rng, RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
@@ -182,7 +182,7 @@ impl Scene {
         config.seed.lanes = self.spec.lanes as _;
         config.cutover.marker = self.spec.marker;
         let id: MigrationId = "m".parse().expect("a valid id");
-        Migration::new(id, config, self.world.process(faults))
+        Migration { id, config, by: tester(), ports: self.world.process(faults) }
     }
 
     /// The state at the journal's end.

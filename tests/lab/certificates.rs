@@ -19,6 +19,18 @@ pub struct KeyPair {
     pub key_file: PathBuf,
 }
 
+/// The same for Java clients: a JKS key store and a PKCS#12 trust store, both with [`STORE_PASSWORD`].
+#[derive(Debug, Clone)]
+pub struct JavaStores {
+    /// Certificate and key.
+    pub keystore: PathBuf,
+    /// The authority.
+    pub truststore: PathBuf,
+}
+
+/// The password of [`JavaStores`].
+pub const STORE_PASSWORD: &str = "of-the-lab";
+
 /// An authority, and what it has signed.
 #[derive(Debug, Clone)]
 pub struct Certificates {
@@ -57,6 +69,29 @@ impl Certificates {
         }
     }
 
+    /// The key pair of a client, and the authority, as a Java shop has them.
+    pub fn java_stores(&self, name: &str) -> Result<JavaStores> {
+        let stores = JavaStores {
+            keystore: self.folder.join(format!("{name}.jks")),
+            truststore: self.folder.join(format!("{name}-trust.p12")),
+        };
+        self.openssl(&format!(
+            "pkcs12 -export -inkey {name}.key -in {name}.pem -name {name} -passout pass:{STORE_PASSWORD} -out {name}.p12"
+        ))?;
+        self.run(
+            "keytool",
+            &format!(
+                "-importkeystore -noprompt -srckeystore {name}.p12 -srcstoretype PKCS12 -srcstorepass {STORE_PASSWORD} \
+             -destkeystore {name}.jks -deststoretype JKS -deststorepass {STORE_PASSWORD}"
+            ),
+        )?;
+        self.run("keytool", &format!(
+            "-importcert -noprompt -alias authority -file ca.pem -keystore {name}-trust.p12 -storetype PKCS12 -storepass \
+             {STORE_PASSWORD}"
+        ))?;
+        Ok(stores)
+    }
+
     /// A client whose certificate was good until yesterday.
     pub(crate) fn expired(&self) -> Result<KeyPair> {
         self.sign_for("expired", "extendedKeyUsage=clientAuth", -1)?;
@@ -74,8 +109,13 @@ impl Certificates {
     }
 
     fn openssl(&self, arguments: &str) -> Result<()> {
-        let output = Command::new("openssl").args(arguments.split(' ')).current_dir(&self.folder).output()?;
-        ensure!(output.status.success(), "openssl {arguments}: {}", String::from_utf8_lossy(&output.stderr));
+        self.run("openssl", arguments)
+    }
+
+    fn run(&self, program: &str, arguments: &str) -> Result<()> {
+        let output = Command::new(program).args(arguments.split(' ')).current_dir(&self.folder).output()?;
+        let said = [output.stdout, output.stderr].concat();
+        ensure!(output.status.success(), "{program} {arguments}: {}", String::from_utf8_lossy(&said));
         Ok(())
     }
 }

@@ -28,7 +28,7 @@ use rdkafka::{
 
 use crate::{
     Inner,
-    certificates::{Certificates, KeyPair},
+    certificates::{Certificates, JavaStores, KeyPair},
     process::{POLL, Process},
     proxy::Proxy,
     repository,
@@ -331,6 +331,11 @@ impl Cluster {
         self.certificates.as_ref().expect("the cluster was asked for with TLS").pair(user.name)
     }
 
+    /// A user's certificate and the authority of a secured cluster, for Java.
+    pub fn java_stores(&self, user: User) -> Result<JavaStores> {
+        self.certificates.as_ref().expect("the cluster was asked for with TLS").java_stores(user.name)
+    }
+
     /// A certificate of a secured cluster's authority that is not good any more.
     pub fn expired_pair(&self) -> Result<KeyPair> {
         self.certificates.as_ref().expect("the cluster was asked for with TLS").expired()
@@ -401,6 +406,15 @@ impl Cluster {
             let mut partitions = metadata.topics().iter().flat_map(|topic| topic.partitions());
             metadata.brokers().iter().all(|broker| broker.id() != gone)
                 && partitions.all(|it| it.leader() > 0 && it.leader() != gone)
+        })
+        .await
+    }
+
+    /// Waits until nobody leads partition 0 of `topic`.
+    pub async fn until_leaderless(&self, topic: &str) -> Result<()> {
+        self.until_metadata("a partition without a leader", |metadata| {
+            let named = metadata.topics().iter().filter(|found| found.name() == topic);
+            named.flat_map(|topic| topic.partitions()).any(|partition| partition.id() == 0 && partition.leader() < 0)
         })
         .await
     }

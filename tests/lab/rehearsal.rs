@@ -21,6 +21,7 @@ use tokio::{
 
 use crate::{
     Cluster, ClusterSpec, FreezeWebhook, Lab, Listener, Security, Version,
+    certificates::STORE_PASSWORD,
     cluster::KROSSING,
     process::POLL,
     state::ClusterState,
@@ -117,7 +118,7 @@ impl Pair {
             ..RehearsalSpec::default()
         };
         let folder = self.folder.join(id);
-        Migration::configure(id, folder, &configuration(&spec, &self.source, &self.target, &self.webhook))
+        Migration::configure(id, folder, &configuration(&spec, &self.source, &self.target, &self.webhook)?)
     }
 }
 
@@ -182,7 +183,7 @@ impl Rehearsal {
         let webhook = FreezeWebhook::start(producers.clone(), Some(WEBHOOK_SECRET)).await?;
         let groups = Groups::start(&source.client()).await?;
         let folder = lab.folder().join("migration");
-        let migration = Migration::configure("lab", folder, &configuration(spec, &source, &target, &webhook))?;
+        let migration = Migration::configure("lab", folder, &configuration(spec, &source, &target, &webhook)?)?;
         Ok(Self { source, target, workload, producers, webhook, groups, migration })
     }
 
@@ -198,18 +199,28 @@ impl Rehearsal {
 }
 
 /// The configuration, with `{folder}` where the migration's folder belongs.
-fn configuration(spec: &RehearsalSpec, source: &Cluster, target: &Cluster, webhook: &FreezeWebhook) -> String {
-    let cluster = |cluster: &Cluster| {
+fn configuration(spec: &RehearsalSpec, source: &Cluster, target: &Cluster, webhook: &FreezeWebhook) -> Result<String> {
+    let cluster = |cluster: &Cluster, with_java_stores: bool| -> Result<String> {
         let servers = format!("    bootstrap_servers: \"{}\"\n", cluster.bootstrap(spec.listener));
         let ca =
             |cluster: &Cluster| format!("    tls: {{enabled: true, ca_file: \"{}\"}}\n", cluster.ca_file().display());
-        match spec.listener {
+        Ok(match spec.listener {
             Listener::Plaintext | Listener::Proxied => servers,
             Listener::Scram => format!(
                 "{servers}    auth: {{mode: scram-sha-512, username: {}, password: \"${{LAB_PASSWORD}}\"}}\n{}",
                 KROSSING.name,
                 ca(cluster)
             ),
+            // Both ways to give a certificate: as Java has it on the target, as PEM on the source.
+            Listener::MutualTls if with_java_stores => {
+                let stores = cluster.java_stores(KROSSING)?;
+                format!(
+                    "{servers}    auth: {{mode: mtls, keystore: \"{}\", keystore_password: {STORE_PASSWORD}, truststore: \
+                     \"{}\", truststore_password: {STORE_PASSWORD}}}\n",
+                    stores.keystore.display(),
+                    stores.truststore.display(),
+                )
+            }
             Listener::MutualTls => {
                 let pair = cluster.key_pair(KROSSING);
                 format!(
@@ -219,18 +230,18 @@ fn configuration(spec: &RehearsalSpec, source: &Cluster, target: &Cluster, webho
                     ca(cluster)
                 )
             }
-        }
+        })
     };
-    format!(
+    Ok(format!(
         "migration:\n  source:\n{}  target:\n{}  backup: {{directory: \"{{folder}}/segments\"}}\n  evidence: {{directory: \
          \"{{folder}}/evidence\", signing_key_file: \"{{folder}}/signing-key.pem\"}}\n  cutover:\n    drain_stable_window: {}\n    drain_timeout: 5m\n    \
          producer_freeze_webhook: \"{}\"\n    producer_freeze_webhook_secret: \"{WEBHOOK_SECRET}\"\n{}",
-        cluster(source),
-        cluster(target),
+        cluster(source, false)?,
+        cluster(target, true)?,
         spec.stable_window,
         webhook.url(),
         spec.config,
-    )
+    ))
 }
 
 impl Migration {

@@ -4,11 +4,11 @@ use std::{collections::BTreeSet, path::Path, process::Command, sync::Arc};
 
 use anyhow::{Context, Result, ensure};
 use lab::{
-    Cluster, ClusterSpec, in_lab,
+    Cluster, ClusterSpec, FreezeWebhook, Lab, Listener, in_lab,
     rehearsal::{Migration, Pair, command_file},
     repository,
     state::ClusterState,
-    workload::{Group, NewRecord, RecordingProducer, TopicSpec, create_topics},
+    workload::{Group, LiveProducers, NewRecord, RecordingProducer, TopicSpec, create_topics},
 };
 use serde_json::Value;
 
@@ -30,6 +30,63 @@ async fn fill(cluster: &Cluster, topic: &str) -> Result<()> {
     let positions = vec![(topic.to_owned(), 0, 40), (topic.to_owned(), 1, 100)];
     let group = Group { name: format!("readers of {topic}"), positions, metadata: String::new() };
     tokio::task::block_in_place(|| group.commit(&client))
+}
+
+/// As operators of the tool that Krossing follows have it: another place for all fields, an ARN, no topics named, and
+/// its own values. Put in are only brokers, folders, and the address of the webhook.
+const FOUNDING: &str = r#"
+enterprise:
+  msk_kraft_migration:
+    source:
+      bootstrap_servers: "{source}"
+      cluster_arn: arn:aws:kafka:us-east-1:123456789012:cluster/prod-zk-cluster/abc-def-123
+      auth:
+        mode: none
+    target:
+      bootstrap_servers: "{target}"
+      cluster_arn: arn:aws:kafka:us-east-1:123456789012:cluster/prod-kraft-cluster/ghi-jkl-456
+      auth:
+        mode: none
+    backup:
+      directory: "{folder}/segments"
+    evidence:
+      directory: "{folder}/evidence"
+      signing_key_file: "{folder}/signing-key.pem"
+      retention: 7y
+    cutover:
+      drain_timeout: 30m
+      drain_max_partition_lag: 100
+      drain_stable_window: 30s
+      max_producer_freeze: 60s
+      producer_freeze_webhook: "{webhook}"
+    validation:
+      count_tolerance: 1
+      spot_check_records_per_partition: 3
+    acl:
+      on_drift: merge
+"#;
+
+async fn the_founding_configuration_runs(lab: &Lab, pair: &Pair) -> Result<()> {
+    let webhook = FreezeWebhook::start(LiveProducers::none(&pair.source.client()), None).await?;
+    let config = FOUNDING
+        .replace("{source}", &pair.source.bootstrap(Listener::Plaintext))
+        .replace("{target}", &pair.target.bootstrap(Listener::Plaintext))
+        .replace("{webhook}", webhook.url());
+    let migration = Migration::configure("founding", lab.folder().join("founding"), &config)?;
+    let journal = migration.folder.join("journal");
+    let place = ["--migration-id", &migration.id, "--journal-dir", &journal.to_string_lossy()].map(str::to_owned);
+    let place: Vec<&str> = place.iter().map(String::as_str).collect();
+    let plan =
+        ["--format", "all", "--out-dir", &migration.folder.join("migration-plan").to_string_lossy()].map(str::to_owned);
+    migration.start("plan", &plan.each_ref().map(String::as_str))?.finish().await?.expect_code(0)?;
+    migration.start("precheck", &[])?.finish().await?.expect_code(0)?;
+    for command in ["execute", "status", "cutover", "cutover-ack", "finalize"] {
+        migration.start(command, &place)?.finish().await?.expect_code(0)?;
+    }
+    let document = migration.folder.join("evidence").join(&migration.id).join("evidence.json");
+    ensure!(verified(&document, &[])?.contains("validation: PASSED"));
+    ensure!(journal.join(&migration.id).join("journal.jsonl").exists(), "the journal is where it was asked for");
+    Ok(())
 }
 
 /// What `krossing evidence verify` says of a document; an error with what it complained of.
@@ -70,6 +127,8 @@ async fn is_finalized_and_proved(migration: &Migration) -> Result<()> {
     let document = evidence.join(&migration.id).join("evidence.json");
     let said = verified(&document, &["--objects", &evidence.to_string_lossy()])?;
     ensure!(said.contains("ended as finalized") && said.contains("validation: PASSED"), "{said}");
+    let decided: Vec<&str> = said.lines().filter(|line| line.starts_with("decided: ")).collect();
+    ensure!(decided.len() == 4 && decided.iter().all(|line| line.contains('@')), "who decided what: {said}");
     let key_id = said.lines().next().and_then(|line| line.split_whitespace().nth(3)).context("a key id")?;
     verified(&document, &["--key-id", key_id])?;
     let by_hand = recipe(&document, &migration.folder.join("recipe"))?;
@@ -185,6 +244,9 @@ fn a_migration_ends_with_evidence_or_without_a_trace() {
         let (source, target) =
             tokio::try_join!(lab.zookeeper_cluster(ClusterSpec::default()), lab.kraft_cluster(ClusterSpec::default()))?;
         let pair = Pair::new(lab, source, target).await?;
+        // It names no topics, so that it takes all there are.
+        fill(&pair.source, "founding").await?;
+        the_founding_configuration_runs(lab, &pair).await?;
         fill(&pair.source, "proved").await?;
         fill(&pair.source, "given-up").await?;
         fill(&pair.source, "let-go").await?;

@@ -1,7 +1,7 @@
 #![allow(clippy::unwrap_used, reason = "a failing test may panic")]
 
 use krossing_core::{TopicPartition, config::Config, evidence::SignedEvidence, records::Codec};
-use krossing_testkit::{FakePorts, FakeWorld, Fault, Faults, record};
+use krossing_testkit::{FakePorts, FakeWorld, Fault, Faults, record, tester};
 use serde_json::{Value, json};
 
 use super::*;
@@ -15,7 +15,7 @@ const CONFIG: &str = "migration:
 
 fn migration(world: &FakeWorld, faults: &Faults) -> Migration<FakePorts> {
     let config = Config::parse(CONFIG, |_| None).unwrap();
-    Migration::new("m".parse().unwrap(), config, world.process(faults))
+    Migration { id: "m".parse().unwrap(), config, by: tester(), ports: world.process(faults) }
 }
 
 async fn begun() -> FakeWorld {

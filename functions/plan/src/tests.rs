@@ -8,7 +8,7 @@ use krossing_core::{
     ports::Objects,
 };
 use krossing_runtime::{Migration, MigrationError};
-use krossing_testkit::{FakePorts, FakeWorld, Fault, Faults, record};
+use krossing_testkit::{FakePorts, FakeWorld, Fault, Faults, record, tester};
 
 use super::*;
 
@@ -24,7 +24,7 @@ const CONFIG: &str = "migration:
 fn migration(world: &FakeWorld, faults: &Faults, config: &str) -> Migration<FakePorts> {
     let config = Config::parse(config, |_| None).expect("the configuration is right");
     let id: MigrationId = "m".parse().expect("a valid id");
-    Migration::new(id, config, world.process(faults))
+    Migration { id, config, by: tester(), ports: world.process(faults) }
 }
 
 fn world() -> FakeWorld {

@@ -7,7 +7,7 @@ use krossing_core::{
     records::Codec,
     rights::{Operation, Resource, Right},
 };
-use krossing_testkit::{FakeCluster, FakePorts, FakeWorld, Fault, Faults, record};
+use krossing_testkit::{FakeCluster, FakePorts, FakeWorld, Fault, Faults, record, tester};
 
 use super::*;
 
@@ -21,7 +21,7 @@ const CONFIG: &str = "migration:
 fn migration(world: &FakeWorld, faults: &Faults, config: &str) -> Migration<FakePorts> {
     let config = Config::parse(config, |_| None).expect("the configuration is right");
     let id: MigrationId = "m".parse().expect("a valid id");
-    Migration::new(id, config, world.process(faults))
+    Migration { id, config, by: tester(), ports: world.process(faults) }
 }
 
 fn world() -> FakeWorld {
@@ -93,6 +93,13 @@ async fn what_cannot_be_read_or_written_is_a_finding() {
         let checked = run(&migration(&world(), &faults, CONFIG), None).await.expect("said as a finding");
         assert_eq!(codes(&checked.findings), [code], "{call}");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_partition_that_cannot_be_read_is_never_taken_for_a_good_one() {
+    let faults = Faults::deciding(|call| (call.name == "source.fetch").then_some(Fault::FailBefore));
+    let checked = run(&migration(&world(), &faults, CONFIG), None).await.expect("said as a finding");
+    assert_eq!(codes(&checked.findings), ["B29"], "{}", render_text(&checked.findings));
 }
 
 #[tokio::test(start_paused = true)]

@@ -5,7 +5,7 @@ use krossing_core::{
     evidence::{alias_key, attempts_prefix, verify},
     ports::{FreezeError, Objects, ProducerFreeze},
 };
-use krossing_testkit::{FakePorts, FakeWorld, Fault, Faults, FreezeCall};
+use krossing_testkit::{FakePorts, FakeWorld, Fault, Faults, FreezeCall, tester};
 
 use super::*;
 
@@ -18,7 +18,7 @@ const CONFIG: &str = "migration:
 
 fn migration(world: &FakeWorld, faults: &Faults) -> Migration<FakePorts> {
     let config = Config::parse(CONFIG, |_| None).unwrap();
-    Migration::new("m".parse().unwrap(), config, world.process(faults))
+    Migration { id: "m".parse().unwrap(), config, by: tester(), ports: world.process(faults) }
 }
 
 /// A migration that has come to `state`, with a topic and a group's position on the target.

@@ -10,7 +10,7 @@ use krossing_core::{
     transition::State,
 };
 use krossing_replication::LanePartition;
-use krossing_testkit::{FakePorts, FakeWorld, Fault, Faults, record};
+use krossing_testkit::{FakePorts, FakeWorld, Fault, Faults, record, tester};
 use serde_json::json;
 
 use super::*;
@@ -27,7 +27,12 @@ fn at(partition: i32) -> TopicPartition {
 }
 
 fn migration(world: &FakeWorld, faults: &Faults) -> Migration<FakePorts> {
-    Migration::new("m".parse().unwrap(), Config::parse(CONFIG, |_| None).unwrap(), world.process(faults))
+    Migration {
+        id: "m".parse().unwrap(),
+        config: Config::parse(CONFIG, |_| None).unwrap(),
+        by: tester(),
+        ports: world.process(faults),
+    }
 }
 
 /// READY, closed without markers after one record, with stragglers in partition 0: two of a producer with a

@@ -6,7 +6,7 @@ use krossing_core::{
     plan::{MigrationPlan, PlanInput, Selection, SourceInventory, TargetInventory, plan},
     ports::{AclBinding, ClientQuota, Groups, Inventory},
 };
-use krossing_testkit::{FakePorts, FakeWorld, Fault, Faults};
+use krossing_testkit::{FakePorts, FakeWorld, Fault, Faults, tester};
 
 use super::*;
 
@@ -20,7 +20,7 @@ const CONFIG: &str = "migration:
 fn migration(world: &FakeWorld, faults: &Faults, config: &str) -> Migration<FakePorts> {
     let config = Config::parse(config, |_| None).expect("the configuration is right");
     let id: MigrationId = "m".parse().expect("a valid id");
-    Migration::new(id, config, world.process(faults))
+    Migration { id, config, by: tester(), ports: world.process(faults) }
 }
 
 fn world() -> FakeWorld {

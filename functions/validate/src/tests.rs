@@ -43,6 +43,9 @@ async fn a_good_copy_passes_every_check() {
     let looked_at = report.checks().map(|(_, check)| check.checked);
     // Nine records of orders and six of prices; four keys.
     assert_eq!(looked_at, [2, 3, 15, 3, 5, 5, 4], "\n{report}");
+    let sampled: Vec<_> = report.by_partition.iter().map(|it| (it.outcome, it.sampled_source_offsets.len())).collect();
+    assert_eq!(sampled.iter().map(|(_, samples)| samples).sum::<usize>(), 15);
+    assert!(sampled.iter().all(|(outcome, _)| *outcome == krossing_core::validation::Outcome::Passed));
 }
 
 #[tokio::test]
@@ -334,7 +337,7 @@ async fn a_lane_that_stopped_short_or_wrote_on_is_found() {
 }
 
 #[tokio::test]
-async fn a_count_within_the_tolerance_is_a_note() {
+async fn a_count_within_the_tolerance_is_a_warning() {
     let one_fence_more = |world: &mut World| world.progress[0].counts.fences += 1;
     check(one_fence_more, &["counts_and_offsets"]).await;
     let tolerated = |world: &mut World| {
@@ -342,14 +345,14 @@ async fn a_count_within_the_tolerance_is_a_note() {
         world.migration.config.validation.count_tolerance = 1;
     };
     let report = check(tolerated, &[]).await;
-    assert!(report.counts_and_offsets.notes[0].ends_with("within the tolerance)"));
+    assert!(report.counts_and_offsets.warnings[0].ends_with("within the tolerance)"));
 }
 
 #[tokio::test]
-async fn what_was_lost_before_it_was_read_is_a_note() {
+async fn what_was_lost_before_it_was_read_is_a_warning() {
     let gap = Gap { from: SourceOffset(90), to: SourceOffset(100), noticed_unix_ms: 0 };
     let report = check(|world| world.progress[0].gaps.push(gap), &[]).await;
-    assert!(report.counts_and_offsets.notes[0].contains("source offsets 90 to 100"));
+    assert!(report.counts_and_offsets.warnings[0].contains("source offsets 90 to 100"));
 }
 
 #[tokio::test]

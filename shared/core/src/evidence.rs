@@ -25,7 +25,7 @@ use crate::{
     canonical::{NotCanonical, canonical_digest, canonical_json},
     client_switch::ClientSwitchRecord,
     cutover::CutoverReport,
-    journal::{EntryKind, Journal, JournalEntry, JournalError},
+    journal::{Actor, EntryKind, Journal, JournalEntry, JournalError},
     offset_map::sha256_hex,
     plan::{Amendment, MigrationPlan},
     progress::{CopyCounts, Gap},
@@ -230,10 +230,47 @@ pub struct Verified {
     pub journal_entries: u64,
     /// The hash of the last of them.
     pub journal_hash: String,
+    /// What was decided, by whom and when.
+    pub decisions: Vec<Decided>,
     /// How validation ended, where it ran.
     pub validation: Option<String>,
     /// What is stored beside the document, with the digests it must have.
     pub objects: Vec<StoredObject>,
+}
+
+/// Something that a person decided.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Decided {
+    /// What, in the words of the journal.
+    pub what: String,
+    /// By whom.
+    pub by: Actor,
+    /// When, in milliseconds since 1970.
+    pub at_unix_ms: i64,
+}
+
+impl Decided {
+    /// The entries by which people moved a migration on. What follows by itself is none.
+    fn of(journal: &Journal) -> Vec<Self> {
+        let decided = |entry: &&JournalEntry| match entry.kind {
+            EntryKind::Decision => true,
+            EntryKind::Transition => {
+                let forward = !matches!(entry.from, Some(State::Failed));
+                let asked_for =
+                    [State::Planned, State::Cutover, State::Validating, State::Finalized, State::RolledBack];
+                forward && asked_for.contains(&entry.to)
+            }
+            _ => false,
+        };
+        let decisions = journal.entries().iter().filter(decided);
+        decisions
+            .map(|entry| Self {
+                what: format!("{}: {}", entry.to, entry.reason),
+                by: entry.by.clone(),
+                at_unix_ms: entry.at_unix_ms,
+            })
+            .collect()
+    }
 }
 
 /// Checks a document: its form, signature, journal, the digests of its parts, and that nothing is missing. With
@@ -329,6 +366,7 @@ fn check_parts(bundle: &Value, key_id: String) -> Result<Verified, EvidenceError
         key_id,
         journal_entries: journal.position() as u64,
         journal_hash: journal.tip_hash().to_owned(),
+        decisions: Decided::of(&journal),
         validation: bundle["validation"]["overall"].as_str().map(str::to_owned),
         objects,
     })
@@ -343,6 +381,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::journal::{KnownBy, Stamp};
 
     fn signing_key(number: u8) -> SigningKey {
         SigningKey::from_bytes(&[number; 32])
@@ -354,28 +393,33 @@ mod tests {
         serde_json::to_vec(&SignedEvidence::new(text, &key.verifying_key(), &signature)).unwrap()
     }
 
+    fn at(at_unix_ms: i64) -> Stamp {
+        Stamp { at_unix_ms, by: Actor { who: "alice@here".to_owned(), known_by: KnownBy::OperatingSystem } }
+    }
+
     /// A bundle as a finalized migration leaves it, small.
     fn bundle() -> Value {
         let (plan, cutover) = (json!({"topics": ["orders"]}), json!({"groups": [{"target_offset": 7}]}));
         let (validation, amendment) = (json!({"overall": "PASSED"}), json!({"topics": ["late"]}));
         let digest = |part: &Value| canonical_digest(part).unwrap();
         let mut journal = Journal::default();
-        let made = journal.begin("f1".into(), 1, "planned", json!({"plan_sha256": digest(&plan)})).unwrap();
+        let made = journal.begin("f1".into(), at(1), "planned", json!({"plan_sha256": digest(&plan)})).unwrap();
         journal.push(made.0).unwrap();
         let enter = |journal: &mut Journal, to: State, detail: Value| {
-            let made = journal.transition(to, 2, "on", detail).unwrap();
+            let made = journal.transition(to, at(2), "on", detail).unwrap();
             journal.push(made.0).unwrap();
         };
         for state in [State::Precheck, State::TopologyCopy, State::Seed, State::Tail] {
             enter(&mut journal, state, json!({}));
         }
-        let made = journal.note(EntryKind::Amendment, 3, "grew", json!({"amendment_sha256": digest(&amendment)}));
+        let made = journal.note(EntryKind::Amendment, at(3), "grew", json!({"amendment_sha256": digest(&amendment)}));
         journal.push(made.unwrap().0).unwrap();
         enter(&mut journal, State::DrainReady, json!({}));
         enter(&mut journal, State::Cutover, json!({}));
         enter(&mut journal, State::AwaitingClientSwitch, json!({"report_sha256": digest(&cutover)}));
         enter(&mut journal, State::Validating, json!({}));
-        let made = journal.note(EntryKind::Validated, 4, "passed", json!({"report": {"sha256": digest(&validation)}}));
+        let made =
+            journal.note(EntryKind::Validated, at(4), "passed", json!({"report": {"sha256": digest(&validation)}}));
         journal.push(made.unwrap().0).unwrap();
         enter(&mut journal, State::Finalized, json!({}));
         json!({

@@ -10,6 +10,8 @@
 //!
 //! Does not: store anything, or know the time.
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::Value;
 
@@ -63,6 +65,44 @@ pub enum EntryKind {
     Notice,
 }
 
+/// On whose behalf an entry was written.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Actor {
+    /// `alice@host`, the ARN of an AWS identity, or what somebody said of themselves.
+    pub who: String,
+    /// How that is known.
+    pub known_by: KnownBy,
+}
+
+/// How it is known who somebody is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum KnownBy {
+    /// The process ran as that user.
+    OperatingSystem,
+    /// It is not: somebody said so.
+    Nobody,
+}
+
+impl fmt::Display for Actor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.known_by {
+            KnownBy::OperatingSystem => f.write_str(&self.who),
+            KnownBy::Nobody => write!(f, "{} (unattested)", self.who),
+        }
+    }
+}
+
+/// When an entry is made, and on whose behalf.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stamp {
+    /// Milliseconds since 1970.
+    pub at_unix_ms: i64,
+    /// On whose behalf.
+    pub by: Actor,
+}
+
 /// One entry.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -73,6 +113,8 @@ pub struct JournalEntry {
     pub sequence: u64,
     /// When it was made, in milliseconds since 1970.
     pub at_unix_ms: i64,
+    /// On whose behalf.
+    pub by: Actor,
     /// What it is about.
     pub kind: EntryKind,
     /// The state before; none in the first.
@@ -217,22 +259,22 @@ impl Journal {
     pub fn begin(
         &self,
         fingerprint: String,
-        at_unix_ms: i64,
+        stamp: Stamp,
         reason: impl Into<String>,
         detail: Value,
     ) -> Result<(JournalEntry, String), JournalError> {
-        self.seal(EntryKind::Transition, State::Planned, at_unix_ms, reason.into(), detail, Some(fingerprint))
+        self.seal(EntryKind::Transition, State::Planned, stamp, reason.into(), detail, Some(fingerprint))
     }
 
     /// The next entry, as a change of state. Answers it and its line; nothing is appended before [`Self::push`].
     pub fn transition(
         &self,
         to: State,
-        at_unix_ms: i64,
+        stamp: Stamp,
         reason: impl Into<String>,
         detail: Value,
     ) -> Result<(JournalEntry, String), JournalError> {
-        self.seal(EntryKind::Transition, to, at_unix_ms, reason.into(), detail, None)
+        self.seal(EntryKind::Transition, to, stamp, reason.into(), detail, None)
     }
 
     /// The next entry, of another kind: the state stays. Answers it and its line; nothing is appended before
@@ -240,19 +282,19 @@ impl Journal {
     pub fn note(
         &self,
         kind: EntryKind,
-        at_unix_ms: i64,
+        stamp: Stamp,
         reason: impl Into<String>,
         detail: Value,
     ) -> Result<(JournalEntry, String), JournalError> {
         let state = self.tip().unwrap_or(State::Planned);
-        self.seal(kind, state, at_unix_ms, reason.into(), detail, None)
+        self.seal(kind, state, stamp, reason.into(), detail, None)
     }
 
     fn seal(
         &self,
         kind: EntryKind,
         to: State,
-        at_unix_ms: i64,
+        Stamp { at_unix_ms, by }: Stamp,
         reason: String,
         detail: Value,
         fingerprint: Option<String>,
@@ -261,6 +303,7 @@ impl Journal {
             version: JOURNAL_VERSION,
             sequence: self.entries.len() as u64,
             at_unix_ms,
+            by,
             kind,
             from: self.tip(),
             to,
@@ -419,6 +462,10 @@ mod tests {
 
     use super::*;
 
+    fn at(at_unix_ms: i64) -> Stamp {
+        Stamp { at_unix_ms, by: Actor { who: "alice@here".to_owned(), known_by: KnownBy::OperatingSystem } }
+    }
+
     fn sample() -> Vec<String> {
         let mut journal = Journal::default();
         let mut lines = Vec::new();
@@ -427,16 +474,16 @@ mod tests {
             journal.push(entry).unwrap();
             lines.push(line);
         };
-        let made = journal.begin("f1".into(), 1, "begun", json!({"plan": "p1"}));
+        let made = journal.begin("f1".into(), at(1), "begun", json!({"plan": "p1"}));
         add(&mut journal, made);
-        for (at, to) in [(2, State::Precheck), (3, State::TopologyCopy), (4, State::Seed)] {
-            let made = journal.transition(to, at, "done", json!({}));
+        for (time, to) in [(2, State::Precheck), (3, State::TopologyCopy), (4, State::Seed)] {
+            let made = journal.transition(to, at(time), "done", json!({}));
             add(&mut journal, made);
         }
-        let made = journal.note(EntryKind::Amendment, 5, "a topic appeared", json!({"number": 1}));
+        let made = journal.note(EntryKind::Amendment, at(5), "a topic appeared", json!({"number": 1}));
         add(&mut journal, made);
-        for (at, to) in [(6, State::Failed), (7, State::Seed), (8, State::Tail)] {
-            let made = journal.transition(to, at, "so it went", json!({"n": at}));
+        for (time, to) in [(6, State::Failed), (7, State::Seed), (8, State::Tail)] {
+            let made = journal.transition(to, at(time), "so it went", json!({"n": time}));
             add(&mut journal, made);
         }
         lines
@@ -496,11 +543,11 @@ mod tests {
     fn a_transition_that_is_not_in_the_table_cannot_be_made() {
         let journal = Journal::parse(&sample()).unwrap();
         for to in [State::Cutover, State::Planned, State::Finalized, State::Tail] {
-            let refused = journal.transition(to, 9, "", json!({}));
+            let refused = journal.transition(to, at(9), "", json!({}));
             assert!(matches!(refused, Err(JournalError::IllegalTransition { .. })), "{to}");
         }
-        assert!(Journal::default().transition(State::Seed, 0, "", json!({})).is_err());
-        assert!(Journal::default().note(EntryKind::Notice, 0, "", json!({})).is_err());
+        assert!(Journal::default().transition(State::Seed, at(0), "", json!({})).is_err());
+        assert!(Journal::default().note(EntryKind::Notice, at(0), "", json!({})).is_err());
     }
 
     #[test]

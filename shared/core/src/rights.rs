@@ -74,8 +74,8 @@ impl Principal {
     pub fn of(auth: &Auth) -> Self {
         match auth {
             Auth::ScramSha512 { username, .. } => Self { name: format!("User:{username}"), known: true },
-            Auth::Mtls { cert_file, .. } => {
-                Self { name: format!("User:<subject of {}>", cert_file.display()), known: false }
+            Auth::Mtls(identity) => {
+                Self { name: format!("User:<subject of {}>", identity.file().display()), known: false }
             }
             Auth::None => Self { name: "User:ANONYMOUS".to_owned(), known: true },
         }

@@ -190,6 +190,7 @@ mod tests {
 
     use super::*;
     use crate::{
+        journal::{Actor, KnownBy, Stamp},
         records::{BatchBuilder, Codec, Record},
         transition::State,
     };
@@ -210,12 +211,16 @@ mod tests {
         StragglerDecision { stragglers, number, partitions: vec![stragglers_of] }
     }
 
+    fn stamp() -> Stamp {
+        Stamp { at_unix_ms: 0, by: Actor { who: "alice@here".to_owned(), known_by: KnownBy::OperatingSystem } }
+    }
+
     fn journal(notes: &[(EntryKind, serde_json::Value)]) -> Journal {
         let mut journal = Journal::default();
-        let (entry, _) = journal.begin("f".to_owned(), 0, "planned", json!({})).expect("a first entry");
+        let (entry, _) = journal.begin("f".to_owned(), stamp(), "planned", json!({})).expect("a first entry");
         journal.push(entry).expect("it is the first");
         for (kind, detail) in notes {
-            let (entry, _) = journal.note(*kind, 0, "noted", detail.clone()).expect("plain data");
+            let (entry, _) = journal.note(*kind, stamp(), "noted", detail.clone()).expect("plain data");
             assert_eq!(entry.to, State::Planned);
             journal.push(entry).expect("it follows");
         }

@@ -15,14 +15,18 @@ use std::{
 use jiff::Timestamp;
 use krossing_core::{
     MigrationId, Side,
-    config::{Auth, ClusterConfig, Config, FreezeConfig, Problem},
-    ports::{Clock, ClusterError, FreezeError, Ports, StoreError},
+    config::{Auth, ClusterConfig, Config, FreezeConfig, Identity, KeyStore, Problem, Trust},
+    journal::{Actor, KnownBy},
+    ports::{Clock, ClusterError, FreezeError, PortSet, Ports, StoreError},
 };
 use krossing_local::{LocalLedger, LocalObjects, SigningKeyFile};
 use krossing_wire::{WireCluster, WireConfig};
 use krossing_witness::{WitnessCluster, WitnessConfig};
 
-use crate::{Freeze, Migration, SystemClock, TerminalFreeze, WebhookFreeze};
+use crate::{
+    Freeze, Migration, SystemClock, TerminalFreeze, WebhookFreeze,
+    key_store::{KeyStoreProblem, OpenKeyStore},
+};
 
 /// Where the signing key is by default, below the home folder.
 const SIGNING_KEY: &str = ".config/krossing/signing-key.pem";
@@ -83,6 +87,16 @@ pub enum ConnectError {
         #[source]
         source: std::io::Error,
     },
+    /// A key store cannot be used.
+    #[error("{field}: {} cannot be used: {problem}", path.display())]
+    KeyStore {
+        /// The field that names it.
+        field: String,
+        /// The file.
+        path: PathBuf,
+        /// Why, and what to do.
+        problem: KeyStoreProblem,
+    },
     /// One cluster, or both, cannot be reached; every cluster that cannot is named.
     #[error("{}", clusters(failures))]
     Clusters {
@@ -137,8 +151,21 @@ pub fn new_migration_id() -> MigrationId {
 
 /// Names this process in leases: host, process, and when it began.
 pub fn owner() -> String {
-    let host = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_else(|_| "localhost".to_owned());
-    format!("{}:{}:{}", host.trim(), std::process::id(), SystemClock.unix_ms())
+    format!("{}:{}:{}", host(), std::process::id(), SystemClock.unix_ms())
+}
+
+fn host() -> String {
+    whoami::hostname().unwrap_or_else(|_| "localhost".to_owned())
+}
+
+/// Who runs this process: the user that the system knows, and behind `sudo` the one who asked for it.
+pub fn actor() -> Actor {
+    let (user, known_by) = match whoami::username() {
+        Ok(user) => (user, KnownBy::OperatingSystem),
+        Err(_) => ("an unknown user".to_owned(), KnownBy::Nobody),
+    };
+    let asked_by = std::env::var("SUDO_USER").map(|name| format!(" for {name}")).unwrap_or_default();
+    Actor { who: format!("{user}@{}{asked_by}", host()), known_by }
 }
 
 /// Asks both clusters for an answer; every one that gives none is named.
@@ -183,8 +210,7 @@ pub fn connect(
     let journal = journal_folder(&config, journal_dir.as_deref(), &id);
     let field = if journal_dir.is_some() { "--journal-dir" } else { "evidence.directory" };
     let ledger = LocalLedger::open(journal.clone()).map_err(folder(field, &journal))?;
-    Ok(Migration {
-        id,
+    let ports = PortSet {
         source,
         target,
         source_witness,
@@ -195,8 +221,8 @@ pub fn connect(
         clock: SystemClock,
         freeze,
         signer,
-        config,
-    })
+    };
+    Ok(Migration { id, config, by: actor(), ports })
 }
 
 /// Not beside the evidence: who may read what was signed must not be able to sign.
@@ -255,17 +281,41 @@ impl Pem {
                 source,
             })
         };
-        let ca = match cluster.tls.as_ref().and_then(|tls| tls.ca_file.as_deref()) {
-            Some(path) => Some(read("tls.ca_file", path)?),
-            None => None,
+        let ca = match cluster.tls.as_ref().map(|tls| &tls.trust) {
+            Some(Trust::Pem(path)) => Some(read("tls.ca_file", path)?),
+            Some(Trust::KeyStore(store)) => {
+                Some(with_store(format!("{side}.auth.truststore"), store, |opened| opened.trusted())?)
+            }
+            Some(Trust::System) | None => None,
         };
         let (cert, key) = match &cluster.auth {
-            Auth::Mtls { cert_file, key_file } => {
+            Auth::Mtls(Identity::Pem { cert_file, key_file }) => {
                 (Some(read("auth.cert_file", cert_file)?), Some(read("auth.key_file", key_file)?))
+            }
+            Auth::Mtls(Identity::KeyStore { store, key_password }) => {
+                let password = key_password.as_ref().unwrap_or(&store.password);
+                let field = format!("{side}.auth.keystore");
+                let (cert, key) = with_store(field, store, |opened| opened.identity(password))?;
+                (Some(cert), Some(key))
             }
             Auth::None | Auth::ScramSha512 { .. } => (None, None),
         };
         Ok(Self { ca, cert, key })
+    }
+}
+
+/// Takes something out of a key store.
+fn with_store<T>(
+    field: String,
+    store: &KeyStore,
+    take: impl FnOnce(OpenKeyStore) -> Result<T, KeyStoreProblem>,
+) -> Result<T, ConnectError> {
+    let path = store.file.clone();
+    match fs::read(&path) {
+        Ok(content) => OpenKeyStore::open(&content, &store.password)
+            .and_then(take)
+            .map_err(|problem| ConnectError::KeyStore { field, path, problem }),
+        Err(source) => Err(ConnectError::File { field, path, source }),
     }
 }
 
@@ -281,7 +331,7 @@ fn wire_config(side: Side, cluster: &ClusterConfig, pem: &Pem) -> WireConfig {
             username: username.clone(),
             password: password.expose().to_owned(),
         }),
-        Auth::None | Auth::Mtls { .. } => None,
+        Auth::None | Auth::Mtls(_) => None,
     };
     WireConfig {
         side,
@@ -303,7 +353,7 @@ fn witness_config(side: Side, cluster: &ClusterConfig, pem: &Pem) -> WitnessConf
             username: username.clone(),
             password: password.expose().to_owned(),
         }),
-        Auth::None | Auth::Mtls { .. } => None,
+        Auth::None | Auth::Mtls(_) => None,
     };
     WitnessConfig {
         side,
@@ -324,7 +374,7 @@ mod tests {
 
     #[test]
     fn a_file_that_is_missing_is_named_with_its_field() {
-        let tls = Tls { ca_file: Some("/nowhere/ca.pem".into()) };
+        let tls = Tls { trust: Trust::Pem("/nowhere/ca.pem".into()) };
         let error = Pem::read("target", &cluster(Auth::None, Some(tls))).err().expect("there is no such file");
         assert_eq!(error.to_string(), "target.tls.ca_file: could not read /nowhere/ca.pem");
     }
@@ -332,7 +382,7 @@ mod tests {
     #[test]
     fn a_password_reaches_both_clients_and_no_debug_output() {
         let auth = Auth::ScramSha512 { username: "alice".to_owned(), password: Secret::new("hunter2") };
-        let cluster = cluster(auth, Some(Tls { ca_file: None }));
+        let cluster = cluster(auth, Some(Tls { trust: Trust::System }));
         let wire = wire_config(Side::Source, &cluster, &Pem::default());
         let witness = witness_config(Side::Source, &cluster, &Pem::default());
         assert_eq!(witness.security.sasl.as_ref().map(|sasl| sasl.password.as_str()), Some("hunter2"));

@@ -6,6 +6,7 @@
 pub mod clock;
 pub mod connect;
 pub mod freeze;
+mod key_store;
 pub mod migration;
 mod stored;
 pub mod terminal;

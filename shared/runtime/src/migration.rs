@@ -2,42 +2,35 @@
 //!
 //! Generic over the ports, so that the phases' tests run on fakes what the command runs on clusters.
 
+use std::ops::Deref;
+
 use krossing_core::{
     ErrorClass, MigrationId,
     config::Config,
-    journal::{EntryKind, Journal, JournalEntry, JournalError},
+    journal::{Actor, EntryKind, Journal, JournalEntry, JournalError, Stamp},
     ports::{Clock, ClusterError, Ledger, PortSet, Ports, SignError, StoreError},
     transition::State,
 };
 use serde::Serialize;
 
 /// The ports of one migration, and what the operator has set.
-#[derive(Debug)]
 pub struct Migration<P: Ports> {
     /// Its id.
     pub id: MigrationId,
     /// What the operator has set.
     pub config: Config,
-    /// The source cluster.
-    pub source: P::Source,
-    /// The target cluster.
-    pub target: P::Target,
-    /// The independent client of the source.
-    pub source_witness: P::SourceWitness,
-    /// The independent client of the target.
-    pub target_witness: P::TargetWitness,
-    /// Journal, leases, progress.
-    pub ledger: P::Ledger,
-    /// Segments.
-    pub segments: P::Objects,
-    /// Offset map, plan, reports.
-    pub evidence: P::Objects,
-    /// Time.
-    pub clock: P::Clock,
-    /// Producers' standstill.
-    pub freeze: P::Freeze,
-    /// Who signs evidence.
-    pub signer: P::Signer,
+    /// On whose behalf its journal is written.
+    pub by: Actor,
+    /// What it works on.
+    pub ports: PortSet<P>,
+}
+
+impl<P: Ports> Deref for Migration<P> {
+    type Target = PortSet<P>;
+
+    fn deref(&self) -> &PortSet<P> {
+        &self.ports
+    }
 }
 
 /// Why a step of a migration could not be taken.
@@ -119,34 +112,8 @@ impl<T> ForStep<T> for Result<T, StoreError> {
 }
 
 impl<P: Ports> Migration<P> {
-    /// A migration on these ports.
-    pub fn new(id: MigrationId, config: Config, ports: PortSet<P>) -> Self {
-        let PortSet {
-            source,
-            target,
-            source_witness,
-            target_witness,
-            ledger,
-            segments,
-            evidence,
-            clock,
-            freeze,
-            signer,
-        } = ports;
-        Self {
-            id,
-            config,
-            source,
-            target,
-            source_witness,
-            target_witness,
-            ledger,
-            segments,
-            evidence,
-            clock,
-            freeze,
-            signer,
-        }
+    fn stamp(&self) -> Stamp {
+        Stamp { at_unix_ms: self.clock.unix_ms(), by: self.by.clone() }
     }
 
     /// The journal as it is stored, its chain checked.
@@ -163,7 +130,7 @@ impl<P: Ports> Migration<P> {
         reason: impl Into<String>,
         detail: impl Serialize,
     ) -> MigrationResult<()> {
-        let sealed = journal.begin(fingerprint, self.clock.unix_ms(), reason, json(detail));
+        let sealed = journal.begin(fingerprint, self.stamp(), reason, json(detail));
         self.append(journal, sealed.map_err(MigrationError::Journal)?).await
     }
 
@@ -187,7 +154,7 @@ impl<P: Ports> Migration<P> {
         reason: impl Into<String>,
         detail: impl Serialize,
     ) -> MigrationResult<()> {
-        let sealed = journal.note(kind, self.clock.unix_ms(), reason, json(detail));
+        let sealed = journal.note(kind, self.stamp(), reason, json(detail));
         self.append(journal, sealed.map_err(MigrationError::Journal)?).await
     }
 
@@ -199,7 +166,7 @@ impl<P: Ports> Migration<P> {
         reason: impl Into<String>,
         detail: impl Serialize,
     ) -> MigrationResult<(JournalEntry, String)> {
-        journal.transition(state, self.clock.unix_ms(), reason, json(detail)).map_err(MigrationError::Journal)
+        journal.transition(state, self.stamp(), reason, json(detail)).map_err(MigrationError::Journal)
     }
 
     /// Journals an entry that was made for the journal as it stands.

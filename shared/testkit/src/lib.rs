@@ -31,7 +31,7 @@ pub use freeze::{FakeFreeze, FreezeCall};
 pub use memory::{MemoryLedger, MemoryObjects};
 pub use signer::FakeSigner;
 pub use witness::FakeWitness;
-pub use world::{FakePorts, FakeProcess, FakeWorld};
+pub use world::{FakePorts, FakeProcess, FakeWorld, tester};
 
 #[cfg(test)]
 mod tests;

@@ -2,6 +2,7 @@
 
 use krossing_core::{
     Side,
+    journal::{Actor, KnownBy},
     ports::{PortSet, Ports},
 };
 
@@ -78,4 +79,9 @@ impl FakeWorld {
             signer: Faulty::named("signer", FakeSigner::default(), faults),
         }
     }
+}
+
+/// On whose behalf fakes are migrated.
+pub fn tester() -> Actor {
+    Actor { who: "tester@here".to_owned(), known_by: KnownBy::OperatingSystem }
 }

@@ -37,6 +37,12 @@ fn lines(verified: &Verified, trusted: bool) -> Vec<String> {
             verified.journal_entries, verified.journal_hash
         ),
     ];
+    lines.extend(
+        verified
+            .decisions
+            .iter()
+            .map(|decided| format!("decided: {} by {}, {}", show::time(decided.at_unix_ms), decided.by, decided.what)),
+    );
     if let Some(validation) = &verified.validation {
         lines.push(format!("validation: {validation}"));
     }

@@ -23,15 +23,15 @@ use krossing_core::{
         AccessAdmin, AclBinding, ClientQuota, Clock, ClusterDescription, ClusterResult, CommittedOffset, ConfigEntry,
         ConfigOrigin, Configs, EpochEnd, FetchRequest, Fetched, FreezeAnswer, FreezeError, GroupDescription,
         GroupOffsets, Groups, Inventory, Leader, Ledger, LogEnd, LogReader, LogWriter, Marker, NewTopic, Objects,
-        PartitionDescription, PerPartition, Ports, ProduceOutcome, ProduceRequest, ProducerDescription, ProducerFreeze,
-        QuotaEntity, ReadRange, Refusals, TopicAdmin, TopicDescription, VisibleRecord, Witness,
+        PartitionDescription, PerPartition, PortSet, Ports, ProduceOutcome, ProduceRequest, ProducerDescription,
+        ProducerFreeze, QuotaEntity, ReadRange, Refusals, TopicAdmin, TopicDescription, VisibleRecord, Witness,
     },
     progress::{PartitionProgress, Run},
     records::{BatchBuilder, ControlType, Record, control_batch},
     rights::Right,
 };
 use krossing_runtime::Migration;
-use krossing_testkit::{FakeSigner, MemoryLedger, MemoryObjects};
+use krossing_testkit::{FakeSigner, MemoryLedger, MemoryObjects, tester};
 
 /// A clock that only waiting moves.
 #[derive(Debug, Clone)]
@@ -434,16 +434,19 @@ impl World {
             migration: Migration {
                 id: "m".parse().unwrap(),
                 config,
-                source_witness: source.clone(),
-                target_witness: target.clone(),
-                source,
-                target,
-                ledger: MemoryLedger::default(),
-                segments: evidence.clone(),
-                evidence,
-                clock,
-                freeze: NobodyFreezes,
-                signer: FakeSigner::default(),
+                by: tester(),
+                ports: PortSet {
+                    source_witness: source.clone(),
+                    target_witness: target.clone(),
+                    source,
+                    target,
+                    ledger: MemoryLedger::default(),
+                    segments: evidence.clone(),
+                    evidence,
+                    clock,
+                    freeze: NobodyFreezes,
+                    signer: FakeSigner::default(),
+                },
             },
         };
         let order = |offset| record(offset, "k", Some(["a", "b", "c"][offset as usize % 3]));

@@ -2,12 +2,12 @@
 
 use std::fmt::Write as _;
 
-use super::{CLUSTER_FIELDS, FIELDS, Field, Kind, show_duration};
+use super::{CLUSTER_FIELDS, FIELDS, Field, Kind, units::show_duration};
 
 const BEGINNING: &str = "\
 # Configuration
 
-<!-- Written from the table in shared/core/src/config.rs: `KROSSING_WRITE_DOCS=1 cargo test -p krossing-core reference` -->
+<!-- Written from the table in shared/core/src/config/table.rs: `KROSSING_WRITE_DOCS=1 cargo test -p krossing-core reference` -->
 
 One YAML file. All fields stand below `migration`, or below `enterprise.msk_kraft_migration`. `${NAME}` in any text is
 taken from the environment. An unknown field is an error; all problems of a file are reported at once, with their lines.
