@@ -192,12 +192,13 @@ async fn validate<P: Ports>(
     let failed: Vec<String> = report.failed_checks().into_iter().map(str::to_owned).collect();
     let reason = match report.overall {
         Outcome::Passed => "validation passed".to_owned(),
+        Outcome::Warning => "validation passed with warnings".to_owned(),
         Outcome::Failed => format!("validation failed: {}", failed.join(", ")),
     };
     let detail = ValidatedEntry { outcome: report.overall, failed, report: stored.clone() };
     migration.note(journal, EntryKind::Validated, reason.clone(), &detail).await?;
     match report.overall {
-        Outcome::Passed => Ok((report, stored)),
+        Outcome::Passed | Outcome::Warning => Ok((report, stored)),
         Outcome::Failed => {
             // The validation itself is in what is signed; its object is written over by the next one.
             let objects = kept_before(migration, journal).await?;

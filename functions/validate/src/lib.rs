@@ -20,8 +20,8 @@ use krossing_core::{
     plan::Scope,
     ports::{Clock, Ports},
     validation::{
-        CheckReport, Outcome, VALIDATION_REPORT_VERSION, ValidationReport, consumer_group_reconciliation,
-        counts_and_offsets, topic_parity,
+        CheckReport, Outcome, PartitionReport, VALIDATION_REPORT_VERSION, ValidationReport,
+        consumer_group_reconciliation, counts_and_offsets, mapped_records, topic_parity,
     },
 };
 use krossing_runtime::{Migration, MigrationResult};
@@ -34,12 +34,27 @@ pub async fn run<P: Ports>(migration: &Migration<P>, scope: &Scope) -> Migration
     let facts = Facts::load(migration, scope).await?;
     let (mut counts, mut sentinels) = (CheckReport::default(), CheckReport::default());
     let partitions = facts.complete(scope, &mut counts, &mut sentinels);
-    for partition in &partitions {
-        let tolerance = migration.config.validation.count_tolerance;
-        counts.merge(counts_and_offsets(&partition.judged(), tolerance));
+    let tolerance = migration.config.validation.count_tolerance;
+    let mut compared = records::compare(migration, &partitions, &facts.positions).await?;
+    let (mut spot_check_records, mut next_record) = (CheckReport::default(), CheckReport::default());
+    let mut by_partition = Vec::with_capacity(partitions.len());
+    for known in &partitions {
+        let counted = counts_and_offsets(&known.judged(), tolerance);
+        let records = compared.remove(known.partition()).unwrap_or_default();
+        by_partition.push(PartitionReport {
+            partition: known.partition().clone(),
+            outcome: counted.outcome.max(records.samples.outcome).max(records.next.outcome),
+            records_copied: mapped_records(known.progress),
+            source_closed_from: known.closed_from,
+            target_boundary: known.boundary,
+            sampled_source_offsets: records.sampled,
+        });
+        counts.merge(counted);
+        spot_check_records.merge(records.samples);
+        next_record.merge(records.next);
     }
+    by_partition.sort_by(|one, other| one.partition.cmp(&other.partition));
     sentinels.merge(sentinels::presence(migration, &facts, &partitions).await?);
-    let (spot_check_records, next_record) = records::compare(migration, &partitions, &facts.positions).await?;
     let compacted: Vec<_> = partitions
         .iter()
         .filter(|known| scope.topic(&known.partition().topic).is_some_and(|topic| topic.compacted))
@@ -53,6 +68,7 @@ pub async fn run<P: Ports>(migration: &Migration<P>, scope: &Scope) -> Migration
         at_unix_ms: migration.clock.unix_ms(),
         overall: Outcome::Passed,
         partitions: scope.partitions().count() as u64,
+        by_partition,
         topic_parity: topic_parity(&scope.topics, &facts.source_topics, &facts.target_topics),
         counts_and_offsets: counts,
         spot_check_records,

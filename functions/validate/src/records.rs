@@ -8,7 +8,7 @@ use std::{
 use futures::{StreamExt, TryStreamExt, stream};
 use krossing_core::{
     Offset, SourceOffset, TargetOffset, TopicPartition,
-    limits::VALIDATION_PARTITIONS_IN_FLIGHT,
+    limits::{SAMPLES_SHOWN_MAX, VALIDATION_PARTITIONS_IN_FLIGHT},
     offset_map::MapView,
     ports::{Ports, ReadRange, VisibleRecord, Witness},
     validation::{CheckReport, ExpectedPosition, copy_difference, mapped_record, next_record, sample},
@@ -23,38 +23,46 @@ const NOT_EXACT: &str = "The copy of this topic cannot be relied on: point its c
 const MOVE_GROUP: &str = "Stop the group, set its offset on the target to the one where its next record is, and look \
                           at what it has read since the switch";
 
-/// Samples, then each group's next record: two reports, in this order.
+/// What the comparison of a partition's records found.
+#[derive(Debug, Default)]
+pub(crate) struct Compared {
+    /// The samples.
+    pub(crate) samples: CheckReport,
+    /// Which they were, as far as that is shown.
+    pub(crate) sampled: Vec<SourceOffset>,
+    /// Each group's next record.
+    pub(crate) next: CheckReport,
+}
+
+/// Samples, then each group's next record, by partition.
 pub(crate) async fn compare<P: Ports>(
     migration: &Migration<P>,
     partitions: &[KnownPartition<'_>],
     positions: &[ExpectedPosition],
-) -> MigrationResult<(CheckReport, CheckReport)> {
+) -> MigrationResult<BTreeMap<TopicPartition, Compared>> {
     let mut by_partition: BTreeMap<&TopicPartition, Vec<&ExpectedPosition>> = BTreeMap::new();
     for position in positions {
         by_partition.entry(&position.partition).or_default().push(position);
     }
-    let mut reports = (CheckReport::default(), CheckReport::default());
-    let mut found = stream::iter(partitions)
-        .map(|known| {
+    stream::iter(partitions)
+        .map(async |known| {
             let positions = by_partition.get(known.partition()).map_or(&[][..], Vec::as_slice);
-            compare_partition(migration, known, positions)
+            Ok((known.partition().clone(), compare_partition(migration, known, positions).await?))
         })
-        .buffer_unordered(VALIDATION_PARTITIONS_IN_FLIGHT);
-    while let Some((samples, next)) = found.try_next().await? {
-        reports.0.merge(samples);
-        reports.1.merge(next);
-    }
-    Ok(reports)
+        .buffer_unordered(VALIDATION_PARTITIONS_IN_FLIGHT)
+        .try_collect()
+        .await
 }
 
 async fn compare_partition<P: Ports>(
     migration: &Migration<P>,
     known: &KnownPartition<'_>,
     positions: &[&ExpectedPosition],
-) -> MigrationResult<(CheckReport, CheckReport)> {
+) -> MigrationResult<Compared> {
     let map = load_map(&migration.evidence, known.progress).await.during("read the offset map")?.before(known.marker);
     let comparison = Comparison { migration, known, map };
-    Ok((comparison.samples().await?, comparison.next_records(positions).await?))
+    let (samples, sampled) = comparison.samples().await?;
+    Ok(Compared { samples, sampled, next: comparison.next_records(positions).await? })
 }
 
 struct Comparison<'a, P: Ports> {
@@ -64,13 +72,16 @@ struct Comparison<'a, P: Ports> {
 }
 
 impl<P: Ports> Comparison<'_, P> {
-    async fn samples(&self) -> MigrationResult<CheckReport> {
-        let mut report = CheckReport::default();
+    async fn samples(&self) -> MigrationResult<(CheckReport, Vec<SourceOffset>)> {
+        let (mut report, mut sampled) = (CheckReport::default(), Vec::new());
         let partition = self.known.partition();
         let wanted = self.migration.config.validation.spot_check_records_per_partition;
         for number in sample(&self.migration.id, partition, self.map.record_count(), wanted) {
             let Some((source_offset, target_offset)) = mapped_record(&self.map, number) else { continue };
             report.checked += 1;
+            if sampled.len() < SAMPLES_SHOWN_MAX {
+                sampled.push(source_offset);
+            }
             let problem = match self.on_source(source_offset).await? {
                 Some(record) => self.difference(&record).await?,
                 // Compacted or trimmed there since; on the target, which holds everything, it must be.
@@ -88,7 +99,7 @@ impl<P: Ports> Comparison<'_, P> {
                 report.fail(partition, problem, NOT_EXACT);
             }
         }
-        Ok(report)
+        Ok((report, sampled))
     }
 
     async fn next_records(&self, positions: &[&ExpectedPosition]) -> MigrationResult<CheckReport> {

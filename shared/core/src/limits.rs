@@ -207,6 +207,9 @@ pub const UNSTABLE_OFFSETS_WAIT_MAX: Duration = Duration::from_secs(5);
 /// Failures and notes that a validation check shows; all are counted. More would bury the first.
 pub const FINDINGS_SHOWN_MAX: usize = 100;
 
+/// Sampled records of a partition that a validation report names; all are compared.
+pub const SAMPLES_SHOWN_MAX: usize = 100;
+
 /// Partitions validated at the same time.
 pub const VALIDATION_PARTITIONS_IN_FLIGHT: usize = 4;
 

@@ -46,6 +46,8 @@ pub enum Outcome {
     /// Nothing is wrong.
     #[default]
     Passed,
+    /// Nothing is wrong, and somebody has to know something.
+    Warning,
     /// Something is wrong, or could not be looked at.
     Failed,
 }
@@ -54,6 +56,7 @@ impl fmt::Display for Outcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Outcome::Passed => "PASSED",
+            Outcome::Warning => "WARNING",
             Outcome::Failed => "FAILED",
         })
     }
@@ -83,7 +86,9 @@ pub struct CheckReport {
     pub gone_from_source: u64,
     /// The failures, sorted, as far as [`FINDINGS_SHOWN_MAX`] allows.
     pub findings: Vec<Finding>,
-    /// What is no failure and worth knowing, sorted, within the same bound.
+    /// What is no failure and has to be known, sorted, within the same bound.
+    pub warnings: Vec<String>,
+    /// What is worth knowing, sorted, within the same bound.
     pub notes: Vec<String>,
 }
 
@@ -98,7 +103,15 @@ impl CheckReport {
         }
     }
 
-    /// Says something that is no failure.
+    /// Says something that is no failure and that somebody has to know.
+    pub fn warn(&mut self, warning: impl Into<String>) {
+        self.outcome = self.outcome.max(Outcome::Warning);
+        if self.warnings.len() < FINDINGS_SHOWN_MAX {
+            self.warnings.push(warning.into());
+        }
+    }
+
+    /// Says something that is worth knowing.
     pub fn note(&mut self, note: impl Into<String>) {
         if self.notes.len() < FINDINGS_SHOWN_MAX {
             self.notes.push(note.into());
@@ -115,10 +128,32 @@ impl CheckReport {
         self.findings.extend(other.findings);
         self.findings.sort();
         self.findings.truncate(FINDINGS_SHOWN_MAX);
+        self.warnings.extend(other.warnings);
+        self.warnings.sort();
+        self.warnings.truncate(FINDINGS_SHOWN_MAX);
         self.notes.extend(other.notes);
         self.notes.sort();
         self.notes.truncate(FINDINGS_SHOWN_MAX);
     }
+}
+
+/// One partition, as the checks saw it that go by partitions: counts, samples, next records.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PartitionReport {
+    /// Which.
+    pub partition: TopicPartition,
+    /// How these checks ended for it.
+    pub outcome: Outcome,
+    /// How many records were copied.
+    pub records_copied: i64,
+    /// The first offset on the source behind what was to be copied.
+    pub source_closed_from: SourceOffset,
+    /// The offset after the closing fence on the target.
+    pub target_boundary: TargetOffset,
+    /// The records that were compared byte by byte, by their offsets on the source: one out of each of as many equal
+    /// parts of the partition, chosen by a hash of the migration's name. The first
+    /// [`SAMPLES_SHOWN_MAX`](crate::limits::SAMPLES_SHOWN_MAX).
+    pub sampled_source_offsets: Vec<SourceOffset>,
 }
 
 /// What validation found, check by check.
@@ -130,10 +165,12 @@ pub struct ValidationReport {
     pub migration_id: MigrationId,
     /// When it was made, in milliseconds since 1970.
     pub at_unix_ms: i64,
-    /// Failed where one check failed.
+    /// The worst of all checks.
     pub overall: Outcome,
     /// How many partitions the migration has.
     pub partitions: u64,
+    /// Each of them that could be looked at, sorted.
+    pub by_partition: Vec<PartitionReport>,
     /// Topics are on both sides, with the planned identity and number of partitions.
     pub topic_parity: CheckReport,
     /// The target holds as many records as were copied, from its first to its boundary.
@@ -171,7 +208,7 @@ impl ValidationReport {
 
     /// Draws the overall outcome from the checks.
     pub fn conclude(mut self) -> Self {
-        self.overall = if self.failed_checks().is_empty() { Outcome::Passed } else { Outcome::Failed };
+        self.overall = self.checks().into_iter().map(|(_, check)| check.outcome).max().unwrap_or_default();
         self
     }
 }
@@ -195,6 +232,11 @@ impl fmt::Display for ValidationReport {
             let more = check.failed.saturating_sub(check.findings.len() as u64);
             if more > 0 {
                 writeln!(f, "{name}: and {more} more")?;
+            }
+        }
+        for (name, check) in self.checks() {
+            for warning in &check.warnings {
+                writeln!(f, "warning: {name}: {warning}")?;
             }
         }
         for (name, check) in self.checks() {
@@ -316,11 +358,11 @@ pub fn counts_and_offsets(facts: &PartitionFacts<'_>, count_tolerance: u64) -> C
     let problem = format!("{mapped} records were copied and the target holds {held} up to its boundary");
     match held.abs_diff(mapped) {
         0 => {}
-        within if within <= count_tolerance => report.note(format!("{subject}: {problem} (within the tolerance)")),
+        within if within <= count_tolerance => report.warn(format!("{subject}: {problem} (within the tolerance)")),
         _ => report.fail(subject, problem, BEGIN_AGAIN),
     }
     for gap in &progress.gaps {
-        report.note(format!(
+        report.warn(format!(
             "{subject}: source offsets {} to {} were gone before they were read (retention) and are on neither side",
             gap.from, gap.to
         ));

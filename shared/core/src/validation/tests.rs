@@ -240,20 +240,34 @@ fn the_last_position_written_counts_and_a_switched_group_stays_switched() {
 }
 
 #[test]
+fn a_warning_is_neither_a_pass_nor_a_failure() {
+    let mut report = CheckReport::default();
+    report.warn("one record more");
+    assert_eq!(report.outcome, Outcome::Warning);
+    let mut failed = CheckReport::default();
+    failed.fail("t-0", "it is wrong", "Put it right");
+    failed.merge(report);
+    assert_eq!((failed.outcome, failed.failed, failed.warnings.len()), (Outcome::Failed, 1, 1));
+}
+
+#[test]
 fn the_report_reads_as_lines_with_failures_behind_the_figures() {
+    let passed = |checked| CheckReport { checked, ..CheckReport::default() };
+    let mut sentinel_presence = passed(3);
+    sentinel_presence.warn("a marker is odd");
     let mut next_record = CheckReport { checked: 4, ..CheckReport::default() };
     next_record.fail("group g on t-0", "it is wrong", "Put it right");
-    let passed = |checked| CheckReport { checked, ..CheckReport::default() };
     let report = ValidationReport {
         version: VALIDATION_REPORT_VERSION,
         migration_id: "m".parse().unwrap(),
         at_unix_ms: 0,
         overall: Outcome::Passed,
         partitions: 3,
+        by_partition: Vec::new(),
         topic_parity: passed(1),
         counts_and_offsets: passed(3),
         spot_check_records: CheckReport { gone_from_source: 2, ..passed(9) },
-        sentinel_presence: passed(3),
+        sentinel_presence,
         consumer_group_reconciliation: passed(4),
         next_record,
         compacted_keys: passed(0),
@@ -265,11 +279,12 @@ fn the_report_reads_as_lines_with_failures_behind_the_figures() {
     topic_parity=PASSED checked=1 failed=0
     counts_and_offsets=PASSED checked=3 failed=0
     spot_check_records=PASSED checked=9 failed=0 gone_from_source=2
-    sentinel_presence=PASSED checked=3 failed=0
+    sentinel_presence=WARNING checked=3 failed=0
     consumer_group_reconciliation=PASSED checked=4 failed=0
     next_record=FAILED checked=4 failed=1
     compacted_keys=PASSED checked=0 failed=0
     next_record: group g on t-0: it is wrong. Put it right
+    warning: sentinel_presence: a marker is odd
     ");
     let json = serde_json::to_value(&report).unwrap();
     assert_eq!(json["next_record"]["outcome"], "FAILED");
