@@ -171,6 +171,7 @@ fn every_blocker_is_found_at_once_and_both_clusters_stay_as_they_are() {
         let mut active = in_the_way(&source, &target).await?;
         let before = (state(&source).await?, state(&target).await?);
         source.stop_broker(2).await?;
+        source.until_leaderless("leaderless").await?;
 
         let (zookeeper, kraft) = (source.bootstrap(Listener::Plaintext), target.bootstrap(Listener::Plaintext));
         let nobody = "127.0.0.1:1";

@@ -181,6 +181,15 @@ async fn files_that_were_changed(pair: &Pair) -> Result<()> {
 
     // Two at once.
     let mut watching = migration.start("execute", &["--migration-id", "files", "--keep-tailing"])?;
+    let tails = async {
+        loop {
+            let status = migration.run("status").await?.expect_code(0)?.stdout;
+            if !status.contains("nothing is copying") {
+                return Ok(());
+            }
+        }
+    };
+    watching.until(tails).await?;
     let locked = async {
         loop {
             let outcome = migration.run("execute").await?;

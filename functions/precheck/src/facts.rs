@@ -37,12 +37,20 @@ pub(crate) async fn store_problem(store: &impl Objects) -> Option<String> {
     }
 }
 
-/// Partitions whose first batch is in message format 0 or 1. Later batches are in no older format than the first.
-pub(crate) async fn old_format<P: Ports>(
+/// What the first batches of the source's partitions say.
+#[derive(Debug, Default)]
+pub(crate) struct FirstBatches {
+    /// Those in message format 0 or 1. Later batches are in no older format than the first.
+    pub(crate) old_format: BTreeMap<TopicPartition, Offset>,
+    /// Partitions that could not be read, and why.
+    pub(crate) unread: BTreeMap<TopicPartition, String>,
+}
+
+pub(crate) async fn first_batches<P: Ports>(
     migration: &Migration<P>,
     plan: &MigrationPlan,
     source: &SourceInventory,
-) -> MigrationResult<BTreeMap<TopicPartition, Offset>> {
+) -> MigrationResult<FirstBatches> {
     // A partition without a leader is a finding of its own, and cannot be asked.
     let led: BTreeSet<TopicPartition> = source
         .topics
@@ -54,9 +62,13 @@ pub(crate) async fn old_format<P: Ports>(
     let planned = plan.topics.iter().flat_map(|topic| topic.partition_list());
     let partitions: Vec<TopicPartition> = planned.filter(|partition| led.contains(partition)).collect();
     let ids: BTreeMap<_, _> = plan.topics.iter().map(|topic| (&topic.name, topic.source_topic_id)).collect();
-    let starts: Vec<ScanFrom> = spans(&migration.source, &partitions)
-        .await
-        .during("ask where the source's logs begin")?
+    let spans = spans(&migration.source, &partitions).await.during("ask where the source's logs begin")?;
+    let mut found = FirstBatches::default();
+    let silent = partitions.iter().filter(|partition| !spans.contains_key(*partition));
+    found
+        .unread
+        .extend(silent.map(|partition| (partition.clone(), "its leader does not say where it ends".to_owned())));
+    let starts: Vec<ScanFrom> = spans
         .into_iter()
         .filter(|(_, span)| span.start < span.end)
         .map(|(partition, span)| {
@@ -66,18 +78,19 @@ pub(crate) async fn old_format<P: Ports>(
         .collect();
     let first: BTreeMap<TopicPartition, Offset> =
         starts.iter().map(|start| (start.partition.clone(), start.offset)).collect();
-    let mut old = BTreeMap::new();
-    scan(&migration.source, &migration.clock, starts, FIRST_BATCH_WAIT_MAX, |partition, batch| {
+    let unread = scan(&migration.source, &migration.clock, starts, FIRST_BATCH_WAIT_MAX, |partition, batch| {
         if let Err(error) = batch
             && matches!(error.problem, RecordProblem::Format { .. })
         {
-            old.insert(partition.clone(), first[partition]);
+            found.old_format.insert(partition.clone(), first[partition]);
         }
         ControlFlow::Break(())
     })
     .await
     .during("read the first batches of the source")?;
-    Ok(old)
+    let why = |(partition, offset)| (partition, format!("no answer brought its batch at offset {offset}"));
+    found.unread.extend(unread.into_iter().map(why));
+    Ok(found)
 }
 
 /// Where the logs of planned topics that exist on the target begin and end.

@@ -49,6 +49,7 @@ pub async fn run<P: Ports>(migration: &Migration<P>, stored: Option<&MigrationPl
         segments_problem: facts::store_problem(&migration.segments).await,
         evidence_problem: facts::store_problem(&migration.evidence).await,
         old_format: Default::default(),
+        unread: Default::default(),
         target_logs: Default::default(),
         target_positions: Default::default(),
         // Nothing of ours is on the target before topology_copy, and precheck runs before that.
@@ -70,15 +71,16 @@ async fn on_both<P: Ports>(
     ours: &Ours<'_>,
     facts: PrecheckFacts<'_>,
 ) -> MigrationResult<Vec<Finding>> {
-    let (old_format, target_logs, target_positions) = tokio::join!(
-        facts::old_format(migration, plan, source),
+    let (first_batches, target_logs, target_positions) = tokio::join!(
+        facts::first_batches(migration, plan, source),
         facts::target_logs(migration, plan, target),
         facts::target_positions(migration, plan, target),
     );
-    let old_format = unless_forbidden(old_format, Side::Source, &facts.missing_rights)?;
+    let facts::FirstBatches { old_format, unread } =
+        unless_forbidden(first_batches, Side::Source, &facts.missing_rights)?;
     let target_logs = unless_forbidden(target_logs, Side::Target, &facts.missing_rights)?;
     let target_positions = unless_forbidden(target_positions, Side::Target, &facts.missing_rights)?;
-    let mut findings = decide(&PrecheckFacts { old_format, target_logs, target_positions, ..facts });
+    let mut findings = decide(&PrecheckFacts { old_format, unread, target_logs, target_positions, ..facts });
     let on_drift = migration.config.topology.on_config_drift;
     findings.extend(drift::decide(on_drift, plan, target));
     findings.extend(quotas::findings(&plan.quotas, &target.quotas, on_drift));

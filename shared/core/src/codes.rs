@@ -58,7 +58,7 @@ pub const PRECHECK: &[(&str, &str)] = &[
     ("B26", "the target has as many brokers as a topic has replicas"),
     ("B27", "no group of the plan has members on the target"),
     ("B28", "no group of the plan has positions on the target that this migration did not write"),
-    ("B29", "every partition of the source has a leader"),
+    ("B29", "every partition of the source has a leader and can be read"),
     ("B30", "what topics.include names is on the source"),
     ("B31", "our users have the rights that a migration needs"),
     ("B32", "a topic is left to migrate"),

@@ -88,6 +88,8 @@ pub struct PrecheckFacts<'a> {
     pub evidence_problem: Option<String>,
     /// Batches in message format 0 or 1 that were seen, one a partition.
     pub old_format: BTreeMap<TopicPartition, Offset>,
+    /// Partitions of the source that have a leader and could not be read all the same, and why.
+    pub unread: BTreeMap<TopicPartition, String>,
     /// The logs of target topics that are in the plan and exist.
     pub target_logs: BTreeMap<TopicPartition, LogSpan>,
     /// Positions on the target of the groups in the plan.
@@ -134,6 +136,14 @@ pub fn decide(facts: &PrecheckFacts<'_>) -> Vec<Finding> {
         for_the_record(plan, &mut found);
     }
     old_formats(&facts.old_format, &mut found);
+    for (partition, why) in &facts.unread {
+        found.blocker(
+            "B29",
+            &partition.topic,
+            format!("partition {} on the source cannot be read: {why}", partition.partition),
+            "see that the brokers that hold it are well, then run precheck again",
+        );
+    }
     found.0.sort();
     found.0.dedup();
     found.0
@@ -609,6 +619,7 @@ mod tests {
                 segments_problem: None,
                 evidence_problem: None,
                 old_format: BTreeMap::new(),
+                unread: BTreeMap::new(),
                 target_logs: BTreeMap::new(),
                 target_positions: BTreeMap::new(),
                 written_positions: BTreeMap::new(),
@@ -702,6 +713,8 @@ mod tests {
     fn too_few_brokers_leaderless_partitions_and_lagging_replicas_are_found() {
         check(|w| w.target.cluster.brokers.truncate(2), &[("B26", "orders")]);
         check(|w| w.source.topics[0].partitions[1].leader = None, &[("B29", "orders")]);
+        let unread = (TopicPartition::new("orders", 1), "no answer".to_owned());
+        check(|w| w.facts.unread.extend([unread]), &[("B29", "orders")]);
         check(|w| w.source.topics[0].partitions[1].in_sync.truncate(1), &[("W22", "orders")]);
     }
 
