@@ -7,6 +7,7 @@ mod blockers;
 mod bounds;
 mod cutovers;
 mod failover;
+mod folders;
 mod groups;
 mod kills;
 mod mistakes;
