@@ -3,7 +3,7 @@
 //!
 //! Files that were put back go on where they were.
 
-use std::{fs, path::Path};
+use std::{fs, os::unix::fs::MetadataExt as _, path::Path};
 
 use anyhow::{Context, Result, ensure};
 use lab::{
@@ -16,7 +16,7 @@ use lab::{
 };
 
 use crate::{
-    numbered::{kept, write},
+    numbered::{kept, until, write},
     owners::pair,
 };
 
@@ -153,6 +153,12 @@ async fn spoiled(
     Ok(fs::write(file, whole)?)
 }
 
+/// Whether somebody holds a lock on a file.
+fn is_locked(file: &Path) -> Result<bool> {
+    let inode = format!(":{} ", fs::metadata(file)?.ino());
+    Ok(fs::read_to_string("/proc/locks")?.lines().any(|lock| lock.contains("FLOCK") && lock.contains(&inode)))
+}
+
 async fn files_that_were_changed(pair: &Pair) -> Result<()> {
     create_topics(&pair.source.client(), &[kept("files", 2)], 1).await?;
     write(&pair.source.client(), "files", 2, "seed", 0..2_000, None).await?;
@@ -179,29 +185,14 @@ async fn files_that_were_changed(pair: &Pair) -> Result<()> {
     .await?;
     spoiled(&folder.join("plan.json"), |_| None, async || fails(&migration, "cutover", &["plan"]).await).await?;
 
-    // Two at once.
-    let mut watching = migration.start("execute", &["--migration-id", "files", "--keep-tailing"])?;
-    let tails = async {
-        loop {
-            let status = migration.run("status").await?.expect_code(0)?.stdout;
-            if !status.contains("nothing is copying") {
-                return Ok(());
-            }
-        }
-    };
-    watching.until(tails).await?;
-    let locked = async {
-        loop {
-            let outcome = migration.run("execute").await?;
-            if outcome.code == Some(1) {
-                ensure!(outcome.stderr.contains("another command drives this migration"), "{outcome:?}");
-                return Ok(());
-            }
-        }
-    };
-    watching.until(locked).await?;
-    watching.signal("TERM")?;
-    watching.finish().await?;
+    // Two at once: the first is suspended while it holds the lock.
+    let lock = folder.join("command.lock");
+    let mut first = migration.begin("execute")?;
+    first.until(until(|| is_locked(&lock))).await?;
+    first.signal("STOP")?;
+    fails(&migration, "execute", &["another command drives this migration"]).await?;
+    first.signal("CONT")?;
+    first.finish().await?.expect_code(0)?;
 
     // Another configuration is another migration's, and an id that nobody knows is named with those there are.
     let target = pair.target.bootstrap(Listener::Plaintext);

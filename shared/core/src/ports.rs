@@ -109,7 +109,15 @@ pub enum StoreError {
         /// What is wrong with it.
         detail: String,
     },
-    /// Disk full, no permission, no network.
+    /// Disk full, no permission: the same call will not succeed before somebody changes something.
+    #[error("{attempt}: {detail}")]
+    Refused {
+        /// What was attempted, on what.
+        attempt: String,
+        /// What the system said.
+        detail: String,
+    },
+    /// No usable answer; the next may be one.
     #[error("{attempt}: {detail}")]
     Unavailable {
         /// What was attempted, on what.
@@ -125,6 +133,7 @@ impl StoreError {
         match self {
             StoreError::Conflict { .. } => ErrorClass::Fenced,
             StoreError::Missing { .. } | StoreError::Damaged { .. } => ErrorClass::DataAtRisk,
+            StoreError::Refused { .. } => ErrorClass::Refused,
             StoreError::Unavailable { .. } => ErrorClass::Retryable,
         }
     }

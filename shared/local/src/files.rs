@@ -34,8 +34,20 @@ pub(crate) async fn blocking<T: Send + 'static>(
 }
 
 /// Says what was attempted, on which file.
-pub(crate) fn unavailable<'a>(attempt: &'a str, path: &'a Path) -> impl Fn(io::Error) -> StoreError + 'a {
-    move |error| StoreError::Unavailable { attempt: attempt.to_owned(), detail: format!("{}: {error}", path.display()) }
+pub(crate) fn failed<'a>(attempt: &'a str, path: &'a Path) -> impl Fn(io::Error) -> StoreError + 'a {
+    move |error| {
+        let (attempt, detail) = (attempt.to_owned(), format!("{}: {error}", path.display()));
+        match error.kind() {
+            ErrorKind::StorageFull
+            | ErrorKind::QuotaExceeded
+            | ErrorKind::FileTooLarge
+            | ErrorKind::ReadOnlyFilesystem
+            | ErrorKind::PermissionDenied
+            | ErrorKind::NotADirectory
+            | ErrorKind::IsADirectory => StoreError::Refused { attempt, detail },
+            _ => StoreError::Unavailable { attempt, detail },
+        }
+    }
 }
 
 /// Whether a lock keeps everybody else out, or only those who keep everybody else out.
@@ -55,7 +67,7 @@ pub(crate) struct Held {
 
 /// Takes the lock that `path` stands for; waits for it within a bound.
 pub(crate) fn lock(attempt: &str, path: &Path, share: Share) -> StoreResult<Held> {
-    let refused = unavailable(attempt, path);
+    let refused = failed(attempt, path);
     let file = OpenOptions::new().read(true).append(true).create(true).open(path).map_err(&refused)?;
     wait_for(attempt, path, file, share)
 }
@@ -65,13 +77,13 @@ pub(crate) fn lock_to_read(attempt: &str, path: &Path) -> StoreResult<Option<Hel
     match File::open(path) {
         Ok(file) => wait_for(attempt, path, file, Share::Shared).map(Some),
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(unavailable(attempt, path)(error)),
+        Err(error) => Err(failed(attempt, path)(error)),
     }
 }
 
 /// Takes the lock only if it is free.
 pub(crate) fn lock_if_free(attempt: &str, path: &Path) -> StoreResult<Option<Held>> {
-    let refused = unavailable(attempt, path);
+    let refused = failed(attempt, path);
     let file = OpenOptions::new().read(true).append(true).create(true).open(path).map_err(&refused)?;
     match file.try_lock() {
         Ok(()) => Ok(Some(Held { _file: file })),
@@ -89,7 +101,7 @@ fn wait_for(attempt: &str, path: &Path, file: File, share: Share) -> StoreResult
         };
         match tried {
             Ok(()) => return Ok(Held { _file: file }),
-            Err(TryLockError::Error(error)) => return Err(unavailable(attempt, path)(error)),
+            Err(TryLockError::Error(error)) => return Err(failed(attempt, path)(error)),
             Err(TryLockError::WouldBlock) if begun.elapsed() < LOCAL_LOCK_WAIT_MAX => thread::sleep(LOCK_LOOK),
             Err(TryLockError::WouldBlock) => {
                 let detail = format!(
@@ -135,7 +147,7 @@ pub(crate) fn write_whole(
 }
 
 fn fill(attempt: &str, temporary: &Path, parts: &[Bytes]) -> StoreResult<()> {
-    let refused = unavailable(attempt, temporary);
+    let refused = failed(attempt, temporary);
     let mut file = File::create(temporary).map_err(&refused)?;
     for part in parts {
         file.write_all(part).map_err(&refused)?;
@@ -146,19 +158,19 @@ fn fill(attempt: &str, temporary: &Path, parts: &[Bytes]) -> StoreResult<()> {
 fn make_folders(attempt: &str, root: &Path, path: &Path) -> StoreResult<()> {
     let Some(folder) = path.parent() else { return Ok(()) };
     let folder = root.join(folder);
-    fs::create_dir_all(&folder).map_err(unavailable(attempt, &folder))
+    fs::create_dir_all(&folder).map_err(failed(attempt, &folder))
 }
 
 fn place(attempt: &str, temporary: &Path, target: &Path, existing: Existing) -> StoreResult<()> {
     match existing {
-        Existing::Replace => fs::rename(temporary, target).map_err(unavailable(attempt, target)),
+        Existing::Replace => fs::rename(temporary, target).map_err(failed(attempt, target)),
         // A link fails where the name is taken, whoever took it; a look followed by a rename would not.
         Existing::Keep => match fs::hard_link(temporary, target) {
-            Ok(()) => fs::remove_file(temporary).map_err(unavailable(attempt, temporary)),
+            Ok(()) => fs::remove_file(temporary).map_err(failed(attempt, temporary)),
             Err(error) if error.kind() == ErrorKind::AlreadyExists => {
                 Err(StoreError::Conflict { attempt: attempt.to_owned() })
             }
-            Err(error) => Err(unavailable(attempt, target)(error)),
+            Err(error) => Err(failed(attempt, target)(error)),
         },
     }
 }
@@ -168,20 +180,20 @@ fn place(attempt: &str, temporary: &Path, target: &Path, existing: Existing) -> 
 pub(crate) fn sync_folders(attempt: &str, root: &Path, path: &Path) -> StoreResult<()> {
     for folder in path.ancestors().skip(1) {
         let folder = root.join(folder);
-        File::open(&folder).and_then(|open| open.sync_all()).map_err(unavailable(attempt, &folder))?;
+        File::open(&folder).and_then(|open| open.sync_all()).map_err(failed(attempt, &folder))?;
     }
     Ok(())
 }
 
 /// Makes the root folder itself, durably.
 pub(crate) fn make_root(attempt: &str, root: &Path) -> StoreResult<()> {
-    fs::create_dir_all(root).map_err(unavailable(attempt, root))?;
+    fs::create_dir_all(root).map_err(failed(attempt, root))?;
     for folder in root.ancestors().filter(|folder| !folder.as_os_str().is_empty()) {
         match File::open(folder).and_then(|open| open.sync_all()) {
             Ok(()) => {}
             // A folder above ours that we may pass through but not read was not made by us.
             Err(error) if error.kind() == ErrorKind::PermissionDenied && folder != root => {}
-            Err(error) => return Err(unavailable(attempt, folder)(error)),
+            Err(error) => return Err(failed(attempt, folder)(error)),
         }
     }
     Ok(())
@@ -197,7 +209,7 @@ pub(crate) fn read(attempt: &str, path: &Path) -> StoreResult<Option<Vec<u8>>> {
     match fs::read(path) {
         Ok(content) => Ok(Some(content)),
         Err(error) if is_absent(&error) => Ok(None),
-        Err(error) => Err(unavailable(attempt, path)(error)),
+        Err(error) => Err(failed(attempt, path)(error)),
     }
 }
 
@@ -207,7 +219,7 @@ pub(crate) fn read(attempt: &str, path: &Path) -> StoreResult<Option<Vec<u8>>> {
 /// A line that could not be written or synced is cut off again, so that it does not appear later.
 pub(crate) fn append_line(attempt: &str, root: &Path, path: &Path, end: u64, line: &[u8]) -> StoreResult<()> {
     let full = root.join(path);
-    let refused = unavailable(attempt, &full);
+    let refused = failed(attempt, &full);
     let mut file = OpenOptions::new().append(true).create(true).open(&full).map_err(&refused)?;
     file.set_len(end).map_err(&refused)?;
     let mut whole = Vec::with_capacity(line.len() + 1);
@@ -215,7 +227,9 @@ pub(crate) fn append_line(attempt: &str, root: &Path, path: &Path, end: u64, lin
     whole.push(b'\n');
     if let Err(error) = file.write_all(&whole).and_then(|()| file.sync_all()) {
         let mut answer = refused(error);
-        if let (Err(second), StoreError::Unavailable { detail, .. }) = (file.set_len(end), &mut answer) {
+        if let (Err(second), StoreError::Unavailable { detail, .. } | StoreError::Refused { detail, .. }) =
+            (file.set_len(end), &mut answer)
+        {
             detail.push_str(&format!("; what was written could not be cut off again either: {second}"));
         }
         return Err(answer);

@@ -26,7 +26,7 @@ use krossing_core::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    files::{self, Existing, Share, blocking, unavailable},
+    files::{self, Existing, Share, blocking, failed},
     names,
 };
 
@@ -196,7 +196,7 @@ fn progress_temporary(lane: LaneId) -> PathBuf {
 }
 
 fn read_tail(attempt: &str, path: &Path) -> StoreResult<Tail> {
-    let refused = unavailable(attempt, path);
+    let refused = failed(attempt, path);
     let mut file = match File::open(path) {
         Ok(file) => file,
         Err(error) if files::is_absent(&error) => return Ok(Tail { end: 0, generation: None }),
@@ -517,7 +517,7 @@ mod tests {
         let file = folder.path().join("file");
         fs::write(&file, "").expect("written");
         let error = LocalLedger::open(file.join("below")).expect_err("a file has nothing below it");
-        assert!(matches!(error, StoreError::Unavailable { .. }), "{error}");
+        assert!(matches!(error, StoreError::Refused { .. }), "{error}");
         assert!(error.to_string().contains(file.to_str().expect("text")), "{error}");
     }
 
@@ -529,7 +529,7 @@ mod tests {
         let ledger = open(&folder);
         std::os::unix::fs::symlink("/dev/full", folder.path().join(DOCUMENT_TEMPORARY)).expect("linked");
         let error = ledger.put_document("lease", None, Bytes::from_static(b"x")).await.expect_err("no space");
-        assert!(matches!(error, StoreError::Unavailable { .. }), "{error}");
+        assert!(matches!(error, StoreError::Refused { .. }), "{error}");
         assert!(error.to_string().contains(".document.tmp"), "{error}");
         assert_eq!(ledger.document("lease").await, Ok(None));
         ledger.put_document("lease", None, Bytes::from_static(b"x")).await.expect("there is room again");

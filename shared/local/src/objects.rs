@@ -17,7 +17,7 @@ use krossing_core::ports::{Objects, StoreError, StoreResult};
 use uuid::Uuid;
 
 use crate::{
-    files::{self, Existing, Share, blocking, unavailable},
+    files::{self, Existing, Share, blocking, failed},
     names,
 };
 
@@ -40,7 +40,7 @@ impl LocalObjects {
         let attempt = format!("open the folder {}", root.display());
         files::make_root(&attempt, &root)?;
         let temporary = root.join(TEMPORARY);
-        fs::create_dir_all(&temporary).map_err(unavailable(&attempt, &temporary))?;
+        fs::create_dir_all(&temporary).map_err(failed(&attempt, &temporary))?;
         clean_up(&attempt, &root)?;
         Ok(Self { root: root.into() })
     }
@@ -66,14 +66,14 @@ fn clean_up(attempt: &str, root: &Path) -> StoreResult<()> {
     let Some(_alone) = files::lock_if_free(attempt, &lock)? else { return Ok(()) };
     for path in entries(attempt, &root.join(TEMPORARY))? {
         if path != lock {
-            fs::remove_file(&path).map_err(unavailable(attempt, &path))?;
+            fs::remove_file(&path).map_err(failed(attempt, &path))?;
         }
     }
     Ok(())
 }
 
 fn entries(attempt: &str, folder: &Path) -> StoreResult<Vec<PathBuf>> {
-    let refused = unavailable(attempt, folder);
+    let refused = failed(attempt, folder);
     let listing = match fs::read_dir(folder) {
         Ok(listing) => listing,
         Err(error) if files::is_absent(&error) => return Ok(Vec::new()),
@@ -105,7 +105,7 @@ fn list_below(attempt: &str, root: &Path, prefix: &str) -> StoreResult<Vec<Strin
 }
 
 fn read_range(attempt: &str, path: &Path, from: u64, bytes: u64) -> StoreResult<Bytes> {
-    let refused = unavailable(attempt, path);
+    let refused = failed(attempt, path);
     let mut file = match File::open(path) {
         Ok(file) => file,
         Err(error) if files::is_absent(&error) => return Err(StoreError::Missing { attempt: attempt.to_owned() }),

@@ -204,7 +204,7 @@ pub(crate) fn cluster_failed(lane: LaneId, error: ClusterError) -> SessionEnd {
 pub(crate) fn store_failed(lane: LaneId, error: StoreError) -> SessionEnd {
     match error {
         StoreError::Unavailable { .. } | StoreError::Conflict { .. } => SessionEnd::StartOver(error.to_string()),
-        StoreError::Missing { .. } | StoreError::Damaged { .. } => {
+        StoreError::Missing { .. } | StoreError::Damaged { .. } | StoreError::Refused { .. } => {
             SessionEnd::Stop(LaneError::Store { lane, source: error })
         }
     }
