@@ -7,13 +7,14 @@ use std::time::Duration;
 
 use krossing_core::{
     journal::JournalEntry,
+    ports::Clock as _,
     transition::{Command, State},
 };
 use krossing_testkit::{Fault, Faults};
 
 use crate::{
     operator::{in_time, process},
-    world::{Scene, Spec},
+    world::{Scene, Spec, partition},
 };
 
 /// Right of each state: what may be asked there, and where that leads.
@@ -141,6 +142,39 @@ fn an_acknowledgement_beside_a_round_fails_neither() {
             ended.0.expect("the one that was suspended");
             ended.1.expect("the other");
             assert_eq!(scene.tip(), Some(State::Validating));
+        }
+    });
+}
+
+/// The loop is suspended between its look at a group and the write of its position; the group's clients come to the
+/// target meanwhile, and go.
+#[test]
+fn a_group_that_came_and_went_while_a_round_stood_still_is_not_moved() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
+    tokio::task::LocalSet::new().block_on(&runtime.expect("a runtime can be built"), async {
+        let (group, at) = ("backlog", partition("table", 0));
+        for suspended in [false, true] {
+            let scene = scene_in(State::AwaitingClientSwitch).await;
+            let position = || scene.world.target.committed(group).get(&at).map(|committed| committed.offset);
+            let before = position();
+            scene.advance(group, &at);
+            let faults = Faults::deciding(move |call| {
+                let write = call.name == "ledger.put_document" && call.subject.contains("client-switch");
+                (write && suspended).then_some(Fault::Slow(Duration::from_secs(3)))
+            });
+            let meanwhile = async {
+                scene.world.clock.sleep(Duration::from_secs(1)).await;
+                if suspended {
+                    scene.world.target.set_members(group, 1, "consumer");
+                    scene.world.target.set_members(group, 0, "consumer");
+                }
+                scene.world.clock.sleep(Duration::from_secs(20)).await;
+            };
+            tokio::select! {
+                ended = process(scene.clone(), Command::ClientSwitch, faults, 1) => panic!("{ended:?}"),
+                () = meanwhile => {}
+            }
+            assert_eq!(position() == before, suspended, "{before:?} became {:?}", position());
         }
     });
 }

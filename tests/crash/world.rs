@@ -111,7 +111,7 @@ pub(crate) struct Scene {
     pub(crate) set_by_clients: Arc<Mutex<BTreeSet<(GroupId, TopicPartition)>>>,
 }
 
-fn partition(topic: &str, number: i32) -> TopicPartition {
+pub(crate) fn partition(topic: &str, number: i32) -> TopicPartition {
     TopicPartition::new(topic, number)
 }
 
@@ -297,7 +297,7 @@ impl Scene {
     }
 
     /// A group consumes one more.
-    fn advance(&self, group: &str, at: &TopicPartition) {
+    pub(crate) fn advance(&self, group: &str, at: &TopicPartition) {
         let source = &self.world.source;
         let position = source.committed(group).get(at).map_or(0, |committed| committed.offset);
         source.commit(group, at, (position + 1).min(source.ends(at).1).max(position), "noted");

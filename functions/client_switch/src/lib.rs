@@ -6,7 +6,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -25,9 +25,11 @@ use serde::Serialize;
 /// How often groups are looked at.
 const ROUND_EVERY: Duration = Duration::from_secs(1);
 
-/// How old may be what a round has seen when it writes positions. A process that was suspended for longer looks again:
-/// a group may have switched meanwhile.
-const SEEN_AGE_MAX: Duration = Duration::from_secs(60);
+/// Groups that are looked at once more together, right before their positions are written.
+const GROUPS_AT_ONCE: usize = 100;
+
+/// How old that look may be. A process that was suspended for longer looks again: a group may have switched meanwhile.
+const SEEN_AGE_MAX: Duration = Duration::from_secs(10);
 
 /// How often the acknowledgement's round begins again because the loop, beside it, has written who has switched.
 const CONTESTED_ROUNDS_MAX: usize = 10;
@@ -130,7 +132,6 @@ impl<'a, P: Ports> ClientSwitch<'a, P> {
     /// Looks at every group once, and brings those that have not switched into step.
     pub async fn round(&self) -> Result<SwitchReport, SwitchError> {
         let (version, mut record) = self.migration.client_switch().await?;
-        let looked_at = self.migration.clock.now();
         let seen = self.look(&record).await?;
         let mut report = SwitchReport::default();
         let mut commits: BTreeMap<GroupId, GroupOffsets> = BTreeMap::new();
@@ -158,10 +159,9 @@ impl<'a, P: Ports> ClientSwitch<'a, P> {
                 }
             }
         }
-        report.positions_moved = commits.values().map(BTreeMap::len).sum();
         let version = self.store(version, &record).await?;
         if !commits.is_empty() {
-            self.commit(&commits, looked_at, &mut record).await?;
+            report.positions_moved = self.commit(&commits, &mut record).await?;
             self.store(Some(version), &record).await?;
         }
         let decided = Decided::of(&self.migration.journal().await?);
@@ -288,23 +288,34 @@ impl<'a, P: Ports> ClientSwitch<'a, P> {
         Ok(known)
     }
 
+    /// Commits, and answers how many positions. Each group is looked at once more right before: in a process that was
+    /// suspended since the round's look, its clients may have come to the target, and gone.
     async fn commit(
         &self,
         commits: &BTreeMap<GroupId, GroupOffsets>,
-        looked_at: Instant,
         record: &mut ClientSwitchRecord,
-    ) -> Result<(), SwitchError> {
+    ) -> Result<usize, SwitchError> {
         let target = &self.migration.target;
         let mut refused = BTreeMap::new();
-        for (group, offsets) in commits {
-            let age = self.migration.clock.now().saturating_duration_since(looked_at);
-            if age > SEEN_AGE_MAX {
-                return Err(SwitchError::Outdated(age));
+        let all: Vec<GroupId> = commits.keys().cloned().collect();
+        for groups in all.chunks(GROUPS_AT_ONCE) {
+            let described = target.describe_groups(groups).await.during("describe the groups on the target again")?;
+            let looked_at = self.migration.clock.now();
+            for group in described {
+                let kept = record.groups.entry(group.id.clone()).or_default();
+                // The next round says why.
+                if kept.arrived(group.members, group.had_members()).is_some() {
+                    continue;
+                }
+                let age = self.migration.clock.now().saturating_duration_since(looked_at);
+                if age > SEEN_AGE_MAX {
+                    return Err(SwitchError::Outdated(age));
+                }
+                let answer = target.commit_group_offsets(&group.id, &commits[&group.id]).await;
+                refused.insert(group.id, answer.during("write a group's positions to the target")?);
             }
-            let answer = target.commit_group_offsets(group, offsets).await;
-            refused.insert(group, answer.during("write a group's positions to the target")?);
         }
-        let groups: Vec<GroupId> = commits.keys().cloned().collect();
+        let groups: Vec<GroupId> = refused.keys().cloned().collect();
         let read_back = target.group_offsets(&groups).await.during("read the groups' positions back")?;
         for (group, found) in read_back {
             let found = found.into_iter().map(|(partition, at)| (partition, TargetOffset(at.offset))).collect();
@@ -314,7 +325,7 @@ impl<'a, P: Ports> ClientSwitch<'a, P> {
                 return Err(SwitchError::NotReadBack { group, partition });
             }
         }
-        Ok(())
+        Ok(refused.keys().map(|group| commits[group].len()).sum())
     }
 }
 

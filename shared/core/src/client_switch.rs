@@ -128,14 +128,8 @@ pub enum Step {
 /// Decides for one group. `rewrite_expired` says whether positions without members may have expired on the target
 /// since they were written; where they cannot have, one that is gone was taken away by somebody.
 pub fn decide(record: &GroupRecord, seen: &Seen, rewrite_expired: bool) -> Step {
-    if let Some(switched) = &record.switched {
-        return Step::SwitchedForGood(switched.clone());
-    }
-    if seen.target_members > 0 {
-        return Step::SwitchedForGood(Switched::MembersSeen { members: seen.target_members });
-    }
-    if seen.target_was_used && !record.used_before {
-        return Step::SwitchedForGood(Switched::MembersWereThere);
+    if let Some(switched) = record.arrived(seen.target_members, seen.target_was_used) {
+        return Step::SwitchedForGood(switched);
     }
     for (partition, found) in &seen.target {
         let ours = record.written.get(partition);
@@ -190,6 +184,16 @@ impl Written {
 pub const NOTHING_THERE: TargetOffset = TargetOffset(-1);
 
 impl GroupRecord {
+    /// Whether the group's clients have come to the target, by what is said of its members there.
+    pub fn arrived(&self, target_members: usize, target_was_used: bool) -> Option<Switched> {
+        match &self.switched {
+            Some(switched) => Some(switched.clone()),
+            None if target_members > 0 => Some(Switched::MembersSeen { members: target_members }),
+            None if target_was_used && !self.used_before => Some(Switched::MembersWereThere),
+            None => None,
+        }
+    }
+
     /// Notes positions that are about to be committed. To be stored before the commit.
     pub fn announce(&mut self, seen: &Seen, moves: &BTreeMap<TopicPartition, Move>) {
         for (partition, step) in moves {
