@@ -4,8 +4,8 @@
 //! as few more as can be. Rights are a test of their own: a user who may do nothing is told every access rule to add,
 //! and with exactly those a migration runs.
 //!
-//! Not provoked: B21 and B22 (a source older than 2.8, a target older than 3.7: no such brokers are in the lab), and
-//! W04 (a broker that does not tell its settings). Their rules are tested in `shared/core/src/precheck.rs`.
+//! B21 and B22 (brokers that are too old) are of the long form, which fetches such brokers: `KROSSING_LONG=1 make setup`.
+//! Not provoked: W04 (a broker that does not tell its settings); its rule is tested in `shared/core/src/precheck.rs`.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -16,7 +16,7 @@ use std::{
 
 use anyhow::{Context, Result, bail, ensure};
 use lab::{
-    Cluster, ClusterSpec, FreezeWebhook, Lab, Listener, Security,
+    Cluster, ClusterSpec, FreezeWebhook, Lab, Listener, Security, Version,
     cluster::ALICE,
     compare::compare,
     in_lab,
@@ -159,6 +159,23 @@ async fn in_the_way(source: &Cluster, target: &Cluster) -> Result<LiveGroup> {
     let active = LiveGroup::start(&target.client(), "active", &["used"])?;
     active.until_consumed(1).await?;
     Ok(active)
+}
+
+#[test]
+fn brokers_that_are_too_old_are_refused_with_the_version_to_take() {
+    if std::env::var_os("KROSSING_LONG").is_none() {
+        return;
+    }
+    in_lab("too-old", async |lab| {
+        let of = |version| ClusterSpec { version, ..ClusterSpec::default() };
+        let (source, target) =
+            tokio::try_join!(lab.zookeeper_cluster(of(Version::V2_6)), lab.kraft_cluster(of(Version::V3_6)))?;
+        create_topics(&source.client(), &[TopicSpec::new("orders", 1)], 1).await?;
+        let (from, to) = (source.bootstrap(Listener::Plaintext), target.bootstrap(Listener::Plaintext));
+        let found = precheck(&migration(lab, "too-old", &from, &to, "")?).await?;
+        ensure!(named(&found) == expected(&[("B21", "source"), ("B22", "target")]), "{found:#?}");
+        Ok(())
+    });
 }
 
 #[test]

@@ -42,9 +42,14 @@ const START_WAIT_MAX: Duration = Duration::from_secs(240);
 /// How often a cluster is started anew with other ports when another process was quicker to take one.
 const PORT_CLASHES_MAX: u32 = 3;
 
-/// Which Kafka a KRaft cluster runs; ZooKeeper mode ended with 3.9.
+/// Which Kafka a cluster runs; ZooKeeper mode ended with 3.9. Those that are too old for a migration are fetched by
+/// `KROSSING_LONG=1 make setup`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Version {
+    /// 2.6.3, too old for a source
+    V2_6,
+    /// 3.6.2, too old for a target
+    V3_6,
     /// 3.9.1
     V3_9,
     /// 4.1.1
@@ -55,6 +60,8 @@ impl Version {
     /// Where `setup.sh` puts its jars.
     pub fn jars(self) -> PathBuf {
         repository().join(match self {
+            Version::V2_6 => ".lab/kafka-2.6.3",
+            Version::V3_6 => ".lab/kafka-3.6.2",
             Version::V3_9 => ".lab/kafka-3.9.1",
             Version::V4_1 => ".lab/kafka-4.1.1",
         })
@@ -121,7 +128,7 @@ pub struct ClusterSpec {
     pub proxied: bool,
     /// Whether ACLs are enforced.
     pub authorizer: bool,
-    /// Of a KRaft cluster.
+    /// Which Kafka.
     pub version: Version,
     /// Each JVM's heap.
     pub heap_mb: u32,
@@ -183,7 +190,7 @@ pub struct Cluster {
 
 impl Cluster {
     pub(crate) async fn start_zookeeper(lab: Arc<Inner>, folder: PathBuf, spec: ClusterSpec) -> Result<Self> {
-        ensure!(spec.version == Version::V3_9, "ZooKeeper mode ended with 3.9");
+        ensure!(spec.version != Version::V4_1, "ZooKeeper mode ended with 3.9");
         Self::start(lab, folder, spec, Mode::ZooKeeper).await
     }
 

@@ -49,7 +49,8 @@ fi
 # --- Kafka -----------------------------------------------------------------------------------------------------------
 
 wanted=$(cksum <"$here/pom.xml")
-for version in 3.9.1 4.1.1; do
+# The long forms see that what is too old is refused.
+for version in 3.9.1 4.1.1 ${KROSSING_LONG:+2.6.3 3.6.2}; do
   jars=$lab/kafka-$version
   [ "$(cat "$jars/pom.cksum" 2>/dev/null)" = "$wanted" ] && continue
   echo "setup: fetching Kafka $version with Maven into .lab/kafka-$version"
