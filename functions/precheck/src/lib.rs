@@ -43,8 +43,8 @@ pub async fn run<P: Ports>(migration: &Migration<P>, stored: Option<&MigrationPl
     let ours = rights::ours(migration, &source, &target, plan.as_ref()).await?;
     let facts = PrecheckFacts {
         selection: &migration.config.topics,
-        source: source.as_ref().map_err(ToString::to_string),
-        target: target.as_ref().map_err(ToString::to_string),
+        source: source.as_ref().map_err(Clone::clone),
+        target: target.as_ref().map_err(Clone::clone),
         plan: plan.as_ref(),
         segments_problem: facts::store_problem(&migration.segments).await,
         evidence_problem: facts::store_problem(&migration.evidence).await,

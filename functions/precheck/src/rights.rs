@@ -98,7 +98,9 @@ async fn lacking(
 fn may_be_forbidden(error: &ClusterError) -> bool {
     match error {
         ClusterError::NotAllowed { .. } | ClusterError::Refused { .. } => true,
-        ClusterError::Unavailable { .. } | ClusterError::NotUnderstood { .. } => false,
+        ClusterError::Unavailable { .. } | ClusterError::NotOffered { .. } | ClusterError::NotUnderstood { .. } => {
+            false
+        }
     }
 }
 

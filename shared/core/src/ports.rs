@@ -59,7 +59,17 @@ pub enum ClusterError {
         /// What the broker or the TLS library said.
         detail: String,
     },
-    /// An answer that cannot be what it claims to be, or a broker too old or new for a call.
+    /// The brokers are too old or too new for a call.
+    #[error("{attempt} on the {side} cluster: not offered ({detail})")]
+    NotOffered {
+        /// The cluster asked.
+        side: Side,
+        /// What was attempted, on what.
+        attempt: String,
+        /// Which version is wanted, and which are offered.
+        detail: String,
+    },
+    /// An answer that cannot be what it claims to be.
     #[error("{attempt} on the {side} cluster: answer not understood ({detail})")]
     NotUnderstood {
         /// The cluster asked.
@@ -80,7 +90,9 @@ impl ClusterError {
     pub fn class(&self) -> ErrorClass {
         match self {
             ClusterError::Unavailable { .. } => ErrorClass::Retryable,
-            ClusterError::Refused { .. } | ClusterError::NotAllowed { .. } => ErrorClass::Refused,
+            ClusterError::Refused { .. } | ClusterError::NotAllowed { .. } | ClusterError::NotOffered { .. } => {
+                ErrorClass::Refused
+            }
             ClusterError::NotUnderstood { .. } => ErrorClass::Internal,
         }
     }

@@ -18,7 +18,7 @@ use crate::{
     codes::PRECHECK,
     limits::ANSWER_BYTES_MAX,
     plan::{MigrationPlan, PlannedTopic, Selection, SourceInventory, TargetInventory},
-    ports::{GroupOffsets, MetadataMode, TopicDescription},
+    ports::{ClusterError, GroupOffsets, MetadataMode, TopicDescription},
     rights::MissingRight,
     stateful::topics_of_state,
     types::{GroupId, Offset, Side, TopicName, TopicPartition},
@@ -77,9 +77,9 @@ pub struct PrecheckFacts<'a> {
     /// Which topics are wanted.
     pub selection: &'a Selection,
     /// The source, or why it could not be read.
-    pub source: Result<&'a SourceInventory, String>,
+    pub source: Result<&'a SourceInventory, ClusterError>,
     /// The target, or why it could not be read.
-    pub target: Result<&'a TargetInventory, String>,
+    pub target: Result<&'a TargetInventory, ClusterError>,
     /// The plan; none where a cluster could not be read.
     pub plan: Option<&'a MigrationPlan>,
     /// Why segments cannot be stored and read back.
@@ -111,11 +111,11 @@ pub fn blocks(findings: &[Finding]) -> bool {
 pub fn decide(facts: &PrecheckFacts<'_>) -> Vec<Finding> {
     let mut found = Findings::default();
     reach(facts, &mut found);
-    if let Ok(source) = facts.source {
+    if let Ok(source) = &facts.source {
         source_cluster(source, &mut found);
         named_topics(facts.selection, source, &mut found);
     }
-    if let Ok(target) = facts.target {
+    if let Ok(target) = &facts.target {
         target_cluster(target, &mut found);
     }
     if let (Ok(source), Ok(target)) = (&facts.source, &facts.target)
@@ -201,15 +201,18 @@ fn reach(facts: &PrecheckFacts<'_>, found: &mut Findings) {
     const BROKERS: &str = "check bootstrap_servers, security groups, auth and tls of this cluster";
     // What our user may not do is said more clearly below than by the first call that was refused.
     let explained = |side| facts.missing_rights.iter().any(|missing| missing.side == side);
-    if let Err(why) = &facts.source
-        && !explained(Side::Source)
-    {
-        found.blocker("B09", Side::Source, format!("its brokers cannot be read: {why}"), BROKERS);
+    let unread = |side, why: &ClusterError, found: &mut Findings| match (side, why) {
+        (Side::Source, ClusterError::NotOffered { detail, .. }) => too_old_source(detail, found),
+        (Side::Target, ClusterError::NotOffered { detail, .. }) => too_old_target(detail, found),
+        _ if explained(side) => {}
+        (Side::Source, why) => found.blocker("B09", side, format!("its brokers cannot be read: {why}"), BROKERS),
+        (Side::Target, why) => found.blocker("B10", side, format!("its brokers cannot be read: {why}"), BROKERS),
+    };
+    if let Err(why) = &facts.source {
+        unread(Side::Source, why, found);
     }
-    if let Err(why) = &facts.target
-        && !explained(Side::Target)
-    {
-        found.blocker("B10", Side::Target, format!("its brokers cannot be read: {why}"), BROKERS);
+    if let Err(why) = &facts.target {
+        unread(Side::Target, why, found);
     }
     const STORE: &str = "check that it exists, has room, and may be written to by this user";
     if let Some(why) = &facts.segments_problem {
@@ -228,6 +231,19 @@ const SOURCE_FETCH_MIN: i16 = 12;
 /// Fetch 16 came with Kafka 3.7, the first with KRaft on MSK.
 const TARGET_FETCH_MIN: i16 = 16;
 
+fn too_old_source(sign: &str, found: &mut Findings) {
+    found.blocker("B21", Side::Source, format!("it is older than Kafka 2.8 ({sign})"), "upgrade it to 2.8 or later");
+}
+
+fn too_old_target(sign: &str, found: &mut Findings) {
+    found.blocker(
+        "B22",
+        Side::Target,
+        format!("it is older than Kafka 3.7 ({sign})"),
+        "make the target with 3.7 or later",
+    );
+}
+
 fn source_cluster(source: &SourceInventory, found: &mut Findings) {
     match source.cluster.metadata_mode {
         MetadataMode::ZooKeeper => {}
@@ -245,12 +261,7 @@ fn source_cluster(source: &SourceInventory, found: &mut Findings) {
         ),
     }
     if source.cluster.fetch_version_max < SOURCE_FETCH_MIN {
-        found.blocker(
-            "B21",
-            Side::Source,
-            format!("it is older than Kafka 2.8 (Fetch version {})", source.cluster.fetch_version_max),
-            "upgrade it to 2.8 or later",
-        );
+        too_old_source(&format!("Fetch version {}", source.cluster.fetch_version_max), found);
     }
 }
 
@@ -271,12 +282,7 @@ fn target_cluster(target: &TargetInventory, found: &mut Findings) {
         ),
     }
     if target.cluster.fetch_version_max < TARGET_FETCH_MIN {
-        found.blocker(
-            "B22",
-            Side::Target,
-            format!("it is older than Kafka 3.7 (Fetch version {})", target.cluster.fetch_version_max),
-            "make the target with 3.7 or later",
-        );
+        too_old_target(&format!("Fetch version {}", target.cluster.fetch_version_max), found);
     }
 }
 
@@ -609,12 +615,16 @@ mod tests {
         facts: PrecheckFacts<'static>,
     }
 
+    fn unread(side: Side, detail: &str) -> ClusterError {
+        ClusterError::Unavailable { side, attempt: "describe it".to_owned(), detail: detail.to_owned() }
+    }
+
     impl World {
         fn quiet() -> Self {
             let facts = PrecheckFacts {
                 selection: Box::leak(Box::default()),
-                source: Err(String::new()),
-                target: Err(String::new()),
+                source: Err(unread(Side::Source, "")),
+                target: Err(unread(Side::Target, "")),
                 plan: None,
                 segments_problem: None,
                 evidence_problem: None,
@@ -669,14 +679,27 @@ mod tests {
     #[test]
     fn what_cannot_be_reached_or_stored_is_a_blocker_and_all_of_it_is_told() {
         let found = decide(&PrecheckFacts {
-            source: Err("refused".into()),
-            target: Err("timeout".into()),
+            source: Err(unread(Side::Source, "refused")),
+            target: Err(unread(Side::Target, "timeout")),
             segments_problem: Some("full".into()),
             evidence_problem: Some("read-only".into()),
             ..World::quiet().facts
         });
         let codes: Vec<&str> = found.iter().map(|f| f.code.as_str()).collect();
         assert_eq!(codes, ["B07", "B08", "B09", "B10"]);
+    }
+
+    #[test]
+    fn brokers_that_do_not_offer_what_is_wanted_are_too_old() {
+        let not_offered =
+            |side| ClusterError::NotOffered { side, attempt: "describe it".into(), detail: "0 to 9".into() };
+        let found = decide(&PrecheckFacts {
+            source: Err(not_offered(Side::Source)),
+            target: Err(not_offered(Side::Target)),
+            ..World::quiet().facts
+        });
+        let codes: Vec<&str> = found.iter().map(|f| f.code.as_str()).collect();
+        assert_eq!(codes, ["B21", "B22"]);
     }
 
     #[test]
@@ -803,8 +826,8 @@ mod tests {
         };
         check(|w| w.facts.missing_rights.push(missing.clone()), &[("B31", "source")]);
         let unread = decide(&PrecheckFacts {
-            source: Err("not allowed".into()),
-            target: Err("timeout".into()),
+            source: Err(unread(Side::Source, "not allowed")),
+            target: Err(unread(Side::Target, "timeout")),
             missing_rights: vec![missing],
             ..World::quiet().facts
         });

@@ -194,9 +194,10 @@ impl From<LaneError> for SessionEnd {
 pub(crate) fn cluster_failed(lane: LaneId, error: ClusterError) -> SessionEnd {
     match error {
         ClusterError::Unavailable { .. } => SessionEnd::StartOver(error.to_string()),
-        ClusterError::Refused { .. } | ClusterError::NotAllowed { .. } | ClusterError::NotUnderstood { .. } => {
-            SessionEnd::Stop(LaneError::Cluster { lane, source: error })
-        }
+        ClusterError::Refused { .. }
+        | ClusterError::NotAllowed { .. }
+        | ClusterError::NotOffered { .. }
+        | ClusterError::NotUnderstood { .. } => SessionEnd::Stop(LaneError::Cluster { lane, source: error }),
     }
 }
 

@@ -512,7 +512,9 @@ impl Retry {
             CallError::Code(KafkaCode::UNKNOWN_TOPIC_OR_PARTITION, _) => limits::UNKNOWN_TOPIC_WAIT_MAX,
             CallError::Code(KafkaCode::UNSTABLE_OFFSET_COMMIT, _) => limits::UNSTABLE_OFFSETS_WAIT_MAX,
             CallError::Code(code, _) if passes(*code) => limits::CALL_RETRY_MAX,
-            CallError::Code(..) | CallError::NotAllowed(_) | CallError::NotUnderstood(_) => Duration::ZERO,
+            CallError::Code(..) | CallError::NotAllowed(_) | CallError::NotOffered(_) | CallError::NotUnderstood(_) => {
+                Duration::ZERO
+            }
         };
         if self.began.elapsed() + self.pause >= bound {
             return Err(self.error(error));
@@ -529,6 +531,7 @@ impl Retry {
         match error {
             CallError::NotSent(detail) | CallError::Lost(detail) => ClusterError::Unavailable { side, attempt, detail },
             CallError::NotAllowed(detail) => ClusterError::NotAllowed { side, attempt, detail },
+            CallError::NotOffered(detail) => ClusterError::NotOffered { side, attempt, detail },
             CallError::NotUnderstood(detail) => ClusterError::NotUnderstood { side, attempt, detail },
             CallError::Code(code, detail) if passes(code) && code != KafkaCode::UNKNOWN_TOPIC_OR_PARTITION => {
                 ClusterError::Unavailable { side, attempt, detail: with_detail(code, &detail) }

@@ -39,7 +39,9 @@ pub(crate) enum CallError {
     Lost(String),
     /// Wrong credentials, or a certificate that one side does not accept.
     NotAllowed(String),
-    /// An answer that cannot be what it claims to be, or a call that the broker does not offer.
+    /// A call, or a version of it, that the broker does not offer.
+    NotOffered(String),
+    /// An answer that cannot be what it claims to be.
     NotUnderstood(String),
     /// The broker answered with a code for the whole call.
     Code(KafkaCode, String),
@@ -113,6 +115,7 @@ impl Connection {
                 CallError::NotSent(format!("{host}:{port}: {detail}"))
             }
             CallError::NotAllowed(detail) => CallError::NotAllowed(format!("{host}:{port}: {detail}")),
+            CallError::NotOffered(detail) => CallError::NotOffered(format!("{host}:{port}: {detail}")),
             CallError::NotUnderstood(detail) => CallError::NotUnderstood(format!("{host}:{port}: {detail}")),
             CallError::Code(code, detail) => CallError::Code(code, format!("{host}:{port}: {detail}")),
         })
@@ -195,7 +198,7 @@ impl Connection {
         wanted.clone().find(|v| offered.is_some_and(|(min, max)| (min..=max).contains(v))).ok_or_else(|| {
             let wanted = wanted.map(|v| v.to_string()).collect::<Vec<_>>().join(" or ");
             let offered = offered.map_or("does not offer it".to_owned(), |(min, max)| format!("offers {min} to {max}"));
-            CallError::NotUnderstood(format!("{} version {wanted} is wanted, the broker {offered}", R::NAME))
+            CallError::NotOffered(format!("{} version {wanted} is wanted, the broker {offered}", R::NAME))
         })
     }
 
@@ -290,6 +293,7 @@ impl Shared {
                 CallError::NotSent(detail)
                 | CallError::Lost(detail)
                 | CallError::NotAllowed(detail)
+                | CallError::NotOffered(detail)
                 | CallError::NotUnderstood(detail),
             ) => detail.clone(),
             Some(CallError::Code(code, detail)) => format!("{code}: {detail}"),
@@ -690,7 +694,7 @@ mod tests {
         connection.offered = [(26, (0, 2))].into();
         let refused = call(&connection, SOON).await;
         let said = "EndTxn version 3 is wanted, the broker offers 0 to 2".to_owned();
-        assert_eq!(refused, Err(CallError::NotUnderstood(said)));
+        assert_eq!(refused, Err(CallError::NotOffered(said)));
     }
 
     /// A broker that knows the password by heart, or does not.

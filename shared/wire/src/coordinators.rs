@@ -119,7 +119,7 @@ impl Inner {
                     let elsewhere = match &error {
                         CallError::NotSent(_) | CallError::Lost(_) => true,
                         CallError::Code(code, _) => coordinator_moved(*code),
-                        CallError::NotAllowed(_) | CallError::NotUnderstood(_) => false,
+                        CallError::NotAllowed(_) | CallError::NotOffered(_) | CallError::NotUnderstood(_) => false,
                     };
                     if elsewhere {
                         self.forget_coordinator(kind, key);

@@ -318,7 +318,7 @@ fn is_definite(error: &CallError) -> bool {
     match error {
         CallError::NotSent(_) | CallError::Lost(_) => false,
         CallError::Code(code, _) => !coordinator_moved(*code),
-        CallError::NotAllowed(_) | CallError::NotUnderstood(_) => true,
+        CallError::NotAllowed(_) | CallError::NotOffered(_) | CallError::NotUnderstood(_) => true,
     }
 }
 
