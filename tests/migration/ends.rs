@@ -101,7 +101,8 @@ fn verified(document: &Path, more: &[&str]) -> Result<String> {
 fn recipe(document: &Path, folder: &Path) -> Result<String> {
     let readme = std::fs::read_to_string(repository().join("README.md"))?;
     let blocks = readme.split("```sh\n").skip(1).filter_map(|rest| Some(rest.split_once("```")?.0));
-    let recipe = blocks.into_iter().find(|block| block.starts_with("jq ")).context("README has no recipe")?;
+    let recipe =
+        blocks.into_iter().find(|block| block.contains("jq -j .bundle_json")).context("README has no recipe")?;
     std::fs::create_dir_all(folder)?;
     std::fs::copy(document, folder.join("evidence.json"))?;
     let output = Command::new("bash").args(["-e", "-o", "pipefail", "-c", recipe]).current_dir(folder).output()?;

@@ -12,6 +12,7 @@ A migration, from beginning to end:
   krossing precheck --config m.yaml            what stands in the way; changes nothing
   krossing execute  --config m.yaml            topics, records, and new records until the target keeps up
   krossing cutover  --config m.yaml --migration-id ID     producers stand still, groups are carried over
+  krossing client-switch …                     meanwhile: keeps groups in step that are still on the source
   krossing cutover-ack …                       all clients have switched
   krossing finalize …                          everything is checked, recorded and signed
 Whatever dies on the way: krossing resume …    Until the cutover has ended: krossing rollback …

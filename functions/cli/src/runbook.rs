@@ -2,12 +2,16 @@
 
 use std::path::Path;
 
-use krossing_core::plan::MigrationPlan;
+use krossing_core::{
+    config::{Config, FreezeConfig},
+    plan::MigrationPlan,
+};
 
 use crate::show;
 
 /// The runbook, in Markdown.
-pub(crate) fn runbook(plan: &MigrationPlan, config: &Path) -> String {
+pub(crate) fn runbook(plan: &MigrationPlan, config: &Path, settings: &Config) -> String {
+    let freeze = &settings.cutover.freeze;
     let id = &plan.migration_id;
     let command = |name: &str| format!("    krossing {name} --config {} --migration-id {id}\n", config.display());
     let scope = plan.scope(&[]);
@@ -51,23 +55,41 @@ pub(crate) fn runbook(plan: &MigrationPlan, config: &Path) -> String {
     text.push_str(&command("execute"));
     text.push_str(&command("status --follow"));
     text.push_str(
-        "\nIt ends at `drain_ready`. With `--keep-tailing` it goes on copying until the cutover, so that the cutover has \
-         less to do.\n\n## 3. Cutover\n\nProducers stand still for a moment; if anything fails, they are let go on and \
-         the migration is at `drain_ready` again.\n\n",
+        "\nIt ends at `drain_ready`, and then nothing is copied until the cutover, which catches up first. With \
+         `--keep-tailing` it goes on copying until the cutover, so that the cutover has less to do.\n\n## 3. Cutover\n\nGo when `status` says drain_ready, lag near 0, and nothing under \
+         `failed`. Producers stand still for a moment; if anything fails, they are let go on and the migration is at \
+         `drain_ready` again. ",
     );
+    text.push_str(match freeze {
+        FreezeConfig::Webhook { .. } => "The webhook is asked to have them stand still.\n\n",
+        FreezeConfig::Confirmation => {
+            "You are asked on the terminal: type `frozen` once every producer has flushed and closed; anything else gives \
+             up.\n\n"
+        }
+    });
     text.push_str(&command("cutover"));
+    text.push_str("\nIf the command dies, producers may stand still until this lets them go on:\n\n");
+    text.push_str(&command("resume"));
+    text.push_str("\nUntil READY the migration can be given up:\n\n");
+    text.push_str(&command("rollback"));
     text.push_str(
-        "\nAt READY the target is complete. Point consumers at it, then producers. While consumers still work off the \
-         source, keep their groups in step:\n\n",
+        "\nAt READY the target is complete. Begin this in another terminal, it keeps groups in step that still work off the \
+         source, and runs until the acknowledgement; then point consumers at the target, then producers:\n\n",
     );
     text.push_str(&command("client-switch"));
     text.push_str(
         "\nA group must not run on both clusters at the same time. The way back, until producers write to the target, is \
-         to point clients at the source, which is as it was.\n\n## 4. When all clients have switched\n\n",
+         to point clients at the source, which is as it was.\n\n## 4. When all clients have switched\n\n\
+         If producers were left behind, decide about their records first (`stragglers` lists them, with `--append` or \
+         `--leave`).\n\n",
     );
+    text.push_str(&command("stragglers"));
     text.push_str(&command("cutover-ack"));
     text.push_str(&command("finalize"));
-    text.push_str("\n## 5. For the auditors\n\n    krossing evidence verify EVIDENCE_FOLDER/");
-    text.push_str(&format!("{id}/evidence.json --objects EVIDENCE_FOLDER\n"));
+    let folder = settings.evidence.directory.display();
+    text.push_str("\n## 5. For the auditors\n\nThe key id is what `finalize` prints.\n\n");
+    text.push_str(&format!(
+        "    krossing evidence verify {folder}/{id}/evidence.json --key-id KEY_ID --objects {folder}\n"
+    ));
     text
 }

@@ -14,6 +14,7 @@ use anyhow::{Context, bail};
 use krossing_core::{
     MigrationId,
     config::Config,
+    journal::{EntryKind, Journal, JournalEntry},
     ports::Clock,
     transition::{self, State},
 };
@@ -158,20 +159,36 @@ impl Session {
     }
 }
 
-/// Refuses an id that no journal knows, naming those that there are.
-fn known(folder: &Path, id: &MigrationId) -> anyhow::Result<()> {
-    if folder.join(JOURNAL_FILE).is_file() {
-        return Ok(());
-    }
-    let parent = folder.parent().unwrap_or(folder);
-    let mut others: Vec<String> = std::fs::read_dir(parent)
+/// What follows an acknowledgement: a decision about records that were left behind, or the end.
+pub(crate) fn after_acknowledgement(journal: &Journal) -> transition::Command {
+    let acknowledged = |entry: &&JournalEntry| entry.kind == EntryKind::Transition && entry.to == State::Validating;
+    let left_behind = journal.entries().iter().find(acknowledged).is_some_and(|entry| {
+        entry.detail["records_behind_marker"].as_array().is_some_and(|records| !records.is_empty())
+    });
+    let decided = journal.last(EntryKind::Decision).is_some();
+    if left_behind && !decided { transition::Command::Stragglers } else { transition::Command::Finalize }
+}
+
+/// The migrations whose journals are in a folder.
+pub(crate) fn begun_in(folder: &Path) -> Vec<String> {
+    let mut begun: Vec<String> = std::fs::read_dir(folder)
         .into_iter()
         .flatten()
         .flatten()
         .filter(|entry| entry.path().join(JOURNAL_FILE).is_file())
         .map(|entry| entry.file_name().to_string_lossy().into_owned())
         .collect();
-    others.sort();
+    begun.sort();
+    begun
+}
+
+/// Refuses an id that no journal knows, naming those that there are.
+fn known(folder: &Path, id: &MigrationId) -> anyhow::Result<()> {
+    if folder.join(JOURNAL_FILE).is_file() {
+        return Ok(());
+    }
+    let parent = folder.parent().unwrap_or(folder);
+    let others = begun_in(parent);
     let there = if others.is_empty() { "none".to_owned() } else { others.join(", ") };
     bail!(
         "there is no migration {id} in {} (there is {there}): check --migration-id and --journal-dir, or begin one with \

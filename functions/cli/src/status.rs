@@ -16,10 +16,17 @@ use krossing_replication::{LanePlan, open_transactions, read_lease};
 use krossing_runtime::ForStep;
 use serde::Serialize;
 
-use crate::{session::Session, show};
+use crate::{
+    session::{Session, after_acknowledgement},
+    show,
+};
 
 /// How many partitions are listed; the rest is counted.
 const PARTITIONS_SHOWN: usize = 20;
+
+/// A cutover whose lanes nobody runs for longer than this is not one that is about to end: the closed lanes of one that
+/// goes well have nobody for a moment only.
+const CUTOVER_SILENT: Duration = Duration::from_secs(15);
 
 /// All of it, at one moment.
 #[derive(Debug, Serialize)]
@@ -227,6 +234,7 @@ async fn lag(session: &Session, progress: &AllProgress, status: &mut Status) -> 
 fn next_command(session: &Session) -> Result<Option<String>, String> {
     let command = match resume_point(session.drive.journal.states()) {
         Ok(ResumePoint::Run { .. } | ResumePoint::AbandonCutover) => Command::Resume,
+        Ok(ResumePoint::Wait { next: Command::Finalize, .. }) => after_acknowledgement(&session.drive.journal),
         Ok(ResumePoint::Wait { next, .. }) => next,
         Ok(ResumePoint::Finished { .. }) => return Ok(None),
         Err(why) => return Err(why.to_string()),
@@ -262,6 +270,13 @@ impl fmt::Display for Status {
         let copying = matches!(self.state, State::Seed | State::Tail | State::DrainReady);
         if copying && !self.tailing {
             writeln!(f, "nothing is copying: what producers write meanwhile is only on the source")?;
+        }
+        if self.state == State::Cutover && !self.tailing && ago > CUTOVER_SILENT {
+            writeln!(
+                f,
+                "THE CUTOVER SEEMS TO HAVE DIED, and producers may be standing still: run the next command now, it lets \
+                 them go on"
+            )?;
         }
         write!(
             f,

@@ -72,6 +72,8 @@ pub struct SwitchReport {
     pub switched: BTreeMap<GroupId, Switched>,
     /// Groups that still are on the source, or are nowhere.
     pub not_switched: Vec<GroupId>,
+    /// Groups that have switched and have members on the source all the same: each of their records is processed twice.
+    pub on_both: Vec<GroupId>,
     /// Groups whose position on the source went back; it was not followed.
     pub went_back: Vec<(GroupId, TopicPartition)>,
     /// Records behind a closing marker: producers left behind. The first of each partition.
@@ -158,6 +160,12 @@ impl<'a, P: Ports> ClientSwitch<'a, P> {
                     }
                 }
             }
+        }
+        let switched: Vec<GroupId> = report.switched.keys().cloned().collect();
+        if !switched.is_empty() {
+            let there = self.migration.source.describe_groups(&switched).await;
+            let there = there.during("describe the groups that have switched on the source")?;
+            report.on_both = there.into_iter().filter(|group| group.members > 0).map(|group| group.id).collect();
         }
         let version = self.store(version, &record).await?;
         if !commits.is_empty() {

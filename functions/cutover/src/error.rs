@@ -47,7 +47,7 @@ pub enum CutoverError {
         causes: String,
     },
     /// The freeze took longer than the operator allows.
-    #[error("producers stood still for {budget:?} (cutover.max_producer_freeze), which ended while {step}")]
+    #[error("cutover.max_producer_freeze ({budget:?}) ended while {step}")]
     OutOfTime {
         /// The bound.
         budget: Duration,
@@ -56,7 +56,7 @@ pub enum CutoverError {
     },
     /// The freeze took longer than the operator allows, because a transaction did not end.
     #[error(
-        "{OPEN_TRANSACTION}: producers stood still for {budget:?} (cutover.max_producer_freeze), which ended while {step}; {}; {}",
+        "{OPEN_TRANSACTION}: cutover.max_producer_freeze ({budget:?}) ended while {step}; {}; {}",
         .transactions.join("; "), OPEN_TRANSACTION.remedy
     )]
     HeldBack {

@@ -210,7 +210,8 @@ impl fmt::Display for RollbackReport {
             (MarkerKind::None, _) | (_, 0) => writeln!(f, "source: unchanged")?,
             (MarkerKind::Control, times) => writeln!(
                 f,
-                "source: unchanged, but for at most {times} marker(s) in each partition, which no consumer sees"
+                "source: unchanged, but for at most {times} marker(s) in each partition, which no consumer sees \
+                 (and Kafka's own __transaction_state, where there was none)"
             )?,
             (MarkerKind::Record, times) => writeln!(
                 f,

@@ -5,6 +5,7 @@
 
 use std::{
     io::{self, BufRead, IsTerminal, Write},
+    sync::Mutex,
     time::Duration,
 };
 
@@ -18,12 +19,14 @@ use crate::clock::SystemClock;
 /// Asks whoever started the command.
 pub struct TerminalFreeze {
     migration: MigrationId,
+    /// What was answered by somebody who did not have producers stand still.
+    given_up: Mutex<Option<FreezeAnswer>>,
 }
 
 impl TerminalFreeze {
     /// For this migration.
     pub fn new(migration: MigrationId) -> Self {
-        Self { migration }
+        Self { migration, given_up: Mutex::default() }
     }
 }
 
@@ -46,7 +49,11 @@ impl ProducerFreeze for TerminalFreeze {
             _ = say.send(confirm(&question, &mut io::stdin().lock(), &mut io::stderr()));
         });
         match tokio::time::timeout(left, answer).await {
-            Ok(Ok(Ok(answer))) => Ok(answer),
+            Ok(Ok(Ok(answer))) => {
+                let given_up = (!answer.confirmed).then(|| answer.clone());
+                *self.given_up.lock().expect("no holder panics") = given_up;
+                Ok(answer)
+            }
             Ok(Ok(Err(cause))) => Err(error(cause.to_string())),
             Ok(Err(_)) => Err(error("the asking thread ended without an answer".into())),
             Err(_) => Err(error(format!("nobody answered within {} s", left.as_secs()))),
@@ -55,7 +62,11 @@ impl ProducerFreeze for TerminalFreeze {
 
     async fn switch(&self, bootstrap_servers: &[String]) -> Result<FreezeAnswer, FreezeError> {
         let servers = bootstrap_servers.join(",");
-        let told = writeln!(io::stderr(), "{}: start producers against the target now: {servers}", self.migration);
+        let told = writeln!(
+            io::stderr(),
+            "{}: READY: point consumers, then producers, to the target: {servers}",
+            self.migration
+        );
         told.map_err(|cause| FreezeError {
             attempt: "telling on the terminal where producers go on".to_owned(),
             detail: cause.to_string(),
@@ -64,6 +75,10 @@ impl ProducerFreeze for TerminalFreeze {
     }
 
     async fn unfreeze(&self) -> Result<FreezeAnswer, FreezeError> {
+        // Whoever was asked a moment ago and gave up has said that they go on.
+        if let Some(answer) = self.given_up.lock().expect("no holder panics").take() {
+            return Ok(FreezeAnswer { confirmed: true, detail: format!("they never stood still: {}", answer.detail) });
+        }
         let told = writeln!(io::stderr(), "{}: producers may go on writing to the source.", self.migration);
         told.map_err(|cause| FreezeError {
             attempt: "telling on the terminal that producers may go on".to_owned(),
@@ -76,7 +91,7 @@ impl ProducerFreeze for TerminalFreeze {
 fn question(migration: &MigrationId, left: Duration) -> String {
     format!(
         "{migration}: stop every producer of the source now (flushed and closed; what consumes, processes and produces \
-         is a producer too).\nWithin {} s, type 'frozen' when they stand still, anything else to give up: ",
+         is a producer too).\nWithin {} s, type frozen and Enter when they stand still, anything else to give up.\n",
         left.as_secs()
     )
 }

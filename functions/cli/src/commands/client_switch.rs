@@ -91,6 +91,12 @@ pub(crate) fn show_report(report: &SwitchReport) {
             "warning: group {group} was set back on the source in {partition}; its position on the target was left as it is"
         ));
     }
+    for group in &report.on_both {
+        show::advice(&format!(
+            "warning: group {group} has switched to the target and has members on the source again: what they read is \
+             processed twice; stop them"
+        ));
+    }
     for partition in &report.not_looked_behind {
         show::advice(&format!("warning: whether a producer was left behind is not known of {partition}"));
     }

@@ -1,9 +1,12 @@
 //! `krossing cutover`: from `drain_ready` to `awaiting_client_switch`, or back with the reason.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, io::IsTerminal as _};
 
 use anyhow::bail;
-use krossing_core::transition::{Command, State};
+use krossing_core::{
+    config::FreezeConfig,
+    transition::{Command, State},
+};
 use serde_json::json;
 
 use crate::{
@@ -15,6 +18,12 @@ use crate::{
 
 pub(crate) async fn run(existing: Existing) -> anyhow::Result<Outcome> {
     let mut session = Session::resume(&existing, Command::Cutover).await?;
+    if session.drive.migration.config.cutover.freeze == FreezeConfig::Confirmation && !std::io::stdin().is_terminal() {
+        bail!(
+            "standard input is no terminal, so that nobody can say that producers stand still: run it on a terminal, or \
+             configure cutover.producer_freeze_webhook"
+        );
+    }
     let planned = unless_interrupted(session.drive.before_cutover()).await?;
     let report = tokio::select! {
         report = session.drive.cutover(&planned) => report?,
@@ -30,15 +39,15 @@ pub(crate) async fn run(existing: Existing) -> anyhow::Result<Outcome> {
     };
     let groups: BTreeSet<_> = report.groups.iter().map(|position| &position.group).collect();
     let text = format!(
-        "producers stood still for {} ms (freeze {}, mark {}, drain {}, close {}, translate {}, commit {})\ngroups carried \
-         over: {} with {} positions",
+        "producers stood still for {} ms from when that was said (mark {}, drain {}, close {}, translate {}, commit {}); \
+         asking took {} ms\ngroups carried over: {} with {} positions",
         report.timings.frozen_ms,
-        report.timings.freeze_ms,
         report.timings.mark_ms,
         report.timings.drain_ms,
         report.timings.close_ms,
         report.timings.translate_ms,
         report.timings.commit_ms,
+        report.timings.freeze_ms,
         groups.len(),
         report.groups.len()
     );
@@ -53,7 +62,8 @@ pub(crate) async fn run(existing: Existing) -> anyhow::Result<Outcome> {
         show::advice(&format!("warning: {warning}"));
     }
     show::advice(&format!(
-        "switch the clients to the target; while consumers still work off the source, keep their groups in step with: {}",
+        "switch the clients to the target, consumers first; while consumers still work off the source, keep their groups in \
+         step with: {}",
         session.next_command(Command::ClientSwitch)
     ));
     show::next_command(&session.next_command(Command::CutoverAck));

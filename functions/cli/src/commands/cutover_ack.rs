@@ -2,11 +2,17 @@
 
 use krossing_core::transition::Command;
 
-use crate::{Outcome, arguments::Existing, commands::client_switch::show_report, session::Session, show};
+use crate::{
+    Outcome,
+    arguments::Existing,
+    commands::client_switch::show_report,
+    session::{Session, after_acknowledgement},
+    show,
+};
 
 pub(crate) async fn run(existing: Existing) -> anyhow::Result<Outcome> {
     let mut session = Session::resume(&existing, Command::CutoverAck).await?;
     show_report(&session.drive.acknowledge().await?);
-    show::next_command(&session.next_command(Command::Finalize));
+    show::next_command(&session.next_command(after_acknowledgement(&session.drive.journal)));
     Ok(Outcome::Done)
 }

@@ -6,7 +6,7 @@ use std::{
 };
 
 use anyhow::{Context, bail};
-use krossing_core::{canonical::canonical_json, plan::MigrationPlan};
+use krossing_core::{canonical::canonical_json, config::Config, plan::MigrationPlan};
 use krossing_runtime::connect::{new_migration_id, reach, read_config};
 use serde_json::json;
 
@@ -35,7 +35,7 @@ pub(crate) async fn run(arguments: PlanArguments) -> anyhow::Result<Outcome> {
     reach(&look.migration).await?;
     let (source, target) = krossing_plan::collect(&look.migration).await?;
     let plan = krossing_plan::make(&look.migration, &source, &target);
-    let spelled = |format| spell(format, &plan, &arguments.common.config);
+    let spelled = |format| spell(format, &plan, &arguments.common.config, &look.migration.config);
     let Some(files) = files else {
         show::event("plan", &plan, &spelled(arguments.format)?);
         return Ok(Outcome::Done);
@@ -78,9 +78,9 @@ fn places(folder: &Path, wanted: &[(PlanFormat, &str)], force: bool) -> anyhow::
     Ok(files)
 }
 
-fn spell(format: PlanFormat, plan: &MigrationPlan, config: &Path) -> anyhow::Result<String> {
+fn spell(format: PlanFormat, plan: &MigrationPlan, file: &Path, config: &Config) -> anyhow::Result<String> {
     Ok(match format {
-        PlanFormat::Runbook => runbook::runbook(plan, config),
+        PlanFormat::Runbook => runbook::runbook(plan, file, config),
         PlanFormat::Text => summary(plan),
         PlanFormat::Json | PlanFormat::AwsCli | PlanFormat::IamPolicy | PlanFormat::Cost | PlanFormat::All => {
             canonical_json(plan)?
