@@ -366,7 +366,7 @@ async fn whatever_the_operators_side_does_producers_go_on_and_the_next_cutover_n
     ensure!(no.stdout.contains("producers may go on"), "{no:?}");
     ensure!(entered(&migration, "awaiting_client_switch")? == 0);
     let yes = at_a_terminal(&migration, "cutover", "frozen\n").await?;
-    ensure!(yes.code == Some(0) && yes.stdout.contains("start producers against the target now"), "{yes:?}");
+    ensure!(yes.code == Some(0) && yes.stdout.contains("point consumers, then producers, to the target"), "{yes:?}");
     ensure!(entered(&migration, "seed")? == 1, "it was seeded again");
     // The other partition has what the producer that nobody reached wrote behind the group.
     groups_go_on(pair, "asked", 0..1)
