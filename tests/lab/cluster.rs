@@ -158,6 +158,9 @@ impl ClusterSpec {
     }
 }
 
+/// How a broker's log ends where ZooKeeper still knows a broker of its number.
+const STILL_REGISTERED: &str = "KeeperException$NodeExistsException";
+
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Mode {
     ZooKeeper,
@@ -393,8 +396,15 @@ impl Cluster {
     pub async fn start_broker(&self, id: usize) -> Result<()> {
         let node = self.node(id)?;
         ensure!(!node.runs(), "broker {id} runs already");
-        self.spawn_node(node)?;
-        self.until_ready(self.nodes.iter().filter(|node| node.runs()).count()).await
+        loop {
+            self.spawn_node(node)?;
+            match self.until_ready(self.nodes.iter().filter(|node| node.runs()).count()).await {
+                // ZooKeeper keeps the name of a broker that was killed until its session has run out, and one that comes
+                // back before that gives up. Whoever runs brokers has something that starts them again.
+                Err(error) if error.to_string().contains(STILL_REGISTERED) => drop(node.take()),
+                ready => return ready,
+            }
+        }
     }
 
     /// Waits until every replica of every partition is in step: until then another broker must not be taken away.
