@@ -251,7 +251,9 @@ struct Tail<'a, P: LanePorts> {
     ends: Vec<Option<(Offset, Offset, Instant)>>,
     asked: BTreeSet<usize>,
     busy: BTreeSet<BrokerId>,
-    fresh: bool,
+    /// Places whose leader is to be asked for anew when they are next asked about. Each for itself: what one broker's
+    /// partitions learn says nothing of another's.
+    leader_unknown: BTreeSet<usize>,
     turn: usize,
     appended_at: Vec<Instant>,
 }
@@ -274,11 +276,11 @@ impl<'a, P: LanePorts> Tail<'a, P> {
         Self {
             places: places.map(|(place, planned)| (planned.partition.clone(), place)).collect(),
             ends: vec![None; cursors.len()],
+            leader_unknown: (0..cursors.len()).collect(),
             appended_at: vec![now; cursors.len()],
             cursors,
             asked: BTreeSet::new(),
             busy: BTreeSet::new(),
-            fresh: true,
             turn: 0,
             session,
             board,
@@ -320,7 +322,8 @@ impl<'a, P: LanePorts> Tail<'a, P> {
         }
         let partitions: Vec<_> =
             waiting.iter().map(|place| session.plan.partitions[*place].partition.clone()).collect();
-        let leaders = match session.ctx.source.leaders(&partitions, std::mem::take(&mut self.fresh)).await {
+        let fresh = waiting.iter().any(|place| self.leader_unknown.contains(place));
+        let leaders = match session.ctx.source.leaders(&partitions, fresh).await {
             Ok(leaders) => leaders,
             Err(ClusterError::Unavailable { detail, .. }) => {
                 tracing::debug!(detail, "the source does not tell its leaders");
@@ -329,6 +332,9 @@ impl<'a, P: LanePorts> Tail<'a, P> {
             }
             Err(error) => return Err(cluster_failed(session.plan.id, error)),
         };
+        waiting.iter().for_each(|place| {
+            self.leader_unknown.remove(place);
+        });
         let mut requests: BTreeMap<BrokerId, Vec<usize>> = BTreeMap::new();
         for place in waiting {
             match leaders.get(&session.plan.partitions[place].partition) {
@@ -388,8 +394,8 @@ impl<'a, P: LanePorts> Tail<'a, P> {
         let until = self.session.ctx.clock.now() + SOURCE_PAUSE;
         for place in places {
             self.cursors[*place].not_before = Some(until);
+            self.leader_unknown.insert(*place);
         }
-        self.fresh = true;
     }
 
     /// Takes one broker's answer into the window.
