@@ -146,7 +146,10 @@ impl<'a, P: Ports> ClientSwitch<'a, P> {
                 }
                 Step::Follow(moves) => {
                     kept.announce(seen, &moves);
-                    report.not_switched.push(group.clone());
+                    // A group without a position in a migrated topic has nothing to switch.
+                    if !kept.written.is_empty() {
+                        report.not_switched.push(group.clone());
+                    }
                     for (partition, step) in moves {
                         match step {
                             Move::To(offset) | Move::Again(offset) => {
@@ -176,7 +179,8 @@ impl<'a, P: Ports> ClientSwitch<'a, P> {
         let undecided = decided.undecided_from(self.report.closed_from());
         let mut starts = self.starts.clone();
         starts.iter_mut().for_each(|start| start.offset = undecided[&start.partition].0);
-        let behind = records_behind(&self.migration.source, &self.migration.clock, starts).await;
+        let (source, clock) = (&self.migration.source, &self.migration.clock);
+        let behind = records_behind(source, clock, &self.migration.id, starts).await;
         let Behind { found, unknown } = behind.during("look behind the closing markers")?;
         let found = found.into_iter().map(|(partition, record)| LeftBehind { partition, record });
         report.records_behind_marker = found.collect();

@@ -1,6 +1,10 @@
 //! Closing the source: markers, or its logs' ends where nothing may be written; and what may not follow.
 
-use std::{collections::BTreeMap, ops::ControlFlow, time::Instant};
+use std::{
+    collections::BTreeMap,
+    ops::ControlFlow,
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, future::try_join_all, stream};
@@ -76,16 +80,20 @@ async fn mark_with_records<P: Ports>(
         .filter(|marker| ends.get(&marker.partition).is_some_and(|end| *end > marker.source_offset.0))
         .map(|marker| (marker.partition, marker.source_offset))
         .collect();
-    let behind = prepared.partitions.iter().filter(|(partition, _)| earlier.contains_key(partition));
-    let behind = behind.map(|(partition, id)| (partition.clone(), *id)).collect();
-    let behind = starts(&behind, |partition| earlier[partition].0 + 1);
+    let marked = prepared.partitions.iter().filter(|(partition, _)| earlier.contains_key(partition));
+    let marked: BTreeMap<_, _> = marked.map(|(partition, id)| (partition.clone(), *id)).collect();
     let attempt = "look behind the earlier visible markers";
+    let behind = starts(&marked, |partition| earlier[partition].0 + 1);
     let Behind { found: followed, unknown } =
-        records_behind(&migration.source, &migration.clock, behind).await.during(attempt)?;
+        records_behind(&migration.source, &migration.clock, &migration.id, behind).await.during(attempt)?;
     all_looked_at(unknown, attempt)?;
-    for (partition, marker) in earlier.into_iter().filter(|(partition, _)| !followed.contains_key(partition)) {
-        unmarked.remove(&partition);
-        ends.insert(partition, marker.0);
+    // Retention may have taken one, or a cleaner; looked for where the log begins now, in a moment.
+    let there = earlier_markers(cutover, starts(&marked, |partition| earlier[partition].0)).await?;
+    for (partition, marker) in earlier {
+        if there.get(&partition) == Some(&marker) && !followed.contains_key(&partition) {
+            unmarked.remove(&partition);
+            ends.insert(partition, marker.0);
+        }
     }
     let unmarked: Vec<_> = unmarked.into_keys().collect();
     stream::iter(&unmarked)
@@ -104,6 +112,30 @@ async fn mark_with_records<P: Ports>(
     let attempt = "write down where the visible markers stand";
     migration.ledger.put_document(SENTINELS_DOCUMENT, version, content).await.during(attempt)?;
     Ok(markers)
+}
+
+/// How long earlier markers are looked for: they are there or not, only an election may be waited for.
+const EARLIER_MARKERS_WAIT_MAX: Duration = Duration::from_secs(5);
+
+/// The first visible marker of ours at or behind each start, where there is one.
+async fn earlier_markers<P: Ports>(
+    cutover: &Cutover<'_, P>,
+    starts: Vec<ScanFrom>,
+) -> Result<BTreeMap<TopicPartition, SourceOffset>, CutoverError> {
+    let migration = cutover.migration;
+    let attempt = "look for the earlier visible markers";
+    let partitions: Vec<_> = starts.iter().map(|start| start.partition.clone()).collect();
+    let log_starts = ends(migration.source.log_ends(&partitions, LogEnd::Earliest).await, attempt)?;
+    let still_there = starts.into_iter().filter(|start| start.offset >= log_starts[&start.partition]).collect();
+    let mut found = BTreeMap::new();
+    scan(&migration.source, &migration.clock, still_there, EARLIER_MARKERS_WAIT_MAX, |partition, batch| {
+        let marker = batch.ok().and_then(|batch| sentinel_in(batch, &migration.id).ok().flatten());
+        found.extend(marker.map(|offset| (partition.clone(), SourceOffset(offset))));
+        ControlFlow::Break(())
+    })
+    .await
+    .during(attempt)?;
+    Ok(found)
 }
 
 fn closing_marker(partition: &TopicPartition, source_offset: SourceOffset) -> ClosingMarker {
@@ -230,7 +262,7 @@ pub(crate) async fn nothing_behind_markers<P: Ports>(
     let starts = starts(&prepared.partitions, |partition| closed_from[partition].0);
     let (migration, attempt) = (cutover.migration, "look behind the closing markers");
     let Behind { found, unknown } =
-        records_behind(&migration.source, &migration.clock, starts).await.during(attempt)?;
+        records_behind(&migration.source, &migration.clock, &migration.id, starts).await.during(attempt)?;
     match found.into_iter().next() {
         None => all_looked_at(unknown, attempt),
         Some((partition, record)) => Err(CutoverError::ProducerLeftBehind { partition, record }),

@@ -5,9 +5,11 @@ use std::collections::BTreeSet;
 use bytes::{Bytes, BytesMut};
 use krossing_core::{
     Offset, SourceOffset,
+    cutover::sentinel_in,
     limits::{CALL_RETRY_MAX, RETRY_PAUSE_MAX, STRAGGLERS_BYTES_MAX, TAIL_FETCH_PARTITION_BYTES, TAIL_FETCH_WAIT},
     ports::{Clock, ClusterError, FetchPartition, FetchRequest, Isolation, LogReader, Ports},
     records::{AbortFilter, Batches, Verdict},
+    stragglers::{STRAGGLER_RECORDS_SHOWN, StragglerRecord},
 };
 use krossing_replication::ScanFrom;
 use krossing_runtime::{ForStep, Migration};
@@ -21,6 +23,7 @@ pub(crate) struct Committed {
     pub(crate) to: SourceOffset,
     pub(crate) records: u64,
     pub(crate) producers: BTreeSet<i64>,
+    pub(crate) first_records: Vec<StragglerRecord>,
     /// Whole batches of committed data, one after another.
     pub(crate) batches: Bytes,
 }
@@ -33,7 +36,7 @@ pub(crate) async fn committed<P: Ports>(
 ) -> Result<Committed, StragglersError> {
     let (source, clock) = (&migration.source, &migration.clock);
     let attempt = "read the records behind where the source was closed";
-    let (mut batches, mut producers) = (BytesMut::new(), BTreeSet::new());
+    let (mut batches, mut producers, mut first_records) = (BytesMut::new(), BTreeSet::new(), Vec::new());
     let (mut records, mut offset) = (0, start.offset);
     let (mut fresh, mut heard) = (false, clock.now());
     let mut last_answer = "no broker leads it".to_owned();
@@ -79,10 +82,17 @@ pub(crate) async fn committed<P: Ports>(
                     continue;
                 }
                 offset = header.last_offset() + 1;
-                if verdict == Verdict::Data && header.records_count > 0 {
+                // A visible marker of ours that arrived late is nobody's record.
+                let ours = sentinel_in(&batch, &migration.id).map_err(not_understood)?.is_some();
+                if verdict == Verdict::Data && header.records_count > 0 && !ours {
                     records += u64::from(header.records_count.unsigned_abs());
                     producers.extend((header.producer.id >= 0).then_some(header.producer.id));
                     batches.extend_from_slice(&batch.bytes);
+                    if first_records.len() < STRAGGLER_RECORDS_SHOWN {
+                        let more = batch.records().map_err(not_understood)?;
+                        first_records.extend(more.iter().map(StragglerRecord::of));
+                        first_records.truncate(STRAGGLER_RECORDS_SHOWN);
+                    }
                 }
             }
         }
@@ -100,5 +110,5 @@ pub(crate) async fn committed<P: Ports>(
             clock.sleep(RETRY_PAUSE_MAX).await;
         }
     }
-    Ok(Committed { start, to: SourceOffset(offset), records, producers, batches: batches.freeze() })
+    Ok(Committed { start, to: SourceOffset(offset), records, producers, first_records, batches: batches.freeze() })
 }

@@ -163,13 +163,28 @@ pub(crate) async fn first_record<W: Witness>(
     to: Offset,
     attempt: &'static str,
 ) -> MigrationResult<Option<VisibleRecord>> {
+    first_record_that(witness, partition, from, to, |_| true, attempt).await
+}
+
+/// The first committed record of a range that is `wanted`.
+pub(crate) async fn first_record_that<W: Witness>(
+    witness: &W,
+    partition: &TopicPartition,
+    from: Offset,
+    to: Offset,
+    wanted: impl Fn(&VisibleRecord) -> bool + Send + 'static,
+    attempt: &'static str,
+) -> MigrationResult<Option<VisibleRecord>> {
     if from >= to {
         return Ok(None);
     }
     let found = Arc::new(Mutex::new(None));
-    let range = ReadRange { partition: partition.clone(), from, to, records_max: 1 };
+    let range = ReadRange { partition: partition.clone(), from, to, records_max: usize::MAX };
     let seen = found.clone();
     let see = move |record| {
+        if !wanted(&record) {
+            return true;
+        }
         *seen.lock().expect("nothing panics while it is held") = Some(record);
         false
     };

@@ -10,7 +10,7 @@ use krossing_core::{
     codes::STRAGGLERS,
     cutover::{MarkerKind, is_sentinel_record},
     limits::{MARK_VISIBLE_WAIT_MAX, VALIDATION_PARTITIONS_IN_FLIGHT},
-    ports::{LogReader, Ports},
+    ports::{LogReader, Ports, VisibleRecord},
     stragglers::{Choice, Decided},
     validation::CheckReport,
 };
@@ -19,7 +19,7 @@ use krossing_runtime::{ForStep, Migration, MigrationResult};
 
 use crate::{
     facts::{Facts, KnownPartition},
-    records::first_record,
+    records::{first_record, first_record_that},
 };
 
 const LOST: &str = "Somebody has changed or truncated this log: find out who, and what else is missing";
@@ -210,7 +210,11 @@ async fn left_behind<P: Ports>(
         .map(|known| async move {
             let (from, to) = (known.undecided_from.0, known.source_end);
             let attempt = "look for records behind the closing markers";
-            let record = first_record(&migration.source_witness, known.partition(), from, to, attempt).await?;
+            // A visible marker of ours that arrived late is nobody's record.
+            let id = migration.id.clone();
+            let of_others = move |record: &VisibleRecord| !is_sentinel_record(record, &id);
+            let (witness, partition) = (&migration.source_witness, known.partition());
+            let record = first_record_that(witness, partition, from, to, of_others, attempt).await?;
             MigrationResult::Ok((known, record))
         })
         .buffered(VALIDATION_PARTITIONS_IN_FLIGHT);

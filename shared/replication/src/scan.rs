@@ -4,7 +4,8 @@ use std::{collections::BTreeMap, ops::ControlFlow, time::Duration};
 
 use futures::{StreamExt, stream::FuturesUnordered};
 use krossing_core::{
-    Offset, TopicId, TopicPartition,
+    MigrationId, Offset, TopicId, TopicPartition,
+    cutover::sentinel_in,
     limits::{TAIL_FETCH_BYTES, TAIL_FETCH_PARTITION_BYTES},
     ports::{Clock, ClusterError, FetchPartition, FetchRequest, Isolation, LogEnd, LogReader},
     records::{
@@ -125,11 +126,13 @@ pub struct Behind {
     pub unknown: BTreeMap<TopicPartition, String>,
 }
 
-/// The first *record* at or after each start, where there is one. Control batches are none: they may follow a mark. What
+/// The first *record* at or after each start, where there is one. Control batches are none: they may follow a mark. Nor
+/// are the migration's own visible markers: one whose answer was lost may arrive at any time, also behind the next. What
 /// retention has taken is not there any more.
 pub async fn records_behind<R: LogReader, C: Clock>(
     reader: &R,
     clock: &C,
+    migration: &MigrationId,
     starts: Vec<ScanFrom>,
 ) -> Result<Behind, ClusterError> {
     let partitions: Vec<_> = starts.iter().map(|start| start.partition.clone()).collect();
@@ -157,7 +160,7 @@ pub async fn records_behind<R: LogReader, C: Clock>(
     }
     let unseen = scan(reader, clock, longer, LOOK_BEHIND, |partition, batch| {
         let record = match batch {
-            Ok(batch) if batch.header.is_control() => {
+            Ok(batch) if batch.header.is_control() || matches!(sentinel_in(batch, migration), Ok(Some(_))) => {
                 let more = batch.header.last_offset() + 1 < known[partition];
                 return if more { ControlFlow::Continue(()) } else { ControlFlow::Break(()) };
             }

@@ -141,6 +141,34 @@ async fn a_clean_election_changes_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_new_leader_is_asked_for_although_other_partitions_are_read_on() {
+    for case in 0..108 {
+        let (moving, read_on, leader, reading) = (case % 3, case / 3 % 3, 1 + case / 9 % 3, case / 27);
+        let bench = Bench::new(3);
+        bench.topic("orders", 3, &[]);
+        let partitions = [0, 1, 2].map(|partition| TopicPartition::new("orders", partition));
+        // Seeded before: what follows is read by the tail.
+        bench.catch_up().await.unwrap();
+        for partition in &partitions {
+            bench.world.source.append(partition, Codec::None, records("before", 0..10));
+        }
+        let (source, at) = (bench.world.source.clone(), partitions.clone());
+        let process = with_event(&bench, "source.fetch", reading, move || {
+            source.append(&at[read_on], Codec::None, records("meanwhile", 0..10));
+            source.move_leader(&at[moving], leader as i32);
+        });
+        // One pause and one more look, by the clock turned by hand: not by chance, some time later.
+        let tailing = tail_to_the_end(&bench, &process);
+        tokio::time::timeout(Duration::from_millis(400), tailing)
+            .await
+            .expect("its new leader is asked at once")
+            .unwrap();
+        tail_to_the_end(&bench, &bench.healthy()).await.unwrap();
+        bench.check().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_topic_made_anew_is_another_topic() {
     for (remade, recreated) in [(true, true), (false, false)] {
         let (bench, partition) = Bench::with_one_partition(1);
@@ -347,7 +375,8 @@ async fn what_lies_behind_a_mark_is_found_or_not_known_and_never_taken_for_nothi
     let gone = start(&TopicPartition::new("gone", 0), 0);
     let of_another = ScanFrom { topic_id: start(&late, 0).topic_id, ..start(&anew, 4) };
     let starts = vec![start(&quiet, 0), start(&late, 4), start(&trimmed, 2), gone.clone(), of_another];
-    let behind = within_an_hour(records_behind(source, &bench.world.clock, starts)).await.unwrap();
+    let behind =
+        within_an_hour(records_behind(source, &bench.world.clock, &"m".parse().unwrap(), starts)).await.unwrap();
     let offsets: Vec<_> = behind.found.iter().map(|(partition, record)| (partition, record.offset)).collect();
     assert_eq!(offsets, [(&late, 0), (&trimmed, 0)]);
     assert_eq!(behind.unknown.keys().collect::<Vec<_>>(), [&anew, &gone.partition]);
