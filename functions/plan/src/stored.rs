@@ -43,8 +43,9 @@ fn plan_key(migration: &MigrationId) -> String {
     format!("{migration}/plan.json")
 }
 
-fn amendment_key(migration: &MigrationId, number: u32) -> String {
-    format!("{migration}/amendments/{number}.json")
+/// By its content: a process that stood still and wakes up must not write over the one that another has journaled.
+fn amendment_key(migration: &MigrationId, amendment: &Amendment) -> String {
+    format!("{migration}/amendments/{}-{:.16}.json", amendment.number, amendment.digest())
 }
 
 /// Stores the plan and begins the journal with it.
@@ -115,7 +116,7 @@ pub async fn amend<P: Ports>(
     }
     let (source, target) = collect(migration).await?;
     let Some(amendment) = appeared(migration, &scope, &source, &target)? else { return Ok(false) };
-    let key = amendment_key(&migration.id, amendment.number);
+    let key = amendment_key(&migration.id, &amendment);
     put_and_read_back(migration, &key, &amendment).await?;
     let partitions = amendment.lanes.iter().map(|lane| lane.partitions.len()).sum();
     let detail = AmendmentEntry {
