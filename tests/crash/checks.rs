@@ -5,7 +5,7 @@
 //! client's. In the end: the reference model, the offset map, the writers that the target's logs show, every group.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex, MutexGuard},
 };
 
@@ -134,8 +134,9 @@ impl Watch {
             target.retain(|record| record.offset < boundary);
             let pairing = model::pair(&ever, &surviving, &target).map_err(|wrong| format!("{at}: {wrong}"))?;
             let progress = progress.get(&at).ok_or_else(|| format!("{at} has no progress"))?;
-            // What was trimmed before it was read is told as a gap, and may have been a key's last record.
-            if at.topic.as_str() == "table" && progress.gaps.is_empty() {
+            // What was trimmed may have been a key's last record: where it had not been read that is told as a gap, where
+            // it had been nobody can tell it from what retention takes, also from the target in the end.
+            if at.topic.as_str() == "table" && progress.gaps.is_empty() && world.source.ends(&at).0 == 0 {
                 model::resurrected(&ever, &target).map_err(|wrong| format!("{at}: {wrong}"))?;
             }
             let map = load_map(&world.evidence, progress).await.map_err(|error| format!("{at}: {error}"))?;
@@ -157,11 +158,16 @@ impl Watch {
     /// Every record stands behind a fence of its own producer and epoch, and behind no later one.
     fn one_writer(&self, at: &TopicPartition, boundary: Offset) -> Result<(), String> {
         let mut fence = None;
+        let mut ours = BTreeSet::new();
         for batch in self.scene.world.target.batches(at) {
             let header = batch.header;
             if header.base_offset >= boundary {
-                break;
+                if !header.is_control() && ours.contains(&header.producer.id) {
+                    return Err(format!("{at}: the batch at {} came when the lane was closed", header.base_offset));
+                }
+                continue;
             }
+            ours.insert(header.producer.id);
             if header.is_control() {
                 fence = Some(header.producer);
             } else if fence != Some(header.producer) {
