@@ -1,9 +1,9 @@
 //! The arguments, with the help that teaches them.
 
-use std::path::PathBuf;
+use std::{convert::Infallible, path::PathBuf};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use krossing_core::MigrationId;
+use krossing_core::{MigrationId, TopicName};
 
 use crate::show::Output;
 
@@ -103,15 +103,26 @@ pub(crate) struct RollbackArguments {
 }
 
 #[derive(Debug, Args)]
+#[command(after_help = "\
+  krossing stragglers --config m.yaml --migration-id ID                       lists them, decides nothing
+  krossing stragglers --config m.yaml --migration-id ID --append --topic orders
+  krossing stragglers --config m.yaml --migration-id ID --leave               all that are left")]
 pub(crate) struct StragglersArguments {
     #[command(flatten)]
     pub(crate) existing: Existing,
-    /// Append them at the target's end, each once; on a compacted topic they come after what clients have written since
+    /// Only records of this topic; may be given several times [default: all topics]
+    #[arg(long, value_name = "NAME", value_parser = topic_name)]
+    pub(crate) topic: Vec<TopicName>,
+    /// Append them at the target's end, each once; on a compacted topic only where no client has written the key since
     #[arg(long, conflicts_with = "leave")]
     pub(crate) append: bool,
     /// Leave them out of the target; they are kept among the evidence
     #[arg(long)]
     pub(crate) leave: bool,
+}
+
+fn topic_name(given: &str) -> Result<TopicName, Infallible> {
+    Ok(TopicName::new(given))
 }
 
 #[derive(Debug, Subcommand)]

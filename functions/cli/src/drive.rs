@@ -7,12 +7,12 @@
 //!
 //! Does not: hold the lock that keeps a second command away, hear signals, or connect.
 
-use std::{convert::Infallible, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, convert::Infallible, sync::Arc, time::Duration};
 
 use anyhow::{Context, anyhow, bail};
 use krossing_client_switch::{ClientSwitch, SwitchError, SwitchReport};
 use krossing_core::{
-    ErrorClass,
+    ErrorClass, TopicName,
     cutover::CutoverReport,
     journal::{EntryKind, Journal},
     plan::{Amendment, MigrationPlan, Scope},
@@ -25,7 +25,7 @@ use krossing_finalize::FinalizeReport;
 use krossing_replication::{LaneError, LanePlan, Notice};
 use krossing_rollback::RollbackReport;
 use krossing_runtime::Migration;
-use krossing_stragglers::Undecided;
+use krossing_stragglers::{Undecided, Wanted};
 use krossing_worker::{Workers, journal_notice, lane_context};
 use serde::Serialize;
 use serde_json::json;
@@ -99,9 +99,29 @@ impl<P: Ports> Drive<P> {
             abandoned.context("could not take back the interrupted cutover")?;
         }
         match verdict.decision {
-            Decision::Allowed => Ok(drive),
+            Decision::Allowed => {}
             Decision::Refused(why) => bail!("{why}"),
         }
+        if drive.journal.standing() != Position::Unborn && command != Command::Status {
+            drive.say_what_stays_planned().await?;
+        }
+        Ok(drive)
+    }
+
+    /// Topics may come to a plan and not go from it: says so where the configuration leaves some out by now.
+    async fn say_what_stays_planned(&self) -> anyhow::Result<()> {
+        let selection = &self.migration.config.topics;
+        let scope = self.planned().await?.scope();
+        let left_out: Vec<_> = scope.topics.iter().filter(|topic| !selection.names(&topic.name)).collect();
+        if let Some(first) = left_out.first() {
+            self.voice.advice(&format!(
+                "warning: topics.include and topics.exclude leave out {} topic(s) that are in this migration's plan, {} \
+                 among them: they are migrated all the same; without them it takes a new migration under another id",
+                left_out.len(),
+                first.name
+            ));
+        }
+        Ok(())
     }
 
     /// Plans and checks; then, and only then, locks, stores the plan and begins the journal.
@@ -248,17 +268,22 @@ impl<P: Ports> Drive<P> {
         Ok(report)
     }
 
-    /// Records behind where the source was closed that nobody has decided about.
-    pub async fn stragglers(&self) -> anyhow::Result<Vec<Undecided>> {
-        let lanes = self.planned().await?.lanes();
-        Ok(krossing_stragglers::find(&self.migration, &lanes, &self.journal).await?)
+    /// Records behind where the source was closed that nobody has decided about, of these topics, or of all.
+    pub async fn stragglers(&self, topics: &BTreeSet<TopicName>) -> anyhow::Result<Vec<Undecided>> {
+        let scope = self.planned().await?.scope();
+        Ok(krossing_stragglers::find(&self.migration, Wanted { scope: &scope, topics }, &self.journal).await?)
     }
 
     /// Decides about them, and carries it out.
-    pub async fn decide_stragglers(&mut self, choice: Choice) -> anyhow::Result<Option<StragglerDecision>> {
-        let lanes = self.planned().await?.lanes();
+    pub async fn decide_stragglers(
+        &mut self,
+        choice: Choice,
+        topics: &BTreeSet<TopicName>,
+    ) -> anyhow::Result<Option<StragglerDecision>> {
+        let scope = self.planned().await?.scope();
         let migration = self.migration.clone();
-        let ended = krossing_stragglers::decide(&migration, &lanes, &mut self.journal, choice).await;
+        let wanted = Wanted { scope: &scope, topics };
+        let ended = krossing_stragglers::decide(&migration, wanted, &mut self.journal, choice).await;
         self.show_entries();
         Ok(ended?)
     }

@@ -10,25 +10,28 @@
 //! target is read from its log. A decision that has begun to be carried out is ended before another is made.
 //!
 //! Does not: look for the producer that was left behind, or move groups: the records come as new ones. On a compacted
-//! topic they come after what clients have written for the same keys since.
+//! topic they are refused where clients have given one of their keys another value since ([`newer`]).
 
 mod append;
+mod newer;
 mod read;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use futures::{StreamExt, TryStreamExt, stream};
 use krossing_core::{
-    ErrorClass, SourceOffset, TargetOffset, TopicPartition,
+    ErrorClass, SourceOffset, TargetOffset, TopicName, TopicPartition,
     journal::{EntryKind, Journal},
     limits::STRAGGLER_PARTITIONS_IN_FLIGHT,
+    plan::Scope,
     ports::{LogEnd, LogReader, PerPartition, Ports},
     records::RecordError,
-    stragglers::{Choice, Decided, StragglerDecision, Stragglers, kept_key},
+    stragglers::{Choice, Decided, StragglerDecision, StragglerRecord, Stragglers, kept_key},
 };
-use krossing_replication::{LanePlan, ScanFrom};
+use krossing_replication::ScanFrom;
 use krossing_runtime::{ForStep, Migration, MigrationError, MigrationResult};
 
+pub use newer::NewerKey;
 use read::Committed;
 use serde::Serialize;
 
@@ -64,6 +67,17 @@ pub enum StragglersError {
         /// What was seen.
         why: String,
     },
+    /// Clients have given keys of compacted topics other values since.
+    #[error(
+        "clients have written newer values for the same keys to the target ({}): appended behind them, older values would \
+         take their place. Leave these topics' records out (`--leave --topic NAME`) and append the others (`--append \
+         --topic NAME`); nothing was decided yet",
+        newer_keys(keys)
+    )]
+    NewerOnTarget {
+        /// The first such key of each partition.
+        keys: Vec<NewerKey>,
+    },
     /// The target holds another number of our records than were kept.
     #[error(
         "{partition} on the target holds {found} appended records where {kept} were kept: find out who wrote there"
@@ -83,10 +97,45 @@ impl StragglersError {
     pub fn class(&self) -> ErrorClass {
         match self {
             StragglersError::Migration(error) => error.class(),
-            StragglersError::AppendUnfinished { .. } => ErrorClass::Refused,
+            StragglersError::AppendUnfinished { .. } | StragglersError::NewerOnTarget { .. } => ErrorClass::Refused,
             StragglersError::NotAppended { .. } => ErrorClass::Retryable,
             StragglersError::NotUnderstood { .. } | StragglersError::NotReadBack { .. } => ErrorClass::DataAtRisk,
         }
+    }
+}
+
+fn newer_keys(keys: &[NewerKey]) -> String {
+    let say = |newer: &NewerKey| {
+        let NewerKey { partition, key, target_offset } = newer;
+        format!("{partition}: key {key} at target offset {}", target_offset.0)
+    };
+    keys.iter().map(say).collect::<Vec<_>>().join("; ")
+}
+
+/// Whose stragglers are meant.
+#[derive(Debug, Clone, Copy)]
+pub struct Wanted<'a> {
+    /// The migration's topics and lanes.
+    pub scope: &'a Scope,
+    /// These topics only; all where none is named.
+    pub topics: &'a BTreeSet<TopicName>,
+}
+
+impl Wanted<'_> {
+    fn includes(&self, partition: &TopicPartition) -> bool {
+        self.topics.is_empty() || self.topics.contains(&partition.topic)
+    }
+
+    fn check(&self) -> MigrationResult<()> {
+        let unknown: Vec<_> = self.topics.iter().filter(|name| self.scope.topic(name).is_none()).collect();
+        let Some(first) = unknown.first() else { return Ok(()) };
+        let sentence =
+            format!("--topic {first}: this migration has no such topic; `krossing stragglers` lists those it has");
+        Err(MigrationError::Refused { sentence })
+    }
+
+    fn is_compacted(&self, partition: &TopicPartition) -> bool {
+        self.scope.topic(&partition.topic).is_some_and(|topic| topic.compacted)
     }
 }
 
@@ -103,34 +152,37 @@ pub struct Undecided {
     pub records: u64,
     /// Ids of the producers that wrote them, where their batches say it.
     pub producers: BTreeSet<i64>,
+    /// The first few of them.
+    pub first_records: Vec<StragglerRecord>,
 }
 
 /// Looks for committed records that nobody has decided about. Changes nothing.
 pub async fn find<P: Ports>(
     migration: &Migration<P>,
-    lanes: &[LanePlan],
+    wanted: Wanted<'_>,
     journal: &Journal,
 ) -> Result<Vec<Undecided>, StragglersError> {
-    let found = each(migration, lanes, journal, async |committed| Ok(undecided(&committed))).await?;
+    let found = each(migration, wanted, journal, async |committed| Ok(undecided(&committed))).await?;
     Ok(found)
 }
 
 fn undecided(committed: &Committed) -> Undecided {
-    let Committed { start, to, records, producers, .. } = committed;
+    let Committed { start, to, records, producers, first_records, .. } = committed;
     Undecided {
         partition: start.partition.clone(),
         from: SourceOffset(start.offset),
         to: *to,
         records: *records,
         producers: producers.clone(),
+        first_records: first_records.clone(),
     }
 }
 
-/// Decides about everything that is found, journals it, and carries it out. Answers what was decided; none where there
-/// was nothing.
+/// Decides about everything that is wanted and found, journals it, and carries it out. Answers what was decided; none
+/// where there was nothing.
 pub async fn decide<P: Ports>(
     migration: &Migration<P>,
-    lanes: &[LanePlan],
+    wanted: Wanted<'_>,
     journal: &mut Journal,
     choice: Choice,
 ) -> Result<Option<StragglerDecision>, StragglersError> {
@@ -140,9 +192,12 @@ pub async fn decide<P: Ports>(
         }
         append::carry_out(migration, journal, &unfinished).await?;
     }
+    if choice == Choice::Append {
+        nothing_newer(migration, wanted, journal).await?;
+    }
     let number = Decided::of(journal).next_number();
     let mut partitions =
-        each(migration, lanes, journal, async |committed| keep(migration, number, committed).await).await?;
+        each(migration, wanted, journal, async |committed| keep(migration, number, committed).await).await?;
     if partitions.is_empty() {
         return Ok(None);
     }
@@ -164,15 +219,38 @@ pub async fn decide<P: Ports>(
     Ok(Some(decision))
 }
 
-/// Does something with the undecided committed records of each partition that has some, a few at a time.
+/// Refuses, naming all of them, where keys of compacted topics have other values on the target by now.
+async fn nothing_newer<P: Ports>(
+    migration: &Migration<P>,
+    wanted: Wanted<'_>,
+    journal: &Journal,
+) -> Result<(), StragglersError> {
+    let boundaries = migration.cutover_report().await?.boundary_of();
+    let ours = Decided::of(journal).producers();
+    let (boundaries, ours) = (&boundaries, &ours);
+    let newer = each(migration, wanted, journal, async |committed| {
+        let partition = &committed.start.partition;
+        if !wanted.is_compacted(partition) {
+            return Ok(None);
+        }
+        let from = boundaries.get(partition).copied().unwrap_or(TargetOffset(0));
+        newer::newer_key(migration, partition, committed.batches.clone(), from, ours).await
+    });
+    let keys: Vec<_> = newer.await?.into_iter().flatten().collect();
+    if keys.is_empty() { Ok(()) } else { Err(StragglersError::NewerOnTarget { keys }) }
+}
+
+/// Does something with the wanted, undecided, committed records of each partition that has some, a few at a time.
 async fn each<P: Ports, T>(
     migration: &Migration<P>,
-    lanes: &[LanePlan],
+    wanted: Wanted<'_>,
     journal: &Journal,
     work: impl AsyncFn(Committed) -> Result<T, StragglersError>,
 ) -> Result<Vec<T>, StragglersError> {
+    wanted.check()?;
     let cutover = migration.cutover_report().await?;
-    let undecided = Decided::of(journal).undecided_from(cutover.closed_from());
+    let mut undecided = Decided::of(journal).undecided_from(cutover.closed_from());
+    undecided.retain(|partition, _| wanted.includes(partition));
     let partitions: Vec<_> = undecided.keys().cloned().collect();
     let source = &migration.source;
     let (starts, ends) = futures::try_join!(
@@ -182,8 +260,6 @@ async fn each<P: Ports, T>(
     .during("read where the source's logs begin and end")?;
     let starts = known(starts, "read the source's log start")?;
     let ends = known(ends, "read the source's end")?;
-    let planned = lanes.iter().flat_map(|lane| &lane.partitions);
-    let ids: BTreeMap<_, _> = planned.map(|planned| (&planned.partition, planned.topic_id)).collect();
     let behind: Vec<_> = undecided
         .into_iter()
         // What retention has taken meanwhile cannot be decided about any more.
@@ -193,7 +269,7 @@ async fn each<P: Ports, T>(
         })
         .filter(|(partition, from)| ends[partition] > from.0)
         .map(|(partition, from)| {
-            let topic_id = ids.get(&partition).copied().flatten();
+            let topic_id = wanted.scope.topic(&partition.topic).and_then(|topic| topic.source_topic_id);
             let end = ends[&partition];
             (ScanFrom { partition, topic_id, offset: from.0 }, end)
         })
@@ -216,7 +292,7 @@ async fn keep<P: Ports>(
     number: u64,
     committed: Committed,
 ) -> Result<Stragglers, StragglersError> {
-    let Undecided { partition, from, to, records, producers } = undecided(&committed);
+    let Undecided { partition, from, to, records, producers, .. } = undecided(&committed);
     let key = kept_key(&migration.id, number, &partition);
     let kept = migration.store_evidence(key, committed.batches, false).await?;
     Ok(Stragglers { partition, from, to, records, producers, kept, target_from: None })

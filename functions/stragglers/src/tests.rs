@@ -4,12 +4,14 @@ use bytes::Bytes;
 use krossing_core::{
     canonical::canonical_json,
     config::Config,
-    cutover::{CUTOVER_REPORT_VERSION, ClosingMarker, CutoverReport, CutoverTimings, MarkerKind, cutover_report_key},
+    cutover::{
+        Boundary, CUTOVER_REPORT_VERSION, ClosingMarker, CutoverReport, CutoverTimings, MarkerKind, cutover_report_key,
+    },
+    plan::PlannedTopic,
     ports::Objects,
     records::Codec,
     transition::State,
 };
-use krossing_replication::LanePartition;
 use krossing_testkit::{FakePorts, FakeWorld, Fault, Faults, record, tester};
 use serde_json::json;
 
@@ -74,23 +76,44 @@ async fn left_behind() -> FakeWorld {
     world
 }
 
-fn lanes(world: &FakeWorld) -> Vec<LanePlan> {
-    let topic_id = world.source.topic_id("t");
-    let partitions = [at(0), at(1)].map(|partition| LanePartition { partition, topic_id }).to_vec();
-    vec![LanePlan { id: krossing_core::LaneId(0), transactional_id: "krossing.m.0".to_owned(), partitions }]
+fn scope(world: &FakeWorld, compacted: bool) -> Scope {
+    let topic = PlannedTopic {
+        name: at(0).topic,
+        source_topic_id: world.source.topic_id("t"),
+        partitions: 2,
+        replication_factor: 1,
+        compacted,
+        bytes: 0,
+        max_message_bytes: 1_048_588,
+        hold_configs: BTreeMap::new(),
+        final_configs: BTreeMap::new(),
+        settings_left_out: BTreeMap::new(),
+    };
+    Scope { topics: vec![topic], lanes: Vec::new(), digest: "d".to_owned(), amendments: 0 }
 }
 
-/// One command.
+/// One command, about a topic that is not compacted.
 async fn run(
     world: &FakeWorld,
     faults: &Faults,
     choice: Choice,
 ) -> Option<Result<Option<StragglerDecision>, StragglersError>> {
+    command(world, faults, choice, false, &[]).await
+}
+
+async fn command(
+    world: &FakeWorld,
+    faults: &Faults,
+    choice: Choice,
+    compacted: bool,
+    topics: &[&str],
+) -> Option<Result<Option<StragglerDecision>, StragglersError>> {
     let migration = migration(world, faults);
-    let lanes = lanes(world);
+    let scope = scope(world, compacted);
+    let topics = topics.iter().map(|name| TopicName::new(*name)).collect();
     let command = async {
         let mut journal = migration.journal().await?;
-        decide(&migration, &lanes, &mut journal, choice).await
+        decide(&migration, Wanted { scope: &scope, topics: &topics }, &mut journal, choice).await
     };
     tokio::select! {
         done = command => Some(done),
@@ -114,7 +137,8 @@ async fn committed_records_are_found_with_who_wrote_them_and_nothing_is_changed(
     let world = left_behind().await;
     let migration = migration(&world, &Faults::none());
     let journal = migration.journal().await.unwrap();
-    let found = find(&migration, &lanes(&world), &journal).await.unwrap();
+    let (scope, topics) = (scope(&world, false), BTreeSet::new());
+    let found = find(&migration, Wanted { scope: &scope, topics: &topics }, &journal).await.unwrap();
     let producer = world.source.producer_of("forgotten").unwrap();
     let expected = Undecided {
         partition: at(0),
@@ -122,8 +146,11 @@ async fn committed_records_are_found_with_who_wrote_them_and_nothing_is_changed(
         to: SourceOffset(world.source.ends(&at(0)).2),
         records: 3,
         producers: BTreeSet::from([producer.id]),
+        first_records: found[0].first_records.clone(),
     };
     assert_eq!(found, [expected]);
+    let keys: Vec<_> = found[0].first_records.iter().map(|shown| shown.key.as_deref().unwrap()).collect();
+    assert_eq!(keys, [r#""k""#; 3]);
     assert_eq!(migration.journal().await.unwrap(), journal);
     assert_eq!(values(&world), ["in time"]);
 }
@@ -212,4 +239,42 @@ async fn what_retention_has_taken_meanwhile_needs_no_decision() {
     world.source.append(&at(0), Codec::None, vec![record("k", "later")]);
     run(&world, &Faults::none(), Choice::Append).await.unwrap().unwrap().unwrap();
     assert_eq!(values(&world), ["in time", "later"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn on_a_compacted_topic_a_key_that_a_client_has_written_since_is_not_taken_back() {
+    let world = left_behind().await;
+    let none = Faults::none();
+    // The record of the copy itself is none of a client's.
+    let boundary = world.target.ends(&at(0)).2;
+    let stored = world.evidence.get(&cutover_report_key(&"m".parse().unwrap())).await.unwrap().unwrap();
+    let mut report: CutoverReport = serde_json::from_slice(&stored).unwrap();
+    report.boundaries = vec![Boundary { partition: at(0), target_offset: TargetOffset(boundary) }];
+    let report = Bytes::from(canonical_json(&report).unwrap());
+    world.evidence.put(&cutover_report_key(&"m".parse().unwrap()), vec![report]).await.unwrap();
+
+    world.target.append(&at(0), Codec::None, vec![record("other", "of a client")]);
+    world.target.append(&at(0), Codec::Lz4, vec![record("k", "newer")]);
+    let refused = command(&world, &none, Choice::Append, true, &[]).await.unwrap().unwrap_err();
+    let expected = NewerKey { partition: at(0), key: "\"k\"".to_owned(), target_offset: TargetOffset(boundary + 1) };
+    assert!(matches!(&refused, StragglersError::NewerOnTarget { keys } if *keys == [expected]), "{refused}");
+    assert_eq!(decided(&world).await.decisions, [], "nothing is decided");
+    assert_eq!(values(&world), ["in time", "of a client", "newer"]);
+    command(&world, &none, Choice::Leave, true, &["t"]).await.unwrap().unwrap().unwrap();
+
+    // What we have appended ourselves is no client's, whatever follows it.
+    for later in ["later", "last"] {
+        world.source.append(&at(0), Codec::None, vec![record("mine", later)]);
+        command(&world, &none, Choice::Append, true, &[]).await.unwrap().unwrap().unwrap();
+    }
+    assert_eq!(values(&world), ["in time", "of a client", "newer", "later", "last"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_decision_is_about_the_topics_that_are_named() {
+    let world = left_behind().await;
+    let refused = command(&world, &Faults::none(), Choice::Leave, false, &["u"]).await.unwrap().unwrap_err();
+    assert!(refused.to_string().contains("--topic u"), "{refused}");
+    command(&world, &Faults::none(), Choice::Append, false, &["t"]).await.unwrap().unwrap().unwrap();
+    assert_eq!(values(&world), ALL);
 }

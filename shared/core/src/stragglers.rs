@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     evidence::StoredObject,
     journal::{EntryKind, Journal},
-    records::{Batches, OutBatch, RecordError, RepackLimits, Repacker},
+    records::{Batches, OutBatch, Record, RecordError, RepackLimits, Repacker},
     types::{MigrationId, Offset, Producer, SourceOffset, TargetOffset, TopicPartition},
 };
 
@@ -35,6 +35,46 @@ impl StrayRecord {
     pub fn by(&self) -> String {
         self.producer.map_or_else(String::new, |producer| format!(" ({producer})"))
     }
+}
+
+/// How many stragglers of a partition are shown, so that their owner can be told.
+pub const STRAGGLER_RECORDS_SHOWN: usize = 3;
+
+/// How many characters of a key are shown.
+const KEY_SHOWN: usize = 64;
+
+/// A straggler as it is shown: enough to know whose it is, without its value.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StragglerRecord {
+    /// Its offset on the source.
+    pub source_offset: SourceOffset,
+    /// Its timestamp in milliseconds since 1970.
+    pub timestamp_ms: i64,
+    /// Its key as text, in hex where it is none; none where it has no key.
+    pub key: Option<String>,
+}
+
+impl StragglerRecord {
+    /// What is shown of a record.
+    pub fn of(record: &Record) -> Self {
+        Self {
+            source_offset: SourceOffset(record.offset),
+            timestamp_ms: record.timestamp_ms,
+            key: record.key.as_deref().map(key_text),
+        }
+    }
+}
+
+/// A key as text that a terminal can show: as it is, or in hex, cut off where it is long.
+pub fn key_text(key: &[u8]) -> String {
+    let text = match std::str::from_utf8(key) {
+        Ok(text) if !text.chars().any(char::is_control) => format!("{text:?}"),
+        Ok(_) | Err(_) => format!("0x{}", hex::encode(key)),
+    };
+    if text.chars().count() <= KEY_SHOWN {
+        return text;
+    }
+    text.chars().take(KEY_SHOWN).chain(['…']).collect()
 }
 
 /// What is done about them.
@@ -141,6 +181,11 @@ impl Decided {
         self.steps.iter().filter(|step| step.append == number).map(|step| step.producer.id).collect()
     }
 
+    /// Ids of all producers that may have appended records of any decision.
+    pub fn producers(&self) -> BTreeSet<i64> {
+        self.steps.iter().map(|step| step.producer.id).collect()
+    }
+
     /// The number of the next decision.
     pub fn next_number(&self) -> u64 {
         self.decisions.len() as u64 + 1
@@ -191,7 +236,7 @@ mod tests {
     use super::*;
     use crate::{
         journal::{Actor, KnownBy, Stamp},
-        records::{BatchBuilder, Codec, Record},
+        records::{BatchBuilder, Codec},
         transition::State,
     };
 
@@ -236,6 +281,14 @@ mod tests {
         let expected = BTreeMap::from([(at(0), SourceOffset(12)), (at(1), SourceOffset(20))]);
         assert_eq!(decided.undecided_from(closed()), expected);
         assert_eq!((decided.next_number(), decided.unfinished(), decided.kept()), (2, None, vec![kept()]));
+    }
+
+    #[test]
+    fn a_key_is_shown_as_text_or_in_hex_and_never_at_length() {
+        assert_eq!(key_text(b"order-7"), r#""order-7""#);
+        assert_eq!(key_text(b"\x1b[2J"), "0x1b5b324a", "a terminal is told nothing by a key");
+        assert_eq!(key_text(&[0xff]), "0xff");
+        assert_eq!(key_text(&[b'a'; 500]).chars().count(), KEY_SHOWN + 1);
     }
 
     #[test]

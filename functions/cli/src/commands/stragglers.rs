@@ -1,7 +1,7 @@
 //! `krossing stragglers`: records that reached the source behind where it was closed: names them, or decides.
 
 use krossing_core::{
-    stragglers::{Choice, StragglerDecision, Stragglers},
+    stragglers::{Choice, StragglerDecision, StragglerRecord, Stragglers},
     transition::Command,
 };
 use krossing_stragglers::Undecided;
@@ -11,15 +11,16 @@ use crate::{Outcome, arguments::StragglersArguments, session::Session, show};
 
 pub(crate) async fn run(arguments: StragglersArguments) -> anyhow::Result<Outcome> {
     let mut session = Session::resume(&arguments.existing, Command::Stragglers).await?;
+    let topics = arguments.topic.into_iter().collect();
     let choice = match (arguments.append, arguments.leave) {
         (true, _) => Choice::Append,
         (false, true) => Choice::Leave,
         (false, false) => {
-            show_found(&session, &session.drive.stragglers().await?);
+            show_found(&session, &session.drive.stragglers(&topics).await?);
             return Ok(Outcome::Done);
         }
     };
-    match session.drive.decide_stragglers(choice).await? {
+    match session.drive.decide_stragglers(choice, &topics).await? {
         None => {
             let text = "there is no record left that nobody has decided about";
             show::event("stragglers", &json!({ "undecided": [] }), text);
@@ -35,12 +36,18 @@ fn producers(ids: &std::collections::BTreeSet<i64>) -> String {
 }
 
 fn show_found(session: &Session, found: &[Undecided]) {
-    let mut lines: Vec<String> = found
-        .iter()
-        .map(|Undecided { partition, from, to, records, producers: ids }| {
-            format!("{partition}: records={records} source_offsets={from}..{to} producer_ids={}", producers(ids))
-        })
-        .collect();
+    let mut lines = Vec::new();
+    for Undecided { partition, from, to, records, producers: ids, first_records } in found {
+        let ids = producers(ids);
+        lines.push(format!("{partition}: records={records} source_offsets={from}..{to} producer_ids={ids}"));
+        for StragglerRecord { source_offset, timestamp_ms, key } in first_records {
+            let (time, key) = (show::time(*timestamp_ms), key.as_deref().unwrap_or("none"));
+            lines.push(format!("  offset={source_offset} time={time} key={key}"));
+        }
+        if let Some(more) = records.checked_sub(first_records.len() as u64).filter(|more| *more > 0) {
+            lines.push(format!("  and {more} more"));
+        }
+    }
     lines.push(format!("partitions={} records={}", found.len(), found.iter().map(|one| one.records).sum::<u64>()));
     show::event("stragglers", &json!({ "undecided": found }), &lines.join("\n"));
     if !found.is_empty() {
