@@ -109,6 +109,10 @@ struct Operator {
 }
 
 async fn answer(mut stream: TcpStream, operator: &Operator, secret: Option<&str>) -> Result<()> {
+    // Precheck connects and asks for nothing.
+    if stream.peek(&mut [0]).await? == 0 {
+        return Ok(());
+    }
     let (head, body) = read_request(&mut stream).await?;
     let (status, answer) = match check_signature(secret, &head, &body) {
         Err(error) => ("401 Unauthorized", serde_json::json!({ "error": error.to_string() })),

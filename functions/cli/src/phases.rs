@@ -3,12 +3,17 @@
 //! Each turn does what the journal's state asks for and journals the next state once it is done. A phase that fails is
 //! journaled as failed.
 
+use std::collections::BTreeSet;
+
 use anyhow::{Context, anyhow};
 use krossing_core::{
+    lease::LeaseState,
+    limits::{LEASE, LEASE_MARGIN},
     ports::{Ledger, Ports},
     precheck::{Finding, Severity, blocks},
     transition::{Position, State},
 };
+use krossing_replication::read_lease;
 use krossing_runtime::{Migration, MigrationResult};
 use krossing_worker::{TailSummary, Workers};
 use serde_json::json;
@@ -108,7 +113,24 @@ async fn topology<P: Ports>(drive: &mut Drive<P>, planned: &Planned) -> anyhow::
 /// The lanes of everything there is now.
 pub(crate) async fn lanes_of_all<P: Ports>(drive: &mut Drive<P>, planned: &mut Planned) -> anyhow::Result<Workers<P>> {
     take_in_what_appeared(drive, planned).await?;
+    for owner in owners_of_before(drive, planned).await? {
+        drive.voice.advice(&format!(
+            "{owner} holds lanes; they are taken once it has surely stopped, which takes up to {} s where it has died",
+            (LEASE + LEASE_MARGIN).as_secs()
+        ));
+    }
     Ok(Workers::new(drive.migration.clone(), planned.lanes(), &drive.owner))
+}
+
+/// Who holds lanes that this process is about to take.
+async fn owners_of_before<P: Ports>(drive: &Drive<P>, planned: &Planned) -> anyhow::Result<BTreeSet<String>> {
+    let mut owners = BTreeSet::new();
+    for lane in planned.lanes() {
+        let lease = read_lease(&drive.migration.ledger, lane.id).await.context("could not read who runs the lanes")?;
+        let held = lease.filter(|(_, lease)| lease.state == LeaseState::Held && lease.owner != drive.owner);
+        owners.extend(held.map(|(_, lease)| lease.owner));
+    }
+    Ok(owners)
 }
 
 /// Adds to the plan what has appeared on the source. Topics of an amendment whose process died before they were made

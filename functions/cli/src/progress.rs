@@ -23,6 +23,9 @@ const LINE_EVERY: Duration = Duration::from_secs(5);
 /// How often the bar is drawn.
 const DRAW_EVERY: Duration = Duration::from_millis(250);
 
+/// For how long the rate is watched before it says when the seed will end.
+const ETA_AFTER: Duration = Duration::from_secs(10);
+
 /// What is being watched.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Watched {
@@ -66,7 +69,7 @@ fn bar(watched: Watched) -> ProgressBar {
 async fn watch(view: Arc<View>, watched: Watched, bar: Option<ProgressBar>) {
     let clock = SystemClock;
     let (started, first) = (clock.now(), view.snapshot());
-    let mut rate = Rate { at: started, bytes: first.bytes_written, per_second: 0.0 };
+    let mut rate = Rate { began: None, at: started, bytes: first.bytes_written, per_second: 0.0 };
     loop {
         clock.sleep(if bar.is_some() { DRAW_EVERY } else { LINE_EVERY }).await;
         let snapshot = view.snapshot();
@@ -77,7 +80,7 @@ async fn watch(view: Arc<View>, watched: Watched, bar: Option<ProgressBar>) {
                 if let Some(bar) = &bar {
                     bar.set_position(copied);
                 }
-                seed_text(&snapshot, rate.per_second, copied, bytes_total)
+                seed_text(&snapshot, &rate, copied, bytes_total)
             }
             Watched::Tail => tail_text(&snapshot, rate.per_second),
         };
@@ -103,6 +106,7 @@ fn figures(at_unix_ms: i64, watched: Watched, snapshot: &Snapshot, per_second: f
         "partitions": snapshot.partitions,
         "partitions_seeded": snapshot.partitions_seeded,
         "records_written": snapshot.records_written,
+        "bytes_read": snapshot.bytes_read,
         "bytes_written": snapshot.bytes_written,
         "bytes_per_second": per_second as u64,
         "lag_records_total": snapshot.lag_records_total,
@@ -117,6 +121,8 @@ fn figures(at_unix_ms: i64, watched: Watched, snapshot: &Snapshot, per_second: f
 
 /// Bytes per second, smoothed over about ten seconds.
 struct Rate {
+    /// When the first bytes were seen.
+    began: Option<Instant>,
     at: Instant,
     bytes: u64,
     per_second: f64,
@@ -124,27 +130,37 @@ struct Rate {
 
 impl Rate {
     fn look(&mut self, now: Instant, bytes: u64) {
+        if bytes > self.bytes {
+            self.began.get_or_insert(self.at);
+        }
         let seconds = (now - self.at).as_secs_f64().max(0.001);
         let present = bytes.saturating_sub(self.bytes) as f64 / seconds;
         let weight = if self.per_second == 0.0 { 1.0 } else { (seconds / 10.0).min(1.0) };
         self.per_second += (present - self.per_second) * weight;
         (self.at, self.bytes) = (now, bytes);
     }
+
+    /// How long so many bytes more will take; none before it can be told.
+    fn time_for(&self, bytes: u64) -> Option<Duration> {
+        let watched = self.at.saturating_duration_since(self.began?);
+        let told = watched >= ETA_AFTER && self.per_second >= 1.0;
+        told.then(|| Duration::from_secs((bytes as f64 / self.per_second) as u64))
+    }
 }
 
-fn seed_text(snapshot: &Snapshot, per_second: f64, copied: u64, total: u64) -> String {
+fn seed_text(snapshot: &Snapshot, rate: &Rate, copied: u64, total: u64) -> String {
     let eta = match total.saturating_sub(copied) {
         0 => "0s".to_owned(),
-        left if per_second >= 1.0 => show::duration(Duration::from_secs((left as f64 / per_second) as u64)),
-        _ => "unknown".to_owned(),
+        left => rate.time_for(left).map_or_else(|| "unknown".to_owned(), show::duration),
     };
     format!(
-        "seed partitions={}/{} bytes={} of {} rate={:.1} MB/s eta={eta}",
+        "seed partitions={}/{} read={} written={} of {} rate={:.1} MB/s eta={eta}",
         snapshot.partitions_seeded,
         snapshot.partitions,
+        show::bytes(snapshot.bytes_read),
         show::bytes(copied),
         show::bytes(total),
-        per_second / 1e6,
+        rate.per_second / 1e6,
     )
 }
 
@@ -190,9 +206,14 @@ mod tests {
 
     #[test]
     fn a_seed_line_says_how_long_it_will_take() {
-        let text = seed_text(&snapshot(), 500_000.0, 1_000_000, 31_000_000);
-        assert_eq!(text, "seed partitions=12/306 bytes=1.0 MB of 31.0 MB rate=0.5 MB/s eta=1m00s");
-        assert!(seed_text(&snapshot(), 0.0, 0, 10).ends_with("eta=unknown"));
+        let began = SystemClock.now();
+        let mut rate = Rate { began: None, at: began, bytes: 0, per_second: 0.0 };
+        rate.look(began + Duration::from_secs(2), 1_000_000);
+        let text = seed_text(&snapshot(), &rate, 1_000_000, 31_000_000);
+        assert!(text.ends_with("rate=0.5 MB/s eta=unknown"), "the first moments tell nothing: {text}");
+        rate.look(began + Duration::from_secs(10), 5_000_000);
+        let text = seed_text(&snapshot(), &rate, 1_000_000, 31_000_000);
+        assert_eq!(text, "seed partitions=12/306 read=2.0 MB written=1.0 MB of 31.0 MB rate=0.5 MB/s eta=1m00s");
     }
 
     #[test]

@@ -195,8 +195,10 @@ async fn groups(session: &Session, planned: usize) -> anyhow::Result<GroupsStatu
         return Ok(groups);
     }
     let (_, record) = session.drive.migration.client_switch().await?;
-    groups.carried_over = Some(record.groups.len());
-    for (group, record) in &record.groups {
+    // A group without a position in a migrated topic has nothing to carry over, and nothing to switch.
+    let concerned = record.groups.iter().filter(|(_, group)| group.switched.is_some() || !group.written.is_empty());
+    groups.carried_over = Some(concerned.clone().count());
+    for (group, record) in concerned {
         let list = if record.switched.is_some() { &mut groups.switched } else { &mut groups.not_switched };
         list.push(group.to_string());
     }

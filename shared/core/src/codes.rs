@@ -68,6 +68,7 @@ pub const PRECHECK: &[(&str, &str)] = &[
     ("B36", "no access rule that is carried over shuts Krossing out of the target"),
     ("W04", "the target tells how large a request may be, where a topic's batches are large"),
     ("W20", "every setting of a topic is carried over as it is"),
+    ("W21", "the freeze webhook can be reached"),
     ("W22", "every replica of the source is in sync"),
     ("W23", "the target has an authorizer, where the source has access rules"),
     ("W24", "no access rule on the target is the first of something that is open to everyone where it is used now"),

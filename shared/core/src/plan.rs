@@ -110,6 +110,12 @@ impl Default for Selection {
 }
 
 impl Selection {
+    /// Whether its patterns name a topic.
+    pub fn names(&self, topic: &TopicName) -> bool {
+        let name = topic.as_str();
+        matches_any(self.include.iter(), name) && !matches_any(self.exclude.iter(), name)
+    }
+
     /// Why a topic is left out; none where it is migrated.
     pub fn reason_to_leave_out(&self, topic: &TopicDescription) -> Option<LeftOutReason> {
         let name = topic.name.as_str();

@@ -758,6 +758,8 @@ pub struct FreezeError {
 
 /// Producers' standstill: a webhook, or a person at a terminal.
 pub trait ProducerFreeze: Send + Sync {
+    /// Whether it can be reached, found out without asking for anything.
+    fn reach(&self) -> impl Future<Output = Result<(), FreezeError>> + Send;
     /// Asks that producers flush, close and stay away until `expires_at_unix_ms`, and waits for the answer.
     fn freeze(&self, expires_at_unix_ms: i64) -> impl Future<Output = Result<FreezeAnswer, FreezeError>> + Send;
     /// READY: says that producers are to go on on the target, and never again on the source.

@@ -86,6 +86,8 @@ pub struct PrecheckFacts<'a> {
     pub segments_problem: Option<String>,
     /// Why evidence cannot be stored and read back.
     pub evidence_problem: Option<String>,
+    /// Why whoever lets producers stand still cannot be reached.
+    pub freeze_problem: Option<String>,
     /// Batches in message format 0 or 1 that were seen, one a partition.
     pub old_format: BTreeMap<TopicPartition, Offset>,
     /// Partitions of the source that have a leader and could not be read all the same, and why.
@@ -220,6 +222,15 @@ fn reach(facts: &PrecheckFacts<'_>, found: &mut Findings) {
     }
     if let Some(why) = &facts.evidence_problem {
         found.blocker("B08", "evidence", format!("evidence cannot be stored and read back: {why}"), STORE);
+    }
+    if let Some(why) = &facts.freeze_problem {
+        found.warning(
+            "W21",
+            "cutover.producer_freeze_webhook",
+            format!("it cannot be reached ({why})"),
+            "see that it runs and can be reached from here before the cutover: without it no producer is brought to \
+             stand still; whether it does what it is asked shows at the cutover only",
+        );
     }
     for missing in &facts.missing_rights {
         found.blocker("B31", missing.side, missing.problem(), missing.remedy());
@@ -627,6 +638,7 @@ mod tests {
                 target: Err(unread(Side::Target, "")),
                 plan: None,
                 segments_problem: None,
+                freeze_problem: None,
                 evidence_problem: None,
                 old_format: BTreeMap::new(),
                 unread: BTreeMap::new(),
@@ -682,11 +694,12 @@ mod tests {
             source: Err(unread(Side::Source, "refused")),
             target: Err(unread(Side::Target, "timeout")),
             segments_problem: Some("full".into()),
+            freeze_problem: Some("reaching the freeze webhook http://ops: nobody listens".into()),
             evidence_problem: Some("read-only".into()),
             ..World::quiet().facts
         });
         let codes: Vec<&str> = found.iter().map(|f| f.code.as_str()).collect();
-        assert_eq!(codes, ["B07", "B08", "B09", "B10"]);
+        assert_eq!(codes, ["B07", "B08", "B09", "B10", "W21"]);
     }
 
     #[test]

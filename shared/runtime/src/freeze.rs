@@ -14,6 +14,13 @@ pub enum Freeze {
 }
 
 impl ProducerFreeze for Freeze {
+    async fn reach(&self) -> Result<(), FreezeError> {
+        match self {
+            Freeze::Webhook(webhook) => webhook.reach().await,
+            Freeze::Terminal(terminal) => terminal.reach().await,
+        }
+    }
+
     async fn freeze(&self, expires_at_unix_ms: i64) -> Result<FreezeAnswer, FreezeError> {
         match self {
             Freeze::Webhook(webhook) => webhook.freeze(expires_at_unix_ms).await,

@@ -24,14 +24,15 @@ use hyper_util::{
 use krossing_core::{
     MigrationId,
     limits::{
-        WEBHOOK_ANSWER_BYTES_MAX, WEBHOOK_ANSWER_WAIT_MAX, WEBHOOK_PAUSE, WEBHOOK_PAUSE_MAX, WEBHOOK_SWITCH_WAIT_MAX,
-        WEBHOOK_TOTAL_WAIT_MAX,
+        CONNECT_WAIT_MAX, WEBHOOK_ANSWER_BYTES_MAX, WEBHOOK_ANSWER_WAIT_MAX, WEBHOOK_PAUSE, WEBHOOK_PAUSE_MAX,
+        WEBHOOK_SWITCH_WAIT_MAX, WEBHOOK_TOTAL_WAIT_MAX,
     },
     ports::{Clock, FreezeAnswer, FreezeError, ProducerFreeze},
 };
 use serde::{Deserialize, Serialize};
 use sha2::Sha256;
 use tokio::time::{Instant, timeout, timeout_at};
+use tower_service::Service;
 
 use crate::clock::SystemClock;
 
@@ -41,6 +42,7 @@ pub struct WebhookFreeze {
     secret: Option<String>,
     migration: MigrationId,
     client: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
+    connector: HttpsConnector<HttpConnector>,
     answer_wait_max: Duration,
     total_wait_max: Duration,
 }
@@ -118,7 +120,8 @@ impl WebhookFreeze {
             url: parsed,
             secret,
             migration,
-            client: Client::builder(TokioExecutor::new()).build(connector),
+            client: Client::builder(TokioExecutor::new()).build(connector.clone()),
+            connector,
             answer_wait_max: WEBHOOK_ANSWER_WAIT_MAX,
             total_wait_max: WEBHOOK_TOTAL_WAIT_MAX,
         })
@@ -190,6 +193,16 @@ impl WebhookFreeze {
 }
 
 impl ProducerFreeze for WebhookFreeze {
+    /// Name, TCP and TLS, and no request: every request means something to whoever acts on it.
+    async fn reach(&self) -> Result<(), FreezeError> {
+        let error =
+            |detail: String| FreezeError { attempt: format!("reaching the freeze webhook {}", self.url), detail };
+        let connected = timeout(CONNECT_WAIT_MAX, self.connector.clone().call(self.url.clone())).await;
+        let seconds = CONNECT_WAIT_MAX.as_secs();
+        let connected = connected.map_err(|_| error(format!("no connection within {seconds} s")))?;
+        connected.map(drop).map_err(|cause| error(chain(cause.as_ref())))
+    }
+
     async fn freeze(&self, expires_at_unix_ms: i64) -> Result<FreezeAnswer, FreezeError> {
         self.order(Action::Freeze, Some(expires_at_unix_ms), &[]).await
     }
@@ -311,6 +324,20 @@ mod tests {
             }
         });
         (url, received)
+    }
+
+    #[tokio::test]
+    async fn reaching_it_asks_for_nothing() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let url = format!("http://{}/freeze", listener.local_addr().expect("it is bound"));
+        webhook(&url, Some("secret")).reach().await.expect("somebody listens");
+        let (mut stream, _) = listener.accept().await.expect("a client came");
+        let mut sent = Vec::new();
+        stream.read_to_end(&mut sent).await.expect("the client went");
+        assert_eq!(sent, b"");
+        drop((listener, stream));
+        let error = webhook(&url, None).reach().await.expect_err("nobody listens").to_string();
+        assert!(error.contains(&url), "{error}");
     }
 
     fn answer(status: &str, body: &str) -> String {

@@ -301,6 +301,10 @@ impl<T: Objects> Objects for Faulty<T> {
 }
 
 impl<T: ProducerFreeze> ProducerFreeze for Faulty<T> {
+    async fn reach(&self) -> Result<(), FreezeError> {
+        call!(self, standstill, reach(), String::new())
+    }
+
     async fn freeze(&self, expires_at_unix_ms: i64) -> Result<FreezeAnswer, FreezeError> {
         call!(self, standstill, freeze(expires_at_unix_ms), String::new())
     }

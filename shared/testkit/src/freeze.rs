@@ -68,6 +68,10 @@ impl FakeFreeze {
 }
 
 impl ProducerFreeze for FakeFreeze {
+    async fn reach(&self) -> Result<(), FreezeError> {
+        Ok(())
+    }
+
     async fn freeze(&self, expires_at_unix_ms: i64) -> Result<FreezeAnswer, FreezeError> {
         self.ask(FreezeCall::Freeze { expires_at_unix_ms })
     }

@@ -346,6 +346,10 @@ impl Groups for SmallCluster {
 pub(crate) struct NobodyFreezes;
 
 impl ProducerFreeze for NobodyFreezes {
+    async fn reach(&self) -> Result<(), FreezeError> {
+        unreachable!()
+    }
+
     async fn freeze(&self, _: i64) -> Result<FreezeAnswer, FreezeError> {
         unreachable!()
     }
