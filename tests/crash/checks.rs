@@ -11,9 +11,9 @@ use std::{
 
 use krossing_core::{
     GroupId, LaneId, Offset, SourceOffset, TargetOffset, TopicPartition,
-    cutover::MarkerKind,
+    cutover::{CutoverReport, MarkerKind, cutover_report_key, is_sentinel_record},
     journal::{EntryKind, Journal},
-    ports::{Inventory, Ledger},
+    ports::{Inventory, Ledger, Objects},
     transition::State,
 };
 use krossing_replication::load_map;
@@ -126,10 +126,19 @@ impl Watch {
             let lane = world.ledger.lane_progress(LaneId(lane)).await.map_err(|error| error.to_string())?;
             progress.extend(lane.into_iter().map(|progress| (progress.partition.clone(), progress)));
         }
+        let id = "m".parse().expect("a valid id");
+        let report = world.evidence.get(&cutover_report_key(&id)).await.map_err(|error| error.to_string())?;
+        let report: CutoverReport = serde_json::from_slice(&report.ok_or("there is no report of the cutover")?)
+            .map_err(|error| error.to_string())?;
+        let closed_from = report.closed_from();
         let mut pairings = BTreeMap::new();
         for at in world.source.partitions() {
             let boundary = *boundaries.get(&at).ok_or_else(|| format!("{at} has no boundary"))?;
-            let (ever, surviving) = (world.source.ever_visible(&at), world.source.visible_records(&at));
+            let (mut ever, mut surviving) = (world.source.ever_visible(&at), world.source.visible_records(&at));
+            for records in [&mut ever, &mut surviving] {
+                // A marker of a cutover that was taken back may arrive behind the one that closed the partition.
+                records.retain(|record| record.offset < closed_from[&at].0 || !is_sentinel_record(record, &id));
+            }
             let mut target = world.target.visible_records(&at);
             target.retain(|record| record.offset < boundary);
             let pairing = model::pair(&ever, &surviving, &target).map_err(|wrong| format!("{at}: {wrong}"))?;

@@ -176,9 +176,10 @@ impl Operator<'_> {
     fn faults(&self, mut decide: Decide) -> Faults {
         let (watch, mut stood_still) = (self.watch.clone(), false);
         Faults::deciding(move |call| {
-            // A lease is looked at once more where the bytes go out, behind this: what one that stood still has achieved
-            // is looked for in the logs.
-            if !(stood_still && call.name == "target.produce") {
+            // A lease is looked at once more where the bytes go out, and a coordinator refuses an older epoch, both behind
+            // this: what one that stood still has achieved is looked for in the logs.
+            let judged_there = ["target.produce", "target.mark", "target.open_producer"].contains(&&*call.name);
+            if !(stood_still && judged_there) {
                 watch.before(call);
             }
             let fault = decide(call);
