@@ -758,7 +758,7 @@ fn pairs(lines: &str) -> BTreeMap<String, String> {
 }
 
 /// Ports that nobody listens on, below 32768 where Linux begins to number outgoing connections.
-fn free_ports(count: usize) -> Result<Vec<u16>> {
+pub(crate) fn free_ports(count: usize) -> Result<Vec<u16>> {
     let mut held = Vec::new();
     for _ in 0..100 * count {
         if held.len() == count {

@@ -7,6 +7,7 @@
 //! are a lab's own, so labs run side by side; nothing waits for a length of time where a condition can be awaited.
 //! It speaks to brokers through librdkafka and Kafka's own tools, never through the client under test.
 
+pub mod aws;
 pub mod certificates;
 pub mod cluster;
 pub mod compare;
@@ -29,6 +30,7 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 
+pub use aws::AwsServers;
 pub use certificates::Certificates;
 pub use cluster::{Cluster, ClusterSpec, Listener, Security, User, Version};
 pub use freeze::{FreezeWebhook, Misbehaviour};

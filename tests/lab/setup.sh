@@ -63,3 +63,34 @@ for version in 3.9.1 4.1.1 ${KROSSING_LONG:+2.6.3 3.6.2}; do
   rm -rf "$jars"
   mv "$fresh" "$jars"
 done
+
+# --- Stand-ins for AWS -----------------------------------------------------------------------------------------------
+
+dynamodb=2.6.1
+jars=$lab/dynamodb-$dynamodb
+wanted=$(cksum <"$here/dynamodb/pom.xml")
+if [ "$(cat "$jars/pom.cksum" 2>/dev/null)" != "$wanted" ]; then
+  echo "setup: fetching DynamoDB Local $dynamodb with Maven into .lab/dynamodb-$dynamodb"
+  fresh=$lab/fetching-dynamodb-$$
+  mkdir -p "$fresh"
+  mvn -q -B -ntp -Dstyle.color=never -f "$here/dynamodb/pom.xml" dependency:copy-dependencies \
+    -DincludeScope=runtime -DoutputDirectory="$fresh"
+  printf '%s\n' "$wanted" >"$fresh/pom.cksum"
+  rm -rf "$jars"
+  mv "$fresh" "$jars"
+fi
+
+versitygw=1.8.0
+folder=$lab/versitygw-$versitygw
+if [ ! -x "$folder/versitygw" ]; then
+  # Where Go's own installer puts it; not everybody has that on the path.
+  go=$(command -v go || true)
+  [ -n "$go" ] || { [ -x /usr/local/go/bin/go ] && go=/usr/local/go/bin/go; } ||
+    complain "go is missing: install Go 1.25 or later from https://go.dev/dl (the S3 server of the tests is built with it)"
+  echo "setup: building the S3 server versitygw $versitygw with Go into .lab/versitygw-$versitygw (some 3 minutes)"
+  fresh=$lab/fetching-versitygw-$$
+  mkdir -p "$fresh"
+  GOBIN="$fresh" "$go" install "github.com/versity/versitygw/cmd/versitygw@v$versitygw"
+  rm -rf "$folder"
+  mv "$fresh" "$folder"
+fi

@@ -248,6 +248,72 @@ pub const LOCAL_LOCK_WAIT_MAX: Duration = Duration::from_secs(5);
 /// saves that rewrite the file come more often.
 pub const LOCAL_PROGRESS_FILE_BYTES_MAX: u64 = 4 * 1024 * 1024;
 
+/// Bytes of content in one item of the ledger's table: DynamoDB ends items at 400 KB (409,600 bytes), names and keys
+/// included; a key has at most 1,024 + 2,048 bytes. Larger content is cut into parts.
+pub const LEDGER_ITEM_BYTES_MAX: usize = 384 * 1024;
+
+/// Bytes of one document, journal line or save in the table, as stored: 43 parts. Larger: a write takes seconds, for a
+/// table gives one partition key 1,000 writes of 1 KB a second, and [`LEDGER_CALL_WAIT_MAX`] is not enough.
+pub const LEDGER_CONTENT_BYTES_MAX: usize = 16 * 1024 * 1024;
+
+/// Bytes that a save of a lane may unpack to: 1,000 partitions of 250 KB.
+pub const LEDGER_SAVE_UNPACKED_BYTES_MAX: usize = 256 * 1024 * 1024;
+
+/// Parts written, read or deleted at the same time.
+pub const LEDGER_PARTS_IN_FLIGHT: usize = 8;
+
+/// Saves that a lane's head names before they are folded into one. Larger: a start reads more items. Smaller: all of
+/// the lane is written more often.
+pub const LEDGER_SAVES_MAX: usize = 64;
+
+/// Bytes of saves beside the first before they are folded, where that is not more than the first itself.
+pub const LEDGER_SAVES_BYTES_MAX: u64 = 4 * 1024 * 1024;
+
+/// How often a read or a write of the ledger begins again because somebody else wrote meanwhile.
+pub const LEDGER_TRIES_MAX: usize = 10;
+
+/// How long one request to DynamoDB may take before it is sent again: answers come within 10 ms; the rest is failure.
+pub const LEDGER_ATTEMPT_WAIT_MAX: Duration = Duration::from_secs(2);
+
+/// How long one request to DynamoDB may take with all its repeats. Longer: a lease runs out while its renewal waits.
+pub const LEDGER_OPERATION_WAIT_MAX: Duration = Duration::from_secs(8);
+
+/// How long a whole call of the ledger may take: large content is many requests.
+pub const LEDGER_CALL_WAIT_MAX: Duration = Duration::from_secs(60);
+
+/// How often a request to AWS is sent in all, where it was throttled or not answered.
+pub const AWS_ATTEMPTS_MAX: u32 = 5;
+
+/// Pause before a request to AWS is sent again; doubled each time (and drawn by lot) up to [`AWS_PAUSE_MAX`].
+pub const AWS_PAUSE: Duration = Duration::from_millis(50);
+/// See [`AWS_PAUSE`].
+pub const AWS_PAUSE_MAX: Duration = Duration::from_secs(2);
+
+/// How long reaching AWS may take: name, TCP and TLS.
+pub const AWS_CONNECT_WAIT_MAX: Duration = Duration::from_secs(2);
+
+/// Bytes of one part of an object, and of one request that reads: S3 takes 5 MiB and more, and 10,000 parts. Smaller:
+/// requests cost more than bytes. Larger: memory, times [`OBJECT_PARTS_IN_FLIGHT`].
+pub const OBJECT_PART_BYTES: usize = 8 * 1024 * 1024;
+
+/// Parts of one object on their way at the same time: S3 gives some 85 MB/s a connection.
+pub const OBJECT_PARTS_IN_FLIGHT: usize = 4;
+
+/// How long one request to S3 may take before it is sent again: a part at 0.5 MB/s.
+pub const OBJECT_ATTEMPT_WAIT_MAX: Duration = Duration::from_secs(20);
+
+/// How long one request to S3 may take with all its repeats.
+pub const OBJECT_OPERATION_WAIT_MAX: Duration = Duration::from_secs(60);
+
+/// How long a whole call of the object store may take: an object of a gigabyte at 2 MB/s.
+pub const OBJECT_CALL_WAIT_MAX: Duration = Duration::from_secs(600);
+
+/// How often the body of an answer is asked for again after it broke off.
+pub const OBJECT_BODY_TRIES_MAX: u32 = 3;
+
+const _: () = assert!(LEDGER_OPERATION_WAIT_MAX.as_millis() < LEASE.as_millis());
+const _: () = assert!(LEDGER_ITEM_BYTES_MAX + 3_072 + 1_024 < 400 * 1_024);
+const _: () = assert!(OBJECT_PART_BYTES >= 5 * 1024 * 1024);
 const _: () = assert!(LOCAL_LOCK_WAIT_MAX.as_millis() < LEASE.as_millis());
 const _: () = assert!(LANE_PARTITIONS_MAX * 249 <= MARK_NAME_BYTES_MAX);
 const _: () = assert!(PACK_BELOW_PLAIN_BYTES < PACKED_BATCH_BYTES_MAX);

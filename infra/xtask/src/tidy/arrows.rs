@@ -85,6 +85,12 @@ const LAYERS: &[Layer] = &[
         why: "an adapter serves one capability and knows no other",
     },
     Layer {
+        folder: "shared/aws",
+        may_use: &["krossing-core"],
+        must_not: &["rdkafka", "kafka-protocol", "reqwest"],
+        why: "an adapter serves one capability and knows no other",
+    },
+    Layer {
         folder: "functions/cli",
         may_use: &["krossing-core", "krossing-replication", "krossing-runtime", PHASES],
         must_not: CLIENTS,

@@ -1,0 +1,74 @@
+//! What every client of AWS is made of: region, credentials, timeouts, retries.
+//!
+//! Region, credentials and endpoints come from where the SDK looks for them (environment, profile, web identity, ECS,
+//! EC2; `AWS_ENDPOINT_URL` and its kin). Sign-in through a browser (SSO) is left out: it costs two more SDKs, and a
+//! profile's `credential_process` does the same.
+
+use aws_config::{
+    BehaviorVersion, Region, SdkConfig, retry::RetryConfig, stalled_stream_protection::StalledStreamProtectionConfig,
+    timeout::TimeoutConfig,
+};
+use krossing_core::limits::{
+    AWS_ATTEMPTS_MAX, AWS_CONNECT_WAIT_MAX, AWS_PAUSE, AWS_PAUSE_MAX, LEDGER_ATTEMPT_WAIT_MAX,
+    LEDGER_OPERATION_WAIT_MAX, OBJECT_ATTEMPT_WAIT_MAX, OBJECT_OPERATION_WAIT_MAX,
+};
+
+/// Who we are on AWS, and where: clients are made of it.
+#[derive(Debug, Clone)]
+pub struct Aws {
+    sdk: SdkConfig,
+}
+
+impl Aws {
+    /// Asks the SDK's usual places; a region that is given here goes before theirs.
+    pub async fn load(region: Option<&str>) -> Self {
+        let mut loader = aws_config::defaults(BehaviorVersion::latest());
+        if let Some(region) = region {
+            loader = loader.region(Region::new(region.to_owned()));
+        }
+        Self::of(loader.load().await)
+    }
+
+    /// With a configuration made elsewhere: other credentials, another endpoint.
+    pub fn of(sdk: SdkConfig) -> Self {
+        Self { sdk }
+    }
+
+    /// The region, for messages.
+    pub(crate) fn region(&self) -> String {
+        self.sdk.region().map_or_else(|| "no region".to_owned(), ToString::to_string)
+    }
+
+    pub(crate) fn dynamodb(&self) -> aws_sdk_dynamodb::Client {
+        let timeouts = TimeoutConfig::builder()
+            .connect_timeout(AWS_CONNECT_WAIT_MAX)
+            .operation_attempt_timeout(LEDGER_ATTEMPT_WAIT_MAX)
+            .operation_timeout(LEDGER_OPERATION_WAIT_MAX)
+            .build();
+        let config =
+            aws_sdk_dynamodb::config::Builder::from(&self.sdk).timeout_config(timeouts).retry_config(retries());
+        aws_sdk_dynamodb::Client::from_conf(config.build())
+    }
+
+    pub(crate) fn s3(&self, path_style: bool) -> aws_sdk_s3::Client {
+        let timeouts = TimeoutConfig::builder()
+            .connect_timeout(AWS_CONNECT_WAIT_MAX)
+            .operation_attempt_timeout(OBJECT_ATTEMPT_WAIT_MAX)
+            .operation_timeout(OBJECT_OPERATION_WAIT_MAX)
+            .build();
+        let config = aws_sdk_s3::config::Builder::from(&self.sdk)
+            .timeout_config(timeouts)
+            .retry_config(retries())
+            .force_path_style(path_style)
+            // Bodies that stop arriving: the operation's timeout ends with the answer's head.
+            .stalled_stream_protection(StalledStreamProtectionConfig::enabled().build());
+        aws_sdk_s3::Client::from_conf(config.build())
+    }
+}
+
+fn retries() -> RetryConfig {
+    RetryConfig::standard()
+        .with_max_attempts(AWS_ATTEMPTS_MAX)
+        .with_initial_backoff(AWS_PAUSE)
+        .with_max_backoff(AWS_PAUSE_MAX)
+}

@@ -1,0 +1,247 @@
+//! What an answer of AWS that is not the wanted one means: a table from codes to [`StoreError`]s.
+//!
+//! Every message names the table or bucket with its region, says what AWS said, and where somebody must act, what to
+//! do. Conditions that do not hold are not failures: whoever set one looks for it first.
+
+use std::{error::Error, fmt, future::Future, sync::Arc, time::Duration};
+
+use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
+use krossing_core::ports::{StoreError, StoreResult};
+
+/// What was asked: named in every message.
+#[derive(Debug, Clone)]
+pub(crate) enum Place {
+    /// A table of DynamoDB.
+    Table {
+        /// Its name.
+        name: Arc<str>,
+        /// Where it was looked for.
+        region: Arc<str>,
+    },
+    /// A bucket of S3.
+    Bucket {
+        /// Its name.
+        name: Arc<str>,
+        /// Where it was looked for.
+        region: Arc<str>,
+    },
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Place::Table { name, region } => write!(f, "table {name} in {region}"),
+            Place::Bucket { name, region } => write!(f, "bucket {name} in {region}"),
+        }
+    }
+}
+
+/// What can be meant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Meaning {
+    /// The next try may succeed.
+    Passing,
+    /// There is no such table or bucket.
+    NotThere,
+    /// It is in another region.
+    ElsewhereRegion,
+    /// The role lacks a right.
+    NotAllowed,
+    /// AWS does not know, or does not believe, who asks.
+    NotKnown,
+    /// We have no credentials, or no region, to ask with.
+    NotConfigured,
+    /// Any other no.
+    Definite,
+}
+
+/// An error of the SDK, as an error of the port.
+pub(crate) fn failed<E>(attempt: &str, place: &Place, error: &SdkError<E>) -> StoreError
+where
+    E: ProvideErrorMetadata + Error + 'static,
+{
+    let said = said(error);
+    let meaning = match error {
+        SdkError::TimeoutError(_) | SdkError::ResponseError(_) => Meaning::Passing,
+        SdkError::ServiceError(service) => of_answer(error.code(), service.raw().status().as_u16(), place),
+        SdkError::DispatchFailure(_) | SdkError::ConstructionFailure(_) if is_configuration(&said) => {
+            Meaning::NotConfigured
+        }
+        SdkError::DispatchFailure(failure) if !failure.is_user() => Meaning::Passing,
+        _ => Meaning::Definite,
+    };
+    let attempt = attempt.to_owned();
+    match remedy(meaning, place) {
+        _ if meaning == Meaning::Passing => StoreError::Unavailable { attempt, detail: format!("{place}: {said}") },
+        Some(remedy) => StoreError::Refused { attempt, detail: format!("{place}: {said}; {remedy}") },
+        None => StoreError::Refused { attempt, detail: format!("{place}: {said}") },
+    }
+}
+
+fn of_answer(code: Option<&str>, status: u16, place: &Place) -> Meaning {
+    match code.unwrap_or_default() {
+        "ProvisionedThroughputExceededException"
+        | "ThrottlingException"
+        | "Throttling"
+        | "RequestLimitExceeded"
+        | "LimitExceededException"
+        | "TooManyRequestsException"
+        | "TransactionConflictException"
+        | "TransactionInProgressException"
+        | "InternalServerError"
+        | "InternalError"
+        | "ServiceUnavailable"
+        | "SlowDown"
+        | "RequestTimeout"
+        | "OperationAborted"
+        | "ConditionalRequestConflict" => Meaning::Passing,
+        "ResourceNotFoundException" | "NoSuchBucket" => Meaning::NotThere,
+        "PermanentRedirect"
+        | "TemporaryRedirect"
+        | "AuthorizationHeaderMalformed"
+        | "IllegalLocationConstraintException" => Meaning::ElsewhereRegion,
+        "UnrecognizedClientException"
+        | "InvalidAccessKeyId"
+        | "InvalidClientTokenId"
+        | "SignatureDoesNotMatch"
+        | "InvalidSignatureException"
+        | "IncompleteSignature"
+        | "MissingAuthenticationToken"
+        | "ExpiredToken"
+        | "ExpiredTokenException"
+        | "InvalidToken"
+        | "RequestExpired"
+        | "RequestTimeTooSkewed" => Meaning::NotKnown,
+        "AccessDenied" | "AccessDeniedException" | "AllAccessDisabled" => Meaning::NotAllowed,
+        // Answers to HEAD have no body, and so no code.
+        _ => match status {
+            301 | 307 => Meaning::ElsewhereRegion,
+            403 => Meaning::NotAllowed,
+            404 if matches!(place, Place::Bucket { .. }) => Meaning::NotThere,
+            408 | 429 | 500.. => Meaning::Passing,
+            _ => Meaning::Definite,
+        },
+    }
+}
+
+/// No credentials and no region are errors of the SDK's own making, known by their words only.
+fn is_configuration(said: &str) -> bool {
+    let said = said.to_lowercase();
+    ["credential", "missing region", "region must be set"].iter().any(|words| said.contains(words))
+}
+
+fn remedy(meaning: Meaning, place: &Place) -> Option<&'static str> {
+    let table = matches!(place, Place::Table { .. });
+    match meaning {
+        Meaning::Passing | Meaning::Definite => None,
+        Meaning::NotThere => Some("deploy what makes it, or correct its name or the region"),
+        Meaning::ElsewhereRegion => Some("it lies in another region: correct the region"),
+        Meaning::NotAllowed if table => Some(
+            "give the role of this process dynamodb:GetItem, PutItem, Query and DeleteItem on it, and the rights on its \
+             key where it has one",
+        ),
+        Meaning::NotAllowed => Some(
+            "give the role of this process s3:ListBucket on it and s3:GetObject, PutObject and AbortMultipartUpload on \
+             what is in it; with Object Lock s3:GetBucketObjectLockConfiguration and PutObjectRetention; with a KMS \
+             key kms:GenerateDataKey and Decrypt",
+        ),
+        Meaning::NotKnown => Some("AWS does not accept this process's credentials: renew them, and look at its clock"),
+        Meaning::NotConfigured => {
+            Some("give this process a region (AWS_REGION) and credentials (a role, a profile, or AWS_ACCESS_KEY_ID)")
+        }
+    }
+}
+
+/// What AWS said, or what went wrong on the way, in one line.
+fn said<E: ProvideErrorMetadata + Error + 'static>(error: &SdkError<E>) -> String {
+    if let SdkError::ServiceError(service) = error {
+        let status = service.raw().status().as_u16();
+        return match (error.code(), error.message()) {
+            (Some(code), Some(message)) => format!("{code} ({status}): {message}"),
+            (Some(code), None) => format!("{code} ({status})"),
+            (None, _) => format!("HTTP status {status}"),
+        };
+    }
+    let mut said = error.to_string();
+    let mut cause = error.source();
+    while let Some(inner) = cause {
+        let text = inner.to_string();
+        if !said.contains(&text) {
+            said = format!("{said}: {text}");
+        }
+        cause = inner.source();
+    }
+    said
+}
+
+/// Ends a call that takes longer than it may.
+pub(crate) async fn within<T>(
+    attempt: &str,
+    place: &Place,
+    wait_max: Duration,
+    call: impl Future<Output = StoreResult<T>>,
+) -> StoreResult<T> {
+    tokio::time::timeout(wait_max, call).await.unwrap_or_else(|_| {
+        let detail = format!("{place}: not done within {} s", wait_max.as_secs());
+        Err(StoreError::Unavailable { attempt: attempt.to_owned(), detail })
+    })
+}
+
+/// Content that we do not store, or stored content that we do not understand.
+pub(crate) fn damaged(attempt: &str, place: &Place, what: impl fmt::Display) -> StoreError {
+    let detail = format!("{place}: {what}; restore it from a backup");
+    StoreError::Damaged { attempt: attempt.to_owned(), detail }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn table() -> Place {
+        Place::Table { name: "krossing".into(), region: "eu-west-1".into() }
+    }
+
+    fn bucket() -> Place {
+        Place::Bucket { name: "segments".into(), region: "eu-west-1".into() }
+    }
+
+    fn check(place: &Place, code: &str, status: u16, expected: Meaning) {
+        let code = (!code.is_empty()).then_some(code);
+        assert_eq!(of_answer(code, status, place), expected, "{place}: {code:?} {status}");
+    }
+
+    #[test]
+    fn what_passes_with_time_is_told_from_what_does_not() {
+        check(&table(), "ProvisionedThroughputExceededException", 400, Meaning::Passing);
+        check(&table(), "ThrottlingException", 400, Meaning::Passing);
+        check(&table(), "InternalServerError", 500, Meaning::Passing);
+        check(&table(), "", 503, Meaning::Passing);
+        check(&bucket(), "SlowDown", 503, Meaning::Passing);
+        check(&bucket(), "NeverHeardOf", 500, Meaning::Passing);
+        check(&bucket(), "NeverHeardOf", 400, Meaning::Definite);
+        check(&table(), "ValidationException", 400, Meaning::Definite);
+    }
+
+    #[test]
+    fn what_somebody_must_change_is_named() {
+        check(&table(), "ResourceNotFoundException", 400, Meaning::NotThere);
+        check(&bucket(), "NoSuchBucket", 404, Meaning::NotThere);
+        check(&bucket(), "", 404, Meaning::NotThere);
+        check(&bucket(), "PermanentRedirect", 301, Meaning::ElsewhereRegion);
+        check(&bucket(), "", 301, Meaning::ElsewhereRegion);
+        check(&bucket(), "AuthorizationHeaderMalformed", 400, Meaning::ElsewhereRegion);
+        check(&table(), "AccessDeniedException", 400, Meaning::NotAllowed);
+        check(&bucket(), "", 403, Meaning::NotAllowed);
+        check(&bucket(), "InvalidAccessKeyId", 403, Meaning::NotKnown);
+        check(&table(), "ExpiredTokenException", 400, Meaning::NotKnown);
+    }
+
+    #[test]
+    fn every_meaning_that_needs_somebody_says_what_to_do() {
+        for meaning in [Meaning::NotThere, Meaning::ElsewhereRegion, Meaning::NotAllowed, Meaning::NotKnown] {
+            for place in [table(), bucket()] {
+                assert!(remedy(meaning, &place).is_some(), "{meaning:?} {place}");
+            }
+        }
+    }
+}
