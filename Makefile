@@ -1,13 +1,17 @@
 # The commands of the repository. Each installs what it needs (system packages, Kafka's jars) and says so.
 
-.PHONY: setup check test demo
+.PHONY: setup setup-kafka check test demo
 
 # Rust, Java with Maven, Python and make are expected; the rest is brought by this.
 setup:
 	@bash tests/lab/setup.sh
 
+# Without the stand-ins for AWS, which only tests use, and Go, which one of them is built with.
+setup-kafka:
+	@bash tests/lab/setup.sh kafka
+
 # Format, lints, documentation and the repository's own rules.
-check: setup
+check: setup-kafka
 	cargo xtask check
 
 # Checks, unit tests, then real clusters. Prints the seconds of each stage.
@@ -15,6 +19,6 @@ test: setup
 	cargo xtask test
 
 # A real migration between two real clusters, told as it happens.
-demo: setup
+demo: setup-kafka
 	cargo build --workspace --bins
 	@"$${CARGO_TARGET_DIR:-target}/debug/demo"

@@ -14,7 +14,10 @@ use bytes::Bytes;
 use krossing_aws::{Aws, DynamoLedger, ITEM_KEY, SCOPE_KEY};
 use krossing_core::{
     Generation, LaneId, MigrationId, SourceOffset, TargetOffset, TopicPartition,
-    limits::{LANE_PARTITIONS_MAX, LEDGER_CONTENT_BYTES_MAX, LEDGER_OPERATION_WAIT_MAX, LEDGER_SAVES_MAX},
+    limits::{
+        LANE_PARTITIONS_MAX, LEDGER_CONTENT_BYTES_MAX, LEDGER_ITEM_BYTES_MAX, LEDGER_OPERATION_WAIT_MAX,
+        LEDGER_SAVES_MAX,
+    },
     ports::{Ledger, StoreError},
     progress::{PartitionProgress, Run},
 };
@@ -125,6 +128,10 @@ fn what_is_large_is_kept_whole() {
         ensure!(ledger.journal().await?.pop() == Some(long));
 
         let random = |bytes: usize| Bytes::from((0..bytes).map(|_| rand::random()).collect::<Vec<u8>>());
+        // The largest content that stands in its head, under a long name.
+        let (name, edge) = ("n".repeat(1_900), random(LEDGER_ITEM_BYTES_MAX));
+        ledger.put_document(&name, None, edge.clone()).await?;
+        ensure!(ledger.document(&name).await? == Some((1, edge)));
         let first = random(2 * 1024 * 1024);
         let version = ledger.put_document("large", None, first.clone()).await?;
         ensure!(ledger.document("large").await? == Some((version, first)));

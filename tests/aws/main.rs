@@ -8,8 +8,14 @@ mod objects;
 
 use anyhow::Result;
 use aws_config::{BehaviorVersion, Region, SdkConfig};
-use aws_sdk_s3::config::Credentials;
-use krossing_core::{MigrationId, ports::StoreError};
+use aws_credential_types::provider::{ProvideCredentials, error::CredentialsError, future};
+use aws_sdk_s3::config::{Credentials, SharedCredentialsProvider};
+use krossing_aws::{Aws, BucketOptions, DynamoLedger, Retention, S3Objects};
+use krossing_core::{
+    MigrationId,
+    ports::{Ledger as _, Objects as _, StoreError},
+};
+use krossing_runtime::SystemClock;
 use lab::aws::{AccessKey, REGION};
 
 /// What clients of a server on a port of the loopback are made of.
@@ -43,5 +49,42 @@ fn unavailable<T: std::fmt::Debug>(answer: Result<T, StoreError>, names: &[&str]
     assert!(matches!(error, StoreError::Unavailable { .. }), "{error}");
     for name in names {
         assert!(error.to_string().contains(name), "{name:?} is missing: {error}");
+    }
+}
+
+/// What the SDK's chain says on a machine without any.
+#[derive(Debug)]
+struct NoCredentials;
+
+impl ProvideCredentials for NoCredentials {
+    fn provide_credentials<'a>(&'a self) -> future::ProvideCredentials<'a>
+    where
+        Self: 'a,
+    {
+        future::ProvideCredentials::ready(Err(CredentialsError::not_loaded(
+            "no providers in chain provided credentials",
+        )))
+    }
+}
+
+#[tokio::test]
+async fn without_credentials_or_region_it_is_said_what_is_missing() {
+    let no_region = || {
+        let config = SdkConfig::builder().behavior_version(BehaviorVersion::latest());
+        config.credentials_provider(SharedCredentialsProvider::new(NoCredentials))
+    };
+    for config in [no_region(), no_region().region(Region::new(REGION))] {
+        let aws = Aws::of(config.build());
+        let ledger = DynamoLedger::new(&aws, "krossing", &fresh_migration());
+        refused_naming(ledger.journal().await, &["krossing", "AWS_REGION", "credentials"]);
+        let options = BucketOptions {
+            bucket: "segments".to_owned(),
+            prefix: String::new(),
+            kms_key: None,
+            path_style: false,
+            retention: Retention::None,
+        };
+        let objects = S3Objects::new(&aws, options, SystemClock);
+        refused_naming(objects.get("a").await, &["segments", "AWS_REGION", "credentials"]);
     }
 }

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Makes this machine ready for `make demo` and `make test`: checks the tools, installs the system packages that
-# librdkafka is built with, and fetches the Kafka brokers that the lab starts. Safe to run again: it does nothing, in a
-# moment, when all is there. Packages are installed only as root or where sudo asks for no password; else the line to
-# run is printed and the exit code is 1.
+# librdkafka is built with, and fetches the Kafka brokers and, unless it is called with `kafka`, the stand-ins for AWS
+# that the lab starts. Safe to run again: it does nothing, in a moment, when all is there. Packages are installed only as
+# root or where sudo asks for no password; else the line to run is printed and the exit code is 1.
 set -euo pipefail
 
 here=$(cd "$(dirname "$0")" && pwd)
@@ -65,6 +65,8 @@ for version in 3.9.1 4.1.1 ${KROSSING_LONG:+2.6.3 3.6.2}; do
 done
 
 # --- Stand-ins for AWS -----------------------------------------------------------------------------------------------
+
+[ "${1:-}" = kafka ] && exit 0
 
 dynamodb=2.6.1
 jars=$lab/dynamodb-$dynamodb
