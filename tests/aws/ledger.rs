@@ -30,10 +30,10 @@ use crate::{
     refused_naming, sdk, unavailable,
 };
 
-const TABLE: &str = "krossing";
+pub(crate) const TABLE: &str = "krossing";
 const SECOND: Duration = Duration::from_secs(1);
 
-async fn make_table(servers: &AwsServers) -> Result<aws_sdk_dynamodb::Client> {
+pub(crate) async fn make_table(servers: &AwsServers) -> Result<aws_sdk_dynamodb::Client> {
     let client = aws_sdk_dynamodb::Client::new(&sdk(servers.dynamodb_port(), servers.owner()).await);
     let key = |name, kind| KeySchemaElement::builder().attribute_name(name).key_type(kind).build();
     let text =

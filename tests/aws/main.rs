@@ -4,6 +4,7 @@
 
 mod front;
 mod ledger;
+mod migration;
 mod objects;
 
 use anyhow::Result;

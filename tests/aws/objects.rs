@@ -27,11 +27,11 @@ use crate::{
     refused_naming, sdk, unavailable,
 };
 
-const BUCKET: &str = "segments";
-const LOCKED: &str = "evidence";
+pub(crate) const BUCKET: &str = "segments";
+pub(crate) const LOCKED: &str = "evidence";
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
-async fn make_buckets(servers: &AwsServers) -> Result<Client> {
+pub(crate) async fn make_buckets(servers: &AwsServers) -> Result<Client> {
     let config = sdk(servers.s3_port(), servers.owner()).await;
     let client = Client::from_conf(aws_sdk_s3::config::Builder::from(&config).force_path_style(true).build());
     client.create_bucket().bucket(BUCKET).send().await?;

@@ -297,7 +297,7 @@ pub(crate) async fn process(scene: Scene, command: Command, faults: Faults, numb
     match command {
         Command::Execute => {
             let mut planned = match drive.journal.standing() {
-                Position::Unborn => drive.begin(|| Ok(())).await?,
+                Position::Unborn => drive.begin(async || Ok(())).await?,
                 _ => drive.planned().await?,
             };
             drive.caught_up(&mut planned).await?.stop().await?;

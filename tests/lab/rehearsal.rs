@@ -128,6 +128,8 @@ pub struct Migration {
     pub id: String,
     /// The folder of configuration, segments and evidence.
     pub folder: PathBuf,
+    /// More variables of the environment that the command runs in.
+    pub env: Vec<(&'static str, String)>,
 }
 
 /// What a command did.
@@ -248,7 +250,7 @@ impl Migration {
     /// Writes the configuration of a migration in `folder`.
     pub fn configure(id: &str, folder: PathBuf, config: &str) -> Result<Self> {
         std::fs::create_dir_all(&folder)?;
-        let it = Self { id: id.to_owned(), folder };
+        let it = Self { id: id.to_owned(), folder, env: Vec::new() };
         std::fs::write(it.config_file(), config.replace("{folder}", &it.folder.to_string_lossy()))?;
         Ok(it)
     }
@@ -274,6 +276,7 @@ impl Migration {
         let mut command = Command::new(command_file()?);
         command.arg(name).arg("--config").arg(self.config_file()).args(more);
         command.env("LAB_PASSWORD", KROSSING.password).env("RUST_BACKTRACE", "1");
+        command.envs(self.env.iter().map(|(name, value)| (name, value)));
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
         Ok(command)
     }

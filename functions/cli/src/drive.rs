@@ -125,13 +125,13 @@ impl<P: Ports> Drive<P> {
     }
 
     /// Plans and checks; then, and only then, locks, stores the plan and begins the journal.
-    pub async fn begin(&mut self, lock: impl FnOnce() -> anyhow::Result<()>) -> anyhow::Result<Planned> {
+    pub async fn begin(&mut self, lock: impl AsyncFnOnce() -> anyhow::Result<()>) -> anyhow::Result<Planned> {
         let checked = krossing_precheck::run(&self.migration, None).await?;
         phases::show_findings(self.voice, &checked.findings)?;
         let plan = checked.plan.context("both clusters were read, so that there is a plan")?;
         // A key that cannot be used is better known now than when everything is done.
         self.migration.signer.key_id().await.context("evidence could not be signed")?;
-        lock()?;
+        lock().await?;
         krossing_plan::store(&self.migration, &mut self.journal, &plan).await?;
         self.show_entries();
         self.enter(State::Precheck, "", json!({})).await?;

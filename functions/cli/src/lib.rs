@@ -13,6 +13,7 @@ mod arguments;
 mod commands;
 pub mod drive;
 mod hand_over;
+mod lock;
 mod phases;
 mod progress;
 mod runbook;

@@ -7,7 +7,7 @@ use krossing_core::{
     plan::MigrationPlan,
 };
 
-use crate::show;
+use crate::{commands::finalize::check_it, show};
 
 /// The runbook, in Markdown.
 pub(crate) fn runbook(plan: &MigrationPlan, config: &Path, settings: &Config) -> String {
@@ -86,10 +86,9 @@ pub(crate) fn runbook(plan: &MigrationPlan, config: &Path, settings: &Config) ->
     text.push_str(&command("stragglers"));
     text.push_str(&command("cutover-ack"));
     text.push_str(&command("finalize"));
-    let folder = settings.evidence.directory.display();
     text.push_str("\n## 5. For the auditors\n\nThe key id is what `finalize` prints.\n\n");
-    text.push_str(&format!(
-        "    krossing evidence verify {folder}/{id}/evidence.json --key-id KEY_ID --objects {folder}\n"
-    ));
+    for (_, command) in check_it(&settings.evidence.place, id, "KEY_ID") {
+        text.push_str(&format!("    {command}\n"));
+    }
     text
 }

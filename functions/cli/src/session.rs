@@ -3,55 +3,52 @@
 //! Invariants: whoever writes the journal holds the lock beside it; a command that the state does not allow touches
 //! nothing.
 
-use std::{
-    fs::{File, TryLockError},
-    path::{Path, PathBuf},
-    sync::Arc,
-    time::Duration,
-};
+use std::{path::Path, sync::Arc, time::Duration};
 
 use anyhow::{Context, bail};
 use krossing_core::{
     MigrationId,
-    config::Config,
     journal::{EntryKind, Journal, JournalEntry},
-    ports::Clock,
+    ports::{Clock, Ledger},
     transition::{self, State},
 };
 use krossing_runtime::{
     Migration,
-    connect::{Local, connect, journal_folder, owner, reach, read_config, remove_if_unused},
+    connect::{LedgerPlace, Real, connect, owner, reach, read_config, remove_if_unused},
 };
 
 use crate::{
     arguments::{Common, Existing},
     drive::{Drive, Planned},
+    lock::CommandLock,
     show::Voice,
 };
 
 /// A migration that this command drives.
 pub(crate) struct Session {
-    pub(crate) drive: Drive<Local>,
+    pub(crate) drive: Drive<Real>,
+    pub(crate) place: LedgerPlace,
     common: Common,
     lock: Option<CommandLock>,
 }
 
 /// The ports of a command that only looks. Leaves no folder behind for a migration that is not begun.
 pub(crate) struct Look {
-    pub(crate) migration: Migration<Local>,
-    folder: PathBuf,
+    pub(crate) migration: Migration<Real>,
+    pub(crate) place: LedgerPlace,
 }
 
 impl Look {
-    pub(crate) fn open(common: &Common, config: Config, id: MigrationId) -> anyhow::Result<Self> {
-        let folder = journal_folder(&config, common.journal_dir.as_deref(), &id);
-        Ok(Self { migration: connect(config, id, common.journal_dir.clone())?, folder })
+    pub(crate) async fn open(common: &Common, id: MigrationId) -> anyhow::Result<Self> {
+        let config = read_config(&common.config)?;
+        let place = LedgerPlace::of(&config, common.journal_dir.as_deref(), &id)?;
+        Ok(Self { migration: connect(config, id, &place).await?, place })
     }
 }
 
 impl Drop for Look {
     fn drop(&mut self) {
-        remove_if_unused(&self.folder);
+        remove_if_unused(&self.place);
     }
 }
 
@@ -60,12 +57,18 @@ impl Session {
     /// failed on the way to `drain_ready`.
     pub(crate) async fn begin(common: &Common, id: MigrationId, again: bool) -> anyhow::Result<Self> {
         let config = read_config(&common.config)?;
-        let folder = journal_folder(&config, common.journal_dir.as_deref(), &id);
+        let place = LedgerPlace::of(&config, common.journal_dir.as_deref(), &id)?;
         // A new migration has no folder before it is begun.
-        let lock = if folder.is_dir() { Some(CommandLock::take(&folder)?) } else { None };
-        let has_begun = folder.join(JOURNAL_FILE).is_file();
-        let command = if again && has_begun { transition::Command::Resume } else { transition::Command::Execute };
-        let session = Self::open(common, config, id, lock, command).await?;
+        let there = place.folder().is_none_or(Path::is_dir);
+        let migration = Arc::new(connect(config, id, &place).await?);
+        let begun = has_begun(&migration).await?;
+        let owner = owner();
+        let lock = match begun || (there && place.folder().is_some()) {
+            true => Some(CommandLock::take(&place, &migration, &owner).await?),
+            false => None,
+        };
+        let command = if again && begun { transition::Command::Resume } else { transition::Command::Execute };
+        let session = Self::open(common, place, migration, owner, lock, command).await?;
         let standing = session.drive.journal.standing();
         if standing.working_state().is_some_and(|state| !state.is_before_cutover()) {
             bail!("the cutover is over: go on with {}", session.next_command(transition::Command::Resume));
@@ -75,48 +78,41 @@ impl Session {
 
     /// A migration that has begun; drives it if `command` is allowed where it stands.
     pub(crate) async fn resume(existing: &Existing, command: transition::Command) -> anyhow::Result<Self> {
-        let (config, id) = (read_config(&existing.common.config)?, existing.migration_id.clone());
-        let folder = journal_folder(&config, existing.common.journal_dir.as_deref(), &id);
-        known(&folder, &id)?;
-        let lock = CommandLock::take(&folder)?;
-        Self::open(&existing.common, config, id, Some(lock), command).await
+        let (place, migration) = begun_before(existing).await?;
+        let owner = owner();
+        let lock = CommandLock::take(&place, &migration, &owner).await?;
+        Self::open(&existing.common, place, migration, owner, Some(lock), command).await
     }
 
     /// A migration that has begun, to be watched while another command may drive it.
     pub(crate) async fn watch(existing: &Existing) -> anyhow::Result<Self> {
-        let (config, id) = (read_config(&existing.common.config)?, existing.migration_id.clone());
-        known(&journal_folder(&config, existing.common.journal_dir.as_deref(), &id), &id)?;
-        Self::open(&existing.common, config, id, None, transition::Command::Status).await
+        let (place, migration) = begun_before(existing).await?;
+        Self::open(&existing.common, place, migration, owner(), None, transition::Command::Status).await
     }
 
     async fn open(
         common: &Common,
-        config: Config,
-        id: MigrationId,
+        place: LedgerPlace,
+        migration: Arc<Migration<Real>>,
+        owner: String,
         lock: Option<CommandLock>,
         command: transition::Command,
     ) -> anyhow::Result<Self> {
-        let begun = journal_folder(&config, common.journal_dir.as_deref(), &id).join(JOURNAL_FILE).is_file();
-        let migration = Arc::new(connect(config, id, common.journal_dir.clone())?);
-        if begun {
+        if has_begun(&migration).await? {
             // Of a new one, precheck says what cannot be reached, with all else that stands in its way.
             reach(&migration).await?;
         }
-        let drive = Drive::open(migration, owner(), Voice::Terminal, command).await?;
-        Ok(Self { drive, common: common.clone(), lock })
+        let drive = Drive::open(migration, owner, Voice::Terminal, command).await?;
+        Ok(Self { drive, place, common: common.clone(), lock })
     }
 
-    /// Where journal, leases and checkpoints are.
-    pub(crate) fn folder(&self) -> PathBuf {
-        journal_folder(&self.drive.migration.config, self.common.journal_dir.as_deref(), &self.drive.migration.id)
-    }
-
-    /// Plans, checks, and begins a migration that had no folder before.
+    /// Plans, checks, and begins a migration that had no journal before.
     pub(crate) async fn begin_new(&mut self) -> anyhow::Result<Planned> {
-        let (folder, lock) = (self.folder(), &mut self.lock);
-        let take = || {
+        let (place, migration, owner) = (self.place.clone(), self.drive.migration.clone(), self.drive.owner.clone());
+        let lock = &mut self.lock;
+        let take = async || {
             if lock.is_none() {
-                *lock = Some(CommandLock::take(&folder)?);
+                *lock = Some(CommandLock::take(&place, &migration, &owner).await?);
             }
             Ok(())
         };
@@ -127,7 +123,7 @@ impl Session {
     pub(crate) async fn when_free(&mut self) -> anyhow::Result<State> {
         while self.lock.is_none() {
             self.drive.migration.clock.sleep(LOCK_LOOK).await;
-            self.lock = CommandLock::take_if_free(&self.folder())?;
+            self.lock = CommandLock::take_if_free(&self.place, &self.drive.migration, &self.drive.owner).await?;
         }
         self.drive.reload().await?;
         self.drive.show_entries();
@@ -182,58 +178,38 @@ pub(crate) fn begun_in(folder: &Path) -> Vec<String> {
     begun
 }
 
-/// Refuses an id that no journal knows, naming those that there are.
-fn known(folder: &Path, id: &MigrationId) -> anyhow::Result<()> {
-    if folder.join(JOURNAL_FILE).is_file() {
-        return Ok(());
+/// Whether the migration has a journal. A folder without one is not read, so that damage in it is told by whoever
+/// reads it next.
+async fn has_begun(migration: &Migration<Real>) -> anyhow::Result<bool> {
+    Ok(!migration.ledger.journal().await.context("could not read the journal")?.is_empty())
+}
+
+/// Connects to a migration that has begun; refuses an id that no journal knows, naming those that there are.
+async fn begun_before(existing: &Existing) -> anyhow::Result<(LedgerPlace, Arc<Migration<Real>>)> {
+    let (config, id) = (read_config(&existing.common.config)?, existing.migration_id.clone());
+    let place = LedgerPlace::of(&config, existing.common.journal_dir.as_deref(), &id)?;
+    if let Some(folder) = place.folder().filter(|folder| !folder.join(JOURNAL_FILE).is_file()) {
+        let parent = folder.parent().unwrap_or(folder);
+        let others = begun_in(parent);
+        let there = if others.is_empty() { "none".to_owned() } else { others.join(", ") };
+        bail!(
+            "there is no migration {id} in {} (there is {there}): check --migration-id and --journal-dir, or begin one \
+             with `krossing execute`",
+            parent.display()
+        )
     }
-    let parent = folder.parent().unwrap_or(folder);
-    let others = begun_in(parent);
-    let there = if others.is_empty() { "none".to_owned() } else { others.join(", ") };
-    bail!(
-        "there is no migration {id} in {} (there is {there}): check --migration-id and --journal-dir, or begin one with \
-         `krossing execute`",
-        parent.display()
-    )
+    let migration = Arc::new(connect(config, id.clone(), &place).await?);
+    if place.folder().is_none() && !has_begun(&migration).await? {
+        bail!("there is no migration {id} in {place}: check --migration-id, or begin one with `krossing execute`");
+    }
+    Ok((place, migration))
 }
 
 /// The journal's name in its folder.
 const JOURNAL_FILE: &str = "journal.jsonl";
 
-/// The lock's name in the journal's folder. The file stays; what counts is the lock on it, which the system releases
-/// when the process ends, however it ends.
-const LOCK_FILE: &str = "command.lock";
-
 /// How often a lock that another command holds is looked at.
 const LOCK_LOOK: Duration = Duration::from_millis(200);
-
-/// Held by the command that drives a migration.
-#[derive(Debug)]
-pub(crate) struct CommandLock {
-    _file: File,
-}
-
-impl CommandLock {
-    fn take(folder: &Path) -> anyhow::Result<Self> {
-        Self::take_if_free(folder)?.with_context(|| {
-            format!(
-                "another command drives this migration (it holds {}): wait until it ends or stop it; `krossing status` \
-                 shows where it stands",
-                folder.join(LOCK_FILE).display()
-            )
-        })
-    }
-
-    fn take_if_free(folder: &Path) -> anyhow::Result<Option<Self>> {
-        let path = folder.join(LOCK_FILE);
-        let file = File::create(&path).with_context(|| format!("could not open {}", path.display()))?;
-        match file.try_lock() {
-            Ok(()) => Ok(Some(Self { _file: file })),
-            Err(TryLockError::WouldBlock) => Ok(None),
-            Err(TryLockError::Error(error)) => Err(error).with_context(|| format!("could not lock {}", path.display())),
-        }
-    }
-}
 
 /// Ends when the operator or the system wants the process to end; answers with what.
 pub(crate) async fn interrupted() -> &'static str {
@@ -254,20 +230,5 @@ pub(crate) async fn unless_interrupted<T>(doing: impl Future<Output = anyhow::Re
     tokio::select! {
         done = doing => done,
         signal = interrupted() => bail!("interrupted by {signal}; `krossing resume` goes on from here"),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn two_commands_cannot_drive_one_migration() {
-        let folder = tempfile::tempdir().expect("a temporary folder can be made");
-        let held = CommandLock::take(folder.path()).expect("nobody else has it");
-        let refused = CommandLock::take(folder.path()).expect_err("the first still holds it");
-        assert!(refused.to_string().contains("another command drives this migration"), "{refused}");
-        drop(held);
-        CommandLock::take(folder.path()).expect("the first has let go");
     }
 }

@@ -168,8 +168,8 @@ fn identify<P: Ports>(migration: &Migration<P>, source_cluster_id: &str, target_
         target_cluster_id,
         source_cluster_arn: config.source.cluster_arn.as_deref(),
         target_cluster_arn: config.target.cluster_arn.as_deref(),
-        segments: &config.backup.directory.to_string_lossy(),
-        evidence: &config.evidence.directory.to_string_lossy(),
+        segments: &config.backup.place.to_string(),
+        evidence: &config.evidence.place.to_string(),
     })
 }
 

@@ -153,6 +153,11 @@ pub fn attempts_prefix(migration: &MigrationId) -> String {
     format!("{migration}/evidence-attempts/")
 }
 
+/// Whether an object of the evidence is a signed document: what Object Lock is for.
+pub fn is_signed(key: &str) -> bool {
+    key.contains("/evidence-attempts/") || key.ends_with("/evidence.json")
+}
+
 /// Where the document of the last attempt is stored.
 pub fn alias_key(migration: &MigrationId) -> String {
     format!("{migration}/evidence.json")
@@ -499,6 +504,8 @@ mod tests {
             "orders/evidence-attempts/20251124T160000123Z-rolled_back-2d711642b726b044.json"
         );
         assert_eq!(alias_key(&migration), "orders/evidence.json");
+        assert!(is_signed(&alias_key(&migration)) && is_signed(&format!("{}x.json", attempts_prefix(&migration))));
+        assert!(!is_signed("orders/report.json") && !is_signed("precheck-probe"));
     }
 
     proptest! {

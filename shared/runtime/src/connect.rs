@@ -1,5 +1,5 @@
-//! From a configuration to a migration on this machine: clusters by `wire`, the second client by `witness`, ledger and
-//! objects in folders.
+//! From a configuration to a migration: clusters by `wire`, the second client by `witness`, ledger and objects in
+//! folders or on AWS.
 //!
 //! The two clients share no type, so that what is configured is mapped twice here, and only here. An error names the
 //! field to put right; a secret is exposed to the client that needs it and to nothing else.
@@ -8,14 +8,15 @@
 //! not, and finds what cannot be reached together with all else.
 
 use std::{
-    fs,
+    fmt, fs,
     path::{Path, PathBuf},
 };
 
 use jiff::Timestamp;
+use krossing_aws::{Aws, BucketOptions, DynamoLedger, Retention, S3Objects};
 use krossing_core::{
     MigrationId, Side,
-    config::{Auth, ClusterConfig, Config, FreezeConfig, Identity, KeyStore, Problem, Trust},
+    config::{Auth, ClusterConfig, Config, FreezeConfig, Identity, KeyStore, Place, Problem, Trust},
     journal::{Actor, KnownBy},
     ports::{Clock, ClusterError, FreezeError, PortSet, Ports, StoreError},
 };
@@ -24,24 +25,24 @@ use krossing_wire::{WireCluster, WireConfig};
 use krossing_witness::{WitnessCluster, WitnessConfig};
 
 use crate::{
-    Freeze, Migration, SystemClock, TerminalFreeze, WebhookFreeze,
+    AnyLedger, AnyObjects, Freeze, Migration, SystemClock, TerminalFreeze, WebhookFreeze,
     key_store::{KeyStoreProblem, OpenKeyStore},
 };
 
 /// Where the signing key is by default, below the home folder.
 const SIGNING_KEY: &str = ".config/krossing/signing-key.pem";
 
-/// Everything on this machine.
+/// What a process works on, where nothing is a fake.
 #[derive(Debug)]
-pub enum Local {}
+pub enum Real {}
 
-impl Ports for Local {
+impl Ports for Real {
     type Source = WireCluster;
     type Target = WireCluster;
     type SourceWitness = WitnessCluster;
     type TargetWitness = WitnessCluster;
-    type Ledger = LocalLedger;
-    type Objects = LocalObjects;
+    type Ledger = AnyLedger;
+    type Objects = AnyObjects;
     type Clock = SystemClock;
     type Freeze = Freeze;
     type Signer = SigningKeyFile;
@@ -114,6 +115,15 @@ pub enum ConnectError {
         #[source]
         source: StoreError,
     },
+    /// Two places for one journal.
+    #[error("--journal-dir: ledger.dynamodb_table is given as well; give one of the two")]
+    TwoLedgers,
+    /// No place for it.
+    #[error(
+        "ledger.dynamodb_table: it is missing, and the evidence is in a bucket, which keeps no journal: give the table, \
+         or a folder with --journal-dir"
+    )]
+    NoLedger,
     /// Nobody says where the signing key is.
     #[error("evidence.signing_key_file: give it, for there is no home folder (HOME is not set) to keep the key in")]
     NoSigningKey,
@@ -137,8 +147,41 @@ pub fn read_config(path: &Path) -> Result<Config, ConfigError> {
 }
 
 /// Where journal, leases and checkpoints of a migration are.
-pub fn journal_folder(config: &Config, journal_dir: Option<&Path>, id: &MigrationId) -> PathBuf {
-    journal_dir.unwrap_or(&config.evidence.directory).join(id.as_str())
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LedgerPlace {
+    /// In this folder, which is the migration's own.
+    Folder(PathBuf),
+    /// In this DynamoDB table, beside those of other migrations.
+    Table(String),
+}
+
+impl LedgerPlace {
+    /// As the configuration and `--journal-dir` say; by default beside the evidence.
+    pub fn of(config: &Config, journal_dir: Option<&Path>, id: &MigrationId) -> Result<Self, ConnectError> {
+        match (journal_dir, &config.ledger.dynamodb_table, config.evidence.place.folder()) {
+            (Some(_), Some(_), _) => Err(ConnectError::TwoLedgers),
+            (None, Some(table), _) => Ok(LedgerPlace::Table(table.clone())),
+            (Some(folder), None, _) | (None, None, Some(folder)) => Ok(LedgerPlace::Folder(folder.join(id.as_str()))),
+            (None, None, None) => Err(ConnectError::NoLedger),
+        }
+    }
+
+    /// The folder, where it is one.
+    pub fn folder(&self) -> Option<&Path> {
+        match self {
+            LedgerPlace::Folder(folder) => Some(folder),
+            LedgerPlace::Table(_) => None,
+        }
+    }
+}
+
+impl fmt::Display for LedgerPlace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            LedgerPlace::Folder(folder) => folder.display().fmt(f),
+            LedgerPlace::Table(table) => write!(f, "the DynamoDB table {table}"),
+        }
+    }
 }
 
 /// A new migration's id: when it was begun, and four digits against two at the same minute.
@@ -169,7 +212,7 @@ pub fn actor() -> Actor {
 }
 
 /// Asks both clusters for an answer; every one that gives none is named.
-pub async fn reach(migration: &Migration<Local>) -> Result<(), ConnectError> {
+pub async fn reach(migration: &Migration<Real>) -> Result<(), ConnectError> {
     let (source, target) = tokio::join!(migration.source.reach(), migration.target.reach());
     let mut failures = Vec::new();
     of(Side::Source, source, &mut failures);
@@ -177,12 +220,8 @@ pub async fn reach(migration: &Migration<Local>) -> Result<(), ConnectError> {
     if failures.is_empty() { Ok(()) } else { Err(ConnectError::Clusters { failures }) }
 }
 
-/// Opens the folders, and what is needed to reach both clusters; neither has been asked anything yet.
-pub fn connect(
-    config: Config,
-    id: MigrationId,
-    journal_dir: Option<PathBuf>,
-) -> Result<Migration<Local>, ConnectError> {
+/// Opens the folders, and what is needed to reach both clusters and AWS; none of them has been asked anything yet.
+pub async fn connect(config: Config, id: MigrationId, place: &LedgerPlace) -> Result<Migration<Real>, ConnectError> {
     let (source_secrets, target_secrets) = (Pem::read("source", &config.source)?, Pem::read("target", &config.target)?);
     let freeze = freeze(&config.cutover.freeze, &id)?;
     let signer = SigningKeyFile::new(signing_key_file(&config)?);
@@ -200,16 +239,11 @@ pub fn connect(
     else {
         return Err(ConnectError::Clusters { failures });
     };
-    let folder = |field, path: &Path| {
-        let path = path.to_owned();
-        move |source| ConnectError::Folder { field, path, source }
-    };
-    let (backup, evidence) = (&config.backup.directory, &config.evidence.directory);
-    let segments = LocalObjects::open(backup.clone()).map_err(folder("backup.directory", backup))?;
-    let objects = LocalObjects::open(evidence.clone()).map_err(folder("evidence.directory", evidence))?;
-    let journal = journal_folder(&config, journal_dir.as_deref(), &id);
-    let field = if journal_dir.is_some() { "--journal-dir" } else { "evidence.directory" };
-    let ledger = LocalLedger::open(journal.clone()).map_err(folder(field, &journal))?;
+    let stores = Stores::of(&config, place).await;
+    let segments = stores.objects("backup.directory", &config.backup.place, Retention::None)?;
+    let retention = Retention::Compliance(config.evidence.retention);
+    let objects = stores.objects("evidence.directory", &config.evidence.place, retention)?;
+    let ledger = stores.ledger(place, &id)?;
     let ports = PortSet {
         source,
         target,
@@ -225,6 +259,63 @@ pub fn connect(
     Ok(Migration { id, config, by: actor(), ports })
 }
 
+/// Opens ledger and objects.
+struct Stores {
+    /// Loaded where something is on AWS only: looking for credentials takes a moment, and may ask the network.
+    aws: Option<Aws>,
+    path_style: bool,
+}
+
+impl Stores {
+    async fn of(config: &Config, place: &LedgerPlace) -> Self {
+        let in_folders = [&config.backup.place, &config.evidence.place].iter().all(|place| place.folder().is_some());
+        let aws = match in_folders && place.folder().is_some() {
+            true => None,
+            false => Some(Aws::load(config.aws.region.as_deref()).await),
+        };
+        Self { aws, path_style: config.aws.s3_path_style }
+    }
+
+    fn objects(&self, field: &'static str, place: &Place, retention: Retention) -> Result<AnyObjects, ConnectError> {
+        match (place, &self.aws) {
+            (Place::Folder(path), _) => {
+                let opened = LocalObjects::open(path.clone());
+                let error = |source| ConnectError::Folder { field, path: path.clone(), source };
+                Ok(AnyObjects::Folder(opened.map_err(error)?))
+            }
+            (Place::Bucket(bucket), Some(aws)) => {
+                let objects = |retention| {
+                    let options = BucketOptions {
+                        bucket: bucket.name.clone(),
+                        prefix: bucket.prefix.clone(),
+                        kms_key: bucket.kms_key_id.clone(),
+                        path_style: self.path_style,
+                        retention,
+                    };
+                    S3Objects::new(aws, options, SystemClock)
+                };
+                Ok(AnyObjects::Bucket { objects: objects(Retention::None), signed: objects(retention) })
+            }
+            (Place::Bucket(_), None) => unreachable!("a bucket is what AWS is loaded for"),
+        }
+    }
+
+    fn ledger(&self, place: &LedgerPlace, id: &MigrationId) -> Result<AnyLedger, ConnectError> {
+        match (place, &self.aws) {
+            (LedgerPlace::Folder(path), _) => {
+                let error = |source| ConnectError::Folder {
+                    field: "--journal-dir or evidence.directory",
+                    path: path.clone(),
+                    source,
+                };
+                Ok(AnyLedger::Folder(LocalLedger::open(path.clone()).map_err(error)?))
+            }
+            (LedgerPlace::Table(table), Some(aws)) => Ok(AnyLedger::Table(DynamoLedger::new(aws, table, id))),
+            (LedgerPlace::Table(_), None) => unreachable!("a table is what AWS is loaded for"),
+        }
+    }
+}
+
 /// Not beside the evidence: who may read what was signed must not be able to sign.
 fn signing_key_file(config: &Config) -> Result<PathBuf, ConnectError> {
     let given = config.evidence.signing_key_file.clone();
@@ -232,7 +323,8 @@ fn signing_key_file(config: &Config) -> Result<PathBuf, ConnectError> {
 }
 
 /// Removes a migration's folder if nothing was ever journaled there: what only looks, or is refused, leaves none behind.
-pub fn remove_if_unused(folder: &Path) {
+pub fn remove_if_unused(place: &LedgerPlace) {
+    let Some(folder) = place.folder() else { return };
     // A folder that is not empty cannot be removed, and is the answer to whether it was used.
     for unused in [folder.join("documents"), folder.join("progress"), folder.to_owned()] {
         if let Err(error) = fs::remove_dir(&unused) {

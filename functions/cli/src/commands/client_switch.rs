@@ -11,7 +11,7 @@ use krossing_core::{
     ports::Clock,
     transition::{Command, Decision, State, permit},
 };
-use krossing_runtime::{Migration, connect::Local};
+use krossing_runtime::{Migration, connect::Real};
 
 use crate::{
     Outcome,
@@ -59,7 +59,7 @@ pub(crate) async fn follow(session: &Session) -> anyhow::Result<()> {
 }
 
 /// Ends when the journal is in a state that `reached` says yes to; answers it.
-pub(crate) async fn until(migration: &Migration<Local>, reached: impl Fn(State) -> bool) -> State {
+pub(crate) async fn until(migration: &Migration<Real>, reached: impl Fn(State) -> bool) -> State {
     loop {
         match migration.journal().await {
             Ok(journal) => {

@@ -6,7 +6,7 @@
 //! may drive the migration meanwhile.
 
 use krossing_core::transition::{Command, Position, State};
-use krossing_runtime::connect::{Local, new_migration_id, remove_if_unused};
+use krossing_runtime::connect::{Real, new_migration_id, remove_if_unused};
 use krossing_worker::Workers;
 use serde_json::json;
 
@@ -28,7 +28,7 @@ pub(crate) async fn run(arguments: ExecuteArguments) -> anyhow::Result<Outcome> 
         Position::Unborn => match session.begin_new().await {
             Ok(planned) => planned,
             Err(error) => {
-                remove_if_unused(&session.folder());
+                remove_if_unused(&session.place);
                 return Err(error);
             }
         },
@@ -45,11 +45,11 @@ pub(crate) async fn run(arguments: ExecuteArguments) -> anyhow::Result<Outcome> 
 }
 
 /// Lanes that have caught up and go on.
-async fn caught_up(session: &mut Session, planned: &mut Planned) -> anyhow::Result<Workers<Local>> {
+async fn caught_up(session: &mut Session, planned: &mut Planned) -> anyhow::Result<Workers<Real>> {
     unless_interrupted(session.drive.caught_up(planned)).await
 }
 
-async fn keep_tailing(mut session: Session, mut workers: Workers<Local>) -> anyhow::Result<Outcome> {
+async fn keep_tailing(mut session: Session, mut workers: Workers<Real>) -> anyhow::Result<Outcome> {
     let migration = session.drive.migration.clone();
     loop {
         let question = hand_over::question(&migration).await?;

@@ -1,6 +1,6 @@
 //! `krossing finalize`: checks everything, sets the planned topic settings, signs what was done.
 
-use krossing_core::{evidence::alias_key, ports::Signer as _, transition::Command};
+use krossing_core::{MigrationId, config::Place, evidence::alias_key, ports::Signer as _, transition::Command};
 use krossing_finalize::FinalizeError;
 use serde_json::json;
 
@@ -23,15 +23,28 @@ pub(crate) async fn run(existing: Existing) -> anyhow::Result<Outcome> {
 /// Where the signed document is, and how it is checked.
 pub(crate) async fn show_evidence(session: &Session) -> anyhow::Result<()> {
     let migration = &session.drive.migration;
-    let folder = &migration.config.evidence.directory;
-    let file = folder.join(alias_key(&migration.id));
+    let place = &migration.config.evidence.place;
+    let file = place.of(&alias_key(&migration.id));
     let key_id = migration.signer.key_id().await?;
-    let text = format!("evidence={}\nsigned_with_key_id={key_id}", file.display());
+    let text = format!("evidence={file}\nsigned_with_key_id={key_id}");
     show::event("evidence", &json!({ "file": file, "key_id": key_id }), &text);
-    show::advice(&format!(
-        "check it with: krossing evidence verify {} --key-id {key_id} --objects {}",
-        file.display(),
-        folder.display()
-    ));
+    for (what, command) in check_it(place, &migration.id, &key_id) {
+        show::advice(&format!("{what} with: {command}"));
+    }
     Ok(())
+}
+
+/// The commands that check the signed document of a migration, with what it takes to have it here.
+pub(crate) fn check_it(place: &Place, id: &MigrationId, key_id: &str) -> Vec<(&'static str, String)> {
+    let key = alias_key(id);
+    let verify = |file: &str, objects: &str| {
+        ("check it", format!("krossing evidence verify {file} --key-id {key_id} --objects {objects}"))
+    };
+    match place {
+        Place::Folder(folder) => vec![verify(&place.of(&key), &folder.display().to_string())],
+        Place::Bucket(_) => vec![
+            ("bring it here", format!("aws s3 cp --recursive {} evidence/{id}", place.of(id.as_str()))),
+            verify(&format!("evidence/{key}"), "evidence"),
+        ],
+    }
 }

@@ -7,7 +7,7 @@ use std::{
 
 use anyhow::{Context, bail};
 use krossing_core::{canonical::canonical_json, config::Config, plan::MigrationPlan};
-use krossing_runtime::connect::{new_migration_id, reach, read_config};
+use krossing_runtime::connect::{new_migration_id, reach};
 use serde_json::json;
 
 use crate::{
@@ -30,8 +30,7 @@ pub(crate) async fn run(arguments: PlanArguments) -> anyhow::Result<Outcome> {
         None => None,
     };
     let id = arguments.migration_id.clone().unwrap_or_else(new_migration_id);
-    let config = read_config(&arguments.common.config)?;
-    let look = Look::open(&arguments.common, config, id)?;
+    let look = Look::open(&arguments.common, id).await?;
     reach(&look.migration).await?;
     let (source, target) = krossing_plan::collect(&look.migration).await?;
     let plan = krossing_plan::make(&look.migration, &source, &target);

@@ -1,7 +1,9 @@
 //! `krossing precheck`: what stands in the way. Changes nothing on either cluster.
 
+use std::path::Path;
+
 use krossing_core::precheck::{Severity, blocks};
-use krossing_runtime::connect::{new_migration_id, read_config};
+use krossing_runtime::connect::new_migration_id;
 use serde_json::json;
 
 use crate::{
@@ -12,8 +14,7 @@ use crate::{
 };
 
 pub(crate) async fn run(arguments: PrecheckArguments) -> anyhow::Result<Outcome> {
-    let config = read_config(&arguments.common.config)?;
-    let look = Look::open(&arguments.common, config, new_migration_id())?;
+    let look = Look::open(&arguments.common, new_migration_id()).await?;
     let findings = krossing_precheck::run(&look.migration, None).await?.findings;
     let count = |severity| findings.iter().filter(|finding| finding.severity == severity).count();
     let (blockers, warnings) = (count(Severity::Blocker), count(Severity::Warning));
@@ -24,7 +25,9 @@ pub(crate) async fn run(arguments: PrecheckArguments) -> anyhow::Result<Outcome>
         FindingsFormat::Json => krossing_precheck::render_json(&findings),
     };
     show::event("findings", &json!({ "findings": findings }), &text);
-    let begun = begun_in(arguments.common.journal_dir.as_ref().unwrap_or(&look.migration.config.evidence.directory));
+    // A table holds what has begun by id only.
+    let beside = look.place.folder().and_then(Path::parent);
+    let begun = beside.map_or_else(Vec::new, begun_in);
     if blocks(&findings) && !begun.is_empty() {
         show::advice(&format!(
             "warning: precheck looks as if nothing had begun, and these have begun here: {}. What they have made on the \

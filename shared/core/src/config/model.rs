@@ -41,6 +41,10 @@ pub struct Config {
     pub backup: BackupConfig,
     /// Where plan, offset map and reports are.
     pub evidence: EvidenceConfig,
+    /// Where journal, leases and checkpoints are.
+    pub ledger: LedgerConfig,
+    /// How AWS is spoken to.
+    pub aws: AwsConfig,
     /// Which topics.
     pub topics: Selection,
     /// How the seed runs.
@@ -140,18 +144,81 @@ pub enum Trust {
     KeyStore(KeyStore),
 }
 
+/// Where objects are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Place {
+    /// In a folder.
+    Folder(PathBuf),
+    /// In a bucket of S3.
+    Bucket(Bucket),
+}
+
+/// A bucket, and where in it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Bucket {
+    /// Its name.
+    pub name: String,
+    /// What all keys begin with: empty, or ending in `/`.
+    pub prefix: String,
+    /// The KMS key that encrypts objects; none: whatever the bucket does by default.
+    pub kms_key_id: Option<String>,
+}
+
+impl Place {
+    /// The folder, where it is one.
+    pub fn folder(&self) -> Option<&Path> {
+        match self {
+            Place::Folder(folder) => Some(folder),
+            Place::Bucket(_) => None,
+        }
+    }
+
+    /// Where the object `key` is, as one would type it.
+    pub fn of(&self, key: &str) -> String {
+        match self {
+            Place::Folder(folder) => folder.join(key).display().to_string(),
+            Place::Bucket(_) => format!("{self}{key}"),
+        }
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Place::Folder(folder) => folder.display().fmt(f),
+            Place::Bucket(Bucket { name, prefix, .. }) => write!(f, "s3://{name}/{prefix}"),
+        }
+    }
+}
+
 /// Where segments are.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BackupConfig {
-    /// The folder.
-    pub directory: PathBuf,
+    /// A folder or a bucket.
+    pub place: Place,
+}
+
+/// Where the journal, leases and checkpoints are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LedgerConfig {
+    /// A DynamoDB table; none: a folder, by default that of the evidence.
+    pub dynamodb_table: Option<String>,
+}
+
+/// How AWS is spoken to, where something is there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AwsConfig {
+    /// The region; none: as the SDK finds it.
+    pub region: Option<String>,
+    /// Whether buckets are named in the path.
+    pub s3_path_style: bool,
 }
 
 /// Where evidence is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EvidenceConfig {
-    /// The folder.
-    pub directory: PathBuf,
+    /// A folder or a bucket.
+    pub place: Place,
     /// How long it is to be kept.
     pub retention: Duration,
     /// The key that signs it; none for the default one.

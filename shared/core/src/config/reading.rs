@@ -211,18 +211,14 @@ impl Reading {
     }
 
     fn config(&mut self) -> Option<Config> {
-        for (path, field) in table() {
-            if let (Kind::NotYet(why), Some(raw)) = (field.kind, self.values.get(&path)) {
-                let line = raw.line;
-                let (what, remedy) = why.split_once("; ").unwrap_or((why, "leave it out"));
-                self.problem(line, &path, what, remedy);
-            }
-        }
         // Everything is read before anything is given up, so that all problems are found.
         let source = self.cluster("source");
         let target = self.cluster("target");
-        let backup = self.required_path("backup.directory");
-        let evidence = self.required_path("evidence.directory");
+        let backup = self.place("backup");
+        let evidence = self.place("evidence");
+        let dynamodb_table = self.text("ledger.dynamodb_table");
+        let region = self.text("aws.region");
+        let s3_path_style = self.choice("aws.s3_path_style").map(|choice| choice == "true");
         let retention = self.duration("evidence.retention");
         let signing_key_file = self.text("evidence.signing_key_file").map(PathBuf::from);
         let topics = Selection { include: self.list("topics.include"), exclude: self.list("topics.exclude") };
@@ -243,8 +239,10 @@ impl Reading {
         Some(Config {
             source: source?,
             target: target?,
-            backup: BackupConfig { directory: backup? },
-            evidence: EvidenceConfig { directory: evidence?, retention: retention?, signing_key_file },
+            backup: BackupConfig { place: backup? },
+            evidence: EvidenceConfig { place: evidence?, retention: retention?, signing_key_file },
+            ledger: LedgerConfig { dynamodb_table },
+            aws: AwsConfig { region, s3_path_style: s3_path_style? },
             topics,
             seed: seed?,
             topology: TopologyConfig { on_config_drift: on_config_drift? },
@@ -507,12 +505,37 @@ impl Reading {
         items.filter(|item| !item.is_empty()).collect()
     }
 
-    fn required_path(&mut self, path: &str) -> Option<PathBuf> {
-        if !self.given(path) {
-            self.problem(None, path, "it is missing", "give a folder");
-            return None;
+    /// A folder or a bucket: one of the two.
+    fn place(&mut self, section: &str) -> Option<Place> {
+        let [directory, bucket, prefix, key] =
+            ["directory", "s3_bucket", "s3_prefix", "s3_kms_key_id"].map(|name| format!("{section}.{name}"));
+        match (self.given(&directory), self.given(&bucket)) {
+            (true, true) => {
+                let line = self.line(&bucket);
+                self.problem(line, &bucket, format!("{directory} is given as well"), "give one of the two");
+                None
+            }
+            (false, true) => {
+                let name = self.text(&bucket);
+                // A prefix is a folder to whoever looks at the bucket, however it was written.
+                let prefix = self.text(&prefix).map(|text| text.trim_matches('/').to_owned()).unwrap_or_default();
+                let prefix = if prefix.is_empty() { prefix } else { prefix + "/" };
+                Some(Place::Bucket(Bucket { name: name?, prefix, kms_key_id: self.text(&key) }))
+            }
+            (folder, false) => {
+                for path in [prefix, key] {
+                    if self.given(&path) {
+                        let line = self.line(&path);
+                        self.problem(line, &path, format!("there is no {bucket}"), "leave it out, or give the bucket");
+                    }
+                }
+                if !folder {
+                    self.problem(None, &directory, "it is missing", format!("give a folder, or {bucket}"));
+                    return None;
+                }
+                self.text(&directory).map(|text| Place::Folder(text.into()))
+            }
         }
-        self.text(path).map(PathBuf::from)
     }
 
     /// One of the words a field allows.
@@ -528,8 +551,7 @@ impl Reading {
             | Kind::Bytes(..)
             | Kind::Count(..)
             | Kind::List
-            | Kind::Servers
-            | Kind::NotYet(_) => &[],
+            | Kind::Servers => &[],
         };
         let text = self.text(path)?;
         let found = choices.iter().copied().find(|choice| *choice == text);
@@ -575,8 +597,7 @@ impl Reading {
             | Kind::Bool
             | Kind::Choice(_)
             | Kind::List
-            | Kind::Servers
-            | Kind::NotYet(_) => return None,
+            | Kind::Servers => return None,
         };
         match parsed {
             None => {

@@ -54,7 +54,6 @@ fn value(kind: Kind) -> String {
         Kind::Choice(choices) => choices.iter().map(|choice| format!("`{choice}`")).collect::<Vec<_>>().join(", "),
         Kind::List => "list".to_owned(),
         Kind::Servers => "list of `host:port`".to_owned(),
-        Kind::NotYet(_) => "*not yet*".to_owned(),
     }
 }
 

@@ -25,8 +25,6 @@ pub enum Kind {
     List,
     /// A list of `host:port`, or one text with commas.
     Servers,
-    /// Not possible yet: why, and what to do instead.
-    NotYet(&'static str),
 }
 
 /// One line of the table.
@@ -50,8 +48,6 @@ pub(super) const SECOND: Duration = Duration::from_secs(1);
 pub(super) const DAY: Duration = Duration::from_secs(86_400);
 pub(super) const YEAR: Duration = Duration::from_secs(365 * 86_400);
 pub(super) const MIB: u64 = 1024 * 1024;
-
-const BUCKET: Kind = Kind::NotYet("buckets do not work yet; give a `directory` instead");
 
 /// The fields of a cluster, below `source` and below `target`.
 pub const CLUSTER_FIELDS: &[Field] = &[
@@ -79,11 +75,13 @@ pub const CLUSTER_FIELDS: &[Field] = &[
 /// All other fields.
 pub const FIELDS: &[Field] = &[
     field("backup.directory", Kind::Path, None, "Folder for segments."),
-    field("backup.s3_bucket", BUCKET, None, "Bucket for segments."),
-    field("backup.s3_prefix", BUCKET, None, "Prefix in that bucket."),
+    field("backup.s3_bucket", Kind::Text, None, "Bucket for segments, in place of a folder."),
+    field("backup.s3_prefix", Kind::Text, None, "Prefix in that bucket."),
+    field("backup.s3_kms_key_id", Kind::Text, None, "KMS key that encrypts segments; by default as the bucket does."),
     field("evidence.directory", Kind::Path, None, "Folder for plan, offset map and reports."),
-    field("evidence.s3_bucket", BUCKET, None, "Bucket for plan, offset map and reports."),
-    field("evidence.s3_prefix", BUCKET, None, "Prefix in that bucket."),
+    field("evidence.s3_bucket", Kind::Text, None, "Bucket for plan, offset map and reports, in place of a folder."),
+    field("evidence.s3_prefix", Kind::Text, None, "Prefix in that bucket."),
+    field("evidence.s3_kms_key_id", Kind::Text, None, "KMS key that encrypts them; by default as the bucket does."),
     field(
         "evidence.retention",
         Kind::Duration(DAY, Duration::from_secs(100 * 365 * 86_400)),
@@ -95,6 +93,19 @@ pub const FIELDS: &[Field] = &[
         Kind::Path,
         None,
         "Ed25519 key that signs evidence, PEM, made on first use; by default ~/.config/krossing/signing-key.pem.",
+    ),
+    field(
+        "ledger.dynamodb_table",
+        Kind::Text,
+        None,
+        "DynamoDB table for journal, leases and checkpoints, in place of a folder; many migrations may share it.",
+    ),
+    field("aws.region", Kind::Text, None, "Region of buckets, table and IAM; by default as the AWS SDK finds it."),
+    field(
+        "aws.s3_path_style",
+        Kind::Bool,
+        Some("false"),
+        "Whether buckets are named in the path and not in the host: for S3 servers that are not AWS.",
     ),
     field("topics.include", Kind::List, Some("*"), "Topics to migrate; `*` stands for any characters."),
     field("topics.exclude", Kind::List, Some(""), "Topics to leave out of those."),

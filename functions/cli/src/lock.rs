@@ -1,0 +1,217 @@
+//! Who drives a migration: one command at a time.
+//!
+//! Beside a journal in a folder it is a lock on a file, which the system releases when the process ends, however it
+//! ends. Beside one in a table it is a document that its holder writes again and again: one that has surely stopped
+//! doing so for as long as a lease runs is dead. Either way the journal itself refuses whoever writes at a place that
+//! another has written; the lock is for people, so that a second command says so and does not begin.
+
+use std::{
+    fs::{File, TryLockError},
+    path::Path,
+    sync::Arc,
+    time::Duration,
+};
+
+use anyhow::{Context, anyhow, bail};
+use bytes::Bytes;
+use krossing_core::{
+    limits::{LEASE, LEASE_MARGIN, LEASE_RENEWAL},
+    ports::{Clock, Ledger, StoreError, Version},
+};
+use krossing_runtime::{
+    AnyLedger, Migration, SystemClock,
+    connect::{LedgerPlace, Real},
+};
+use serde::{Deserialize, Serialize};
+use tokio::{sync::Mutex, task::JoinHandle};
+
+use crate::show;
+
+/// The lock's name in the journal's folder. The file stays; what counts is the lock on it.
+const LOCK_FILE: &str = "command.lock";
+
+/// The lock's name among the ledger's documents.
+const LOCK_DOCUMENT: &str = "command-lock";
+
+/// How often a document that another holds is looked at.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+
+/// Held by the command that drives a migration.
+#[derive(Debug)]
+pub(crate) enum CommandLock {
+    File { _locked: File },
+    Document { _held: HeldDocument },
+}
+
+impl CommandLock {
+    /// Takes the lock, or says who has it.
+    pub(crate) async fn take(place: &LedgerPlace, migration: &Migration<Real>, owner: &str) -> anyhow::Result<Self> {
+        if let Some(lock) = Self::take_if_free(place, migration, owner).await? {
+            return Ok(lock);
+        }
+        let held_by = match place {
+            LedgerPlace::Folder(folder) => folder.join(LOCK_FILE).display().to_string(),
+            LedgerPlace::Table(_) => match taken_from_the_dead(migration, owner).await? {
+                Taken::Ours(held) => return Ok(CommandLock::Document { _held: held }),
+                Taken::Alive(holder) => format!("the lock as {holder}"),
+            },
+        };
+        bail!(
+            "another command drives this migration (it holds {held_by}): wait until it ends or stop it; `krossing \
+             status` shows where it stands"
+        )
+    }
+
+    /// Takes the lock where nobody holds it.
+    pub(crate) async fn take_if_free(
+        place: &LedgerPlace,
+        migration: &Migration<Real>,
+        owner: &str,
+    ) -> anyhow::Result<Option<Self>> {
+        match place {
+            LedgerPlace::Folder(folder) => Ok(lock_file(folder)?.map(|file| CommandLock::File { _locked: file })),
+            LedgerPlace::Table(_) => {
+                let (version, record) = read(&migration.ledger).await?;
+                if record.is_some_and(|record| record.holder.is_some()) {
+                    return Ok(None);
+                }
+                Ok(hold(migration, owner, version).await?.map(|held| CommandLock::Document { _held: held }))
+            }
+        }
+    }
+}
+
+/// The lock on the file, where nobody else has it.
+pub(crate) fn lock_file(folder: &Path) -> anyhow::Result<Option<File>> {
+    let path = folder.join(LOCK_FILE);
+    let file = File::create(&path).with_context(|| format!("could not open {}", path.display()))?;
+    match file.try_lock() {
+        Ok(()) => Ok(Some(file)),
+        Err(TryLockError::WouldBlock) => Ok(None),
+        Err(TryLockError::Error(error)) => Err(error).with_context(|| format!("could not lock {}", path.display())),
+    }
+}
+
+/// The document, as stored.
+#[derive(Debug, Serialize, Deserialize)]
+struct Record {
+    /// Who holds it; none: nobody.
+    holder: Option<String>,
+}
+
+async fn read(ledger: &AnyLedger) -> anyhow::Result<(Option<Version>, Option<Record>)> {
+    let stored = ledger.document(LOCK_DOCUMENT).await.context("could not read who drives this migration")?;
+    let Some((version, content)) = stored else { return Ok((None, None)) };
+    let record = serde_json::from_slice(&content)
+        .map_err(|error| anyhow!("the ledger's document {LOCK_DOCUMENT} is damaged: {error}"))?;
+    Ok((Some(version), Some(record)))
+}
+
+async fn write(ledger: &AnyLedger, expected: Option<Version>, holder: Option<&str>) -> Result<Version, StoreError> {
+    let record = Record { holder: holder.map(str::to_owned) };
+    let content = Bytes::from(serde_json::to_vec(&record).expect("a record is plain data"));
+    ledger.put_document(LOCK_DOCUMENT, expected, content).await
+}
+
+enum Taken {
+    Ours(HeldDocument),
+    Alive(String),
+}
+
+/// Waits for as long as a holder that is alive cannot be silent.
+async fn taken_from_the_dead(migration: &Migration<Real>, owner: &str) -> anyhow::Result<Taken> {
+    let wait = LEASE + LEASE_MARGIN;
+    let (first, mut last) = read(&migration.ledger).await?;
+    show::advice(&format!("looking for up to {} s whether the command that holds the lock is alive", wait.as_secs()));
+    let began = migration.clock.now();
+    while migration.clock.now() - began < wait {
+        migration.clock.sleep(LOOK_EVERY).await;
+        let (version, record) = read(&migration.ledger).await?;
+        let holder = record.as_ref().and_then(|record| record.holder.clone());
+        match holder {
+            Some(holder) if version != first => return Ok(Taken::Alive(holder)),
+            Some(_) => last = record,
+            None => break,
+        }
+    }
+    let (version, record) = read(&migration.ledger).await?;
+    match hold(migration, owner, version).await? {
+        Some(held) => Ok(Taken::Ours(held)),
+        None => Ok(Taken::Alive(record.or(last).and_then(|record| record.holder).unwrap_or_default())),
+    }
+}
+
+/// Writes us into the document, unless another was quicker.
+async fn hold(
+    migration: &Migration<Real>,
+    owner: &str,
+    expected: Option<Version>,
+) -> anyhow::Result<Option<HeldDocument>> {
+    match write(&migration.ledger, expected, Some(owner)).await {
+        Ok(version) => Ok(Some(HeldDocument::keep(migration.ledger.clone(), owner.to_owned(), version))),
+        Err(StoreError::Conflict { .. }) => Ok(None),
+        Err(error) => Err(error).context("could not write down who drives this migration"),
+    }
+}
+
+/// A document that says who we are, written again until it is dropped.
+#[derive(Debug)]
+pub(crate) struct HeldDocument {
+    ledger: AnyLedger,
+    version: Arc<Mutex<Version>>,
+    renewing: JoinHandle<()>,
+}
+
+impl HeldDocument {
+    fn keep(ledger: AnyLedger, owner: String, version: Version) -> Self {
+        let version = Arc::new(Mutex::new(version));
+        let renewing = tokio::spawn(renew(ledger.clone(), owner, version.clone()));
+        Self { ledger, version, renewing }
+    }
+}
+
+async fn renew(ledger: AnyLedger, owner: String, version: Arc<Mutex<Version>>) {
+    loop {
+        SystemClock.sleep(LEASE_RENEWAL).await;
+        let mut version = version.lock().await;
+        match write(&ledger, Some(*version), Some(&owner)).await {
+            Ok(next) => *version = next,
+            // What it writes next finds the journal at another place, and is refused.
+            Err(StoreError::Conflict { .. }) => {
+                tracing::error!("another command has taken this migration over: this one had been silent for too long");
+                return;
+            }
+            Err(error) => tracing::warn!(%error, "could not renew the lock of this migration"),
+        }
+    }
+}
+
+impl Drop for HeldDocument {
+    fn drop(&mut self) {
+        self.renewing.abort();
+        // The next command need not wait until we have surely stopped.
+        let released = tokio::task::block_in_place(|| {
+            tokio::runtime::Handle::current().block_on(async {
+                let version = *self.version.lock().await;
+                write(&self.ledger, Some(version), None).await
+            })
+        });
+        if let Err(error) = released {
+            tracing::warn!(%error, "the lock of this migration was not released: it runs out by itself");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn two_commands_cannot_hold_one_file() {
+        let folder = tempfile::tempdir().expect("a temporary folder can be made");
+        let held = lock_file(folder.path()).expect("a folder to write to").expect("nobody else has it");
+        assert!(lock_file(folder.path()).expect("a folder to write to").is_none(), "the first still holds it");
+        drop(held);
+        assert!(lock_file(folder.path()).expect("a folder to write to").is_some(), "the first has let go");
+    }
+}
