@@ -10,7 +10,7 @@
 //! target is read from its log. A decision that has begun to be carried out is ended before another is made.
 //!
 //! Does not: look for the producer that was left behind, or move groups: the records come as new ones. On a compacted
-//! topic they are refused where clients have given one of their keys another value since ([`newer`]).
+//! topic they are refused where clients have given one of their keys another value since ([`NewerKey`]).
 
 mod append;
 mod newer;
