@@ -1,6 +1,6 @@
 //! The ports of the ledger and of objects on AWS: DynamoDB and S3.
 //!
-//! One file a service: [`ledger`] and [`objects`]; what both need of the SDK is set in [`config`], and [`failure`] says
+//! One file a service: `ledger` and `objects`; what both need of the SDK is set in `config`, and `failure` says
 //! what an answer means: somebody must change something, or the next try may succeed. SDK retries, timeouts and
 //! checksums are passed, not defaulted, and every call ends within a bound of `limits.rs`.
 //!
