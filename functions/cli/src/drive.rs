@@ -103,7 +103,10 @@ impl<P: Ports> Drive<P> {
             Decision::Refused(why) => bail!("{why}"),
         }
         if drive.journal.standing() != Position::Unborn && command != Command::Status {
-            drive.say_what_stays_planned().await?;
+            // Only to be told: what is to let producers go on must not wait for it.
+            if let Err(error) = drive.say_what_stays_planned().await {
+                tracing::warn!(error = %format!("{error:#}"), "whether topics are left out by now could not be read");
+            }
         }
         Ok(drive)
     }
@@ -132,6 +135,9 @@ impl<P: Ports> Drive<P> {
         // A key that cannot be used is better known now than when everything is done.
         self.migration.signer.key_id().await.context("evidence could not be signed")?;
         lock().await?;
+        if self.migration.journal().await?.tip().is_some() {
+            bail!("another command has begun this migration meanwhile: go on with `krossing resume`");
+        }
         krossing_plan::store(&self.migration, &mut self.journal, &plan).await?;
         self.show_entries();
         self.enter(State::Precheck, "", json!({})).await?;

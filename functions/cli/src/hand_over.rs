@@ -10,7 +10,7 @@ use std::{
 };
 
 use krossing_core::{
-    LaneId,
+    ErrorClass, LaneId,
     lease::{LeaseState, Observation},
     limits::{CALL_RETRY_MAX, LEASE_RENEWAL, MARK_VISIBLE_WAIT_MAX, PRODUCE_REPLICAS_WAIT_MAX, REQUEST_WAIT_MAX},
     ports::{Clock, Ledger, Ports, Version},
@@ -41,12 +41,17 @@ pub(crate) async fn question<P: Ports>(migration: &Migration<P>) -> MigrationRes
     Ok(document.map(|(version, _)| version))
 }
 
-/// Ends when somebody asks for the lanes after `seen`.
+/// Ends when somebody asks for the lanes after `seen`. A ledger that does not answer for now is asked again.
 pub(crate) async fn asked<P: Ports>(migration: &Migration<P>, seen: Option<Version>) -> MigrationResult<()> {
-    while question(migration).await? == seen {
+    loop {
+        match question(migration).await {
+            Ok(now) if now != seen => return Ok(()),
+            Ok(_) => {}
+            Err(error) if error.class() == ErrorClass::Retryable => tracing::warn!(%error, "looking again"),
+            Err(error) => return Err(error),
+        }
         migration.clock.sleep(LOOK_EVERY).await;
     }
-    Ok(())
 }
 
 /// Asks whoever runs lanes to let go of them, and waits until nobody does that is alive.

@@ -3,7 +3,11 @@
 //! Beside a journal in a folder it is a lock on a file, which the system releases when the process ends, however it
 //! ends. Beside one in a table it is a document that its holder writes again and again: one that has surely stopped
 //! doing so for as long as a lease runs is dead. Either way the journal itself refuses whoever writes at a place that
-//! another has written; the lock is for people, so that a second command says so and does not begin.
+//! another has written, and lanes have their own leases and fences; the lock is so that a second command says so and
+//! does not begin.
+//!
+//! Does not: stop a command that has lost its document because it could not be written for so long. It says so, and its
+//! next entry in the journal is refused; what it does before that entry is not.
 
 use std::{
     fs::{File, TryLockError},
@@ -51,10 +55,16 @@ impl CommandLock {
         }
         let held_by = match place {
             LedgerPlace::Folder(folder) => folder.join(LOCK_FILE).display().to_string(),
-            LedgerPlace::Table(_) => match taken_from_the_dead(migration, owner).await? {
-                Taken::Ours(held) => return Ok(CommandLock::Document { _held: held }),
-                Taken::Alive(holder) => format!("the lock as {holder}"),
-            },
+            LedgerPlace::Table(_) => {
+                let seconds = (LEASE + LEASE_MARGIN).as_secs();
+                show::advice(&format!(
+                    "looking for up to {seconds} s whether the command that holds the lock is alive"
+                ));
+                match taken_from_the_dead(migration, owner).await? {
+                    Taken::Ours(held) => return Ok(CommandLock::Document { _held: held }),
+                    Taken::Alive(holder) => format!("the lock as {holder}"),
+                }
+            }
         };
         bail!(
             "another command drives this migration (it holds {held_by}): wait until it ends or stop it; `krossing \
@@ -62,8 +72,23 @@ impl CommandLock {
         )
     }
 
+    /// Takes the lock where nobody holds it who is alive; looks for as long as that takes to tell.
+    pub(crate) async fn take_when_free(
+        place: &LedgerPlace,
+        migration: &Migration<Real>,
+        owner: &str,
+    ) -> anyhow::Result<Option<Self>> {
+        match (Self::take_if_free(place, migration, owner).await?, place) {
+            (None, LedgerPlace::Table(_)) => Ok(match taken_from_the_dead(migration, owner).await? {
+                Taken::Ours(held) => Some(CommandLock::Document { _held: held }),
+                Taken::Alive(_) => None,
+            }),
+            (taken, _) => Ok(taken),
+        }
+    }
+
     /// Takes the lock where nobody holds it.
-    pub(crate) async fn take_if_free(
+    async fn take_if_free(
         place: &LedgerPlace,
         migration: &Migration<Real>,
         owner: &str,
@@ -120,24 +145,22 @@ enum Taken {
 
 /// Waits for as long as a holder that is alive cannot be silent.
 async fn taken_from_the_dead(migration: &Migration<Real>, owner: &str) -> anyhow::Result<Taken> {
-    let wait = LEASE + LEASE_MARGIN;
-    let (first, mut last) = read(&migration.ledger).await?;
-    show::advice(&format!("looking for up to {} s whether the command that holds the lock is alive", wait.as_secs()));
+    let (first, record) = read(&migration.ledger).await?;
+    // What is written over is what was judged, not what may stand there by then.
+    let (mut seen, mut holder) = (first, record.and_then(|record| record.holder));
     let began = migration.clock.now();
-    while migration.clock.now() - began < wait {
+    while holder.is_some() && migration.clock.now() - began < LEASE + LEASE_MARGIN {
         migration.clock.sleep(LOOK_EVERY).await;
         let (version, record) = read(&migration.ledger).await?;
-        let holder = record.as_ref().and_then(|record| record.holder.clone());
+        (seen, holder) = (version, record.and_then(|record| record.holder));
         match holder {
-            Some(holder) if version != first => return Ok(Taken::Alive(holder)),
-            Some(_) => last = record,
-            None => break,
+            Some(alive) if version != first => return Ok(Taken::Alive(alive)),
+            _ => {}
         }
     }
-    let (version, record) = read(&migration.ledger).await?;
-    match hold(migration, owner, version).await? {
+    match hold(migration, owner, seen).await? {
         Some(held) => Ok(Taken::Ours(held)),
-        None => Ok(Taken::Alive(record.or(last).and_then(|record| record.holder).unwrap_or_default())),
+        None => Ok(Taken::Alive(holder.unwrap_or_else(|| "another that was quicker".to_owned()))),
     }
 }
 
@@ -158,6 +181,7 @@ async fn hold(
 #[derive(Debug)]
 pub(crate) struct HeldDocument {
     ledger: AnyLedger,
+    owner: String,
     version: Arc<Mutex<Version>>,
     renewing: JoinHandle<()>,
 }
@@ -165,8 +189,8 @@ pub(crate) struct HeldDocument {
 impl HeldDocument {
     fn keep(ledger: AnyLedger, owner: String, version: Version) -> Self {
         let version = Arc::new(Mutex::new(version));
-        let renewing = tokio::spawn(renew(ledger.clone(), owner, version.clone()));
-        Self { ledger, version, renewing }
+        let renewing = tokio::spawn(renew(ledger.clone(), owner.clone(), version.clone()));
+        Self { ledger, owner, version, renewing }
     }
 }
 
@@ -176,14 +200,27 @@ async fn renew(ledger: AnyLedger, owner: String, version: Arc<Mutex<Version>>) {
         let mut version = version.lock().await;
         match write(&ledger, Some(*version), Some(&owner)).await {
             Ok(next) => *version = next,
-            // What it writes next finds the journal at another place, and is refused.
-            Err(StoreError::Conflict { .. }) => {
-                tracing::error!("another command has taken this migration over: this one had been silent for too long");
-                return;
-            }
+            Err(StoreError::Conflict { .. }) => match ours(&ledger, &owner).await {
+                Ok(Some(stored)) => *version = stored,
+                Ok(None) => {
+                    tracing::error!(
+                        "another command has taken this migration over, for this one had been silent for too long: stop it"
+                    );
+                    return;
+                }
+                Err(error) => {
+                    tracing::warn!(error = %format!("{error:#}"), "could not read the lock of this migration")
+                }
+            },
             Err(error) => tracing::warn!(%error, "could not renew the lock of this migration"),
         }
     }
+}
+
+/// The version of the document where it is still ours: a write whose answer was lost may have arrived.
+async fn ours(ledger: &AnyLedger, owner: &str) -> anyhow::Result<Option<Version>> {
+    let (version, record) = read(ledger).await?;
+    Ok(version.filter(|_| record.is_some_and(|record| record.holder.as_deref() == Some(owner))))
 }
 
 impl Drop for HeldDocument {
@@ -193,11 +230,18 @@ impl Drop for HeldDocument {
         let released = tokio::task::block_in_place(|| {
             tokio::runtime::Handle::current().block_on(async {
                 let version = *self.version.lock().await;
-                write(&self.ledger, Some(version), None).await
+                match write(&self.ledger, Some(version), None).await {
+                    Err(StoreError::Conflict { .. }) => match ours(&self.ledger, &self.owner).await? {
+                        Some(stored) => Ok(write(&self.ledger, Some(stored), None).await.map(drop)?),
+                        None => Ok(()),
+                    },
+                    written => Ok(written.map(drop)?),
+                }
             })
         });
+        let released: anyhow::Result<()> = released;
         if let Err(error) = released {
-            tracing::warn!(%error, "the lock of this migration was not released: it runs out by itself");
+            tracing::warn!(error = %format!("{error:#}"), "the lock of this migration was not released: it runs out by itself");
         }
     }
 }

@@ -36,19 +36,24 @@ pub(crate) struct Session {
 pub(crate) struct Look {
     pub(crate) migration: Migration<Real>,
     pub(crate) place: LedgerPlace,
+    /// Whether its folder was there before.
+    was_there: bool,
 }
 
 impl Look {
     pub(crate) async fn open(common: &Common, id: MigrationId) -> anyhow::Result<Self> {
         let config = read_config(&common.config)?;
         let place = LedgerPlace::of(&config, common.journal_dir.as_deref(), &id)?;
-        Ok(Self { migration: connect(config, id, &place).await?, place })
+        let was_there = place.folder().is_some_and(Path::is_dir);
+        Ok(Self { migration: connect(config, id, &place).await?, place, was_there })
     }
 }
 
 impl Drop for Look {
     fn drop(&mut self) {
-        remove_if_unused(&self.place);
+        if !self.was_there {
+            remove_if_unused(&self.place);
+        }
     }
 }
 
@@ -123,7 +128,7 @@ impl Session {
     pub(crate) async fn when_free(&mut self) -> anyhow::Result<State> {
         while self.lock.is_none() {
             self.drive.migration.clock.sleep(LOCK_LOOK).await;
-            self.lock = CommandLock::take_if_free(&self.place, &self.drive.migration, &self.drive.owner).await?;
+            self.lock = CommandLock::take_when_free(&self.place, &self.drive.migration, &self.drive.owner).await?;
         }
         self.drive.reload().await?;
         self.drive.show_entries();

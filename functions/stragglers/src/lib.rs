@@ -192,12 +192,30 @@ pub async fn decide<P: Ports>(
         }
         append::carry_out(migration, journal, &unfinished).await?;
     }
-    if choice == Choice::Append {
-        nothing_newer(migration, wanted, journal).await?;
-    }
     let number = Decided::of(journal).next_number();
-    let mut partitions =
-        each(migration, wanted, journal, async |committed| keep(migration, number, committed).await).await?;
+    let (boundaries, ours) = (migration.cutover_report().await?.boundary_of(), Decided::of(journal).producers());
+    // What is checked is what is kept and appended: whoever was left behind may go on writing meanwhile.
+    let checked = each(migration, wanted, journal, async |committed| {
+        let partition = &committed.start.partition;
+        if choice == Choice::Append && wanted.is_compacted(partition) {
+            let from = boundaries.get(partition).copied().unwrap_or(TargetOffset(0));
+            let batches = committed.batches.clone();
+            if let Some(newer) = newer::newer_key(migration, partition, batches, from, &ours).await? {
+                return Ok(Err(newer));
+            }
+        }
+        keep(migration, number, committed).await.map(Ok)
+    });
+    let (mut partitions, mut newer) = (Vec::new(), Vec::new());
+    for one in checked.await? {
+        match one {
+            Ok(kept) => partitions.push(kept),
+            Err(key) => newer.push(key),
+        }
+    }
+    if !newer.is_empty() {
+        return Err(StragglersError::NewerOnTarget { keys: newer });
+    }
     if partitions.is_empty() {
         return Ok(None);
     }
@@ -217,27 +235,6 @@ pub async fn decide<P: Ports>(
         append::carry_out(migration, journal, &decision).await?;
     }
     Ok(Some(decision))
-}
-
-/// Refuses, naming all of them, where keys of compacted topics have other values on the target by now.
-async fn nothing_newer<P: Ports>(
-    migration: &Migration<P>,
-    wanted: Wanted<'_>,
-    journal: &Journal,
-) -> Result<(), StragglersError> {
-    let boundaries = migration.cutover_report().await?.boundary_of();
-    let ours = Decided::of(journal).producers();
-    let (boundaries, ours) = (&boundaries, &ours);
-    let newer = each(migration, wanted, journal, async |committed| {
-        let partition = &committed.start.partition;
-        if !wanted.is_compacted(partition) {
-            return Ok(None);
-        }
-        let from = boundaries.get(partition).copied().unwrap_or(TargetOffset(0));
-        newer::newer_key(migration, partition, committed.batches.clone(), from, ours).await
-    });
-    let keys: Vec<_> = newer.await?.into_iter().flatten().collect();
-    if keys.is_empty() { Ok(()) } else { Err(StragglersError::NewerOnTarget { keys }) }
 }
 
 /// Does something with the wanted, undecided, committed records of each partition that has some, a few at a time.

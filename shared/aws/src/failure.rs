@@ -64,6 +64,9 @@ where
     let meaning = match error {
         SdkError::TimeoutError(_) | SdkError::ResponseError(_) => Meaning::Passing,
         SdkError::ServiceError(service) => of_answer(error.code(), service.raw().status().as_u16(), place),
+        SdkError::DispatchFailure(_) | SdkError::ConstructionFailure(_) if is_passing_identity(&said) => {
+            Meaning::Passing
+        }
         SdkError::DispatchFailure(_) | SdkError::ConstructionFailure(_) if is_configuration(&said) => {
             Meaning::NotConfigured
         }
@@ -122,6 +125,13 @@ fn of_answer(code: Option<&str>, status: u16, place: &Place) -> Meaning {
             _ => Meaning::Definite,
         },
     }
+}
+
+/// Whoever gives us credentials (STS, ECS, EC2) does not answer now: in the days that a seed takes they are asked for
+/// anew again and again.
+fn is_passing_identity(said: &str) -> bool {
+    let said = said.to_lowercase();
+    ["timed out", "an error occurred while loading credentials"].iter().any(|words| said.contains(words))
 }
 
 /// No credentials and no region are errors of the SDK's own making, known by their words only.

@@ -14,5 +14,6 @@ mod objects;
 mod signing_key;
 
 pub use ledger::LocalLedger;
+pub use names::path_of;
 pub use objects::LocalObjects;
 pub use signing_key::SigningKeyFile;

@@ -18,7 +18,7 @@ const PIECE_BYTES: usize = 250;
 const CONTINUED: &str = "%+";
 
 /// The path of a key, relative to the folder.
-pub(crate) fn path_of(key: &str) -> PathBuf {
+pub fn path_of(key: &str) -> PathBuf {
     key.split('/').flat_map(pieces).collect()
 }
 

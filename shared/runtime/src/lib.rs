@@ -17,6 +17,7 @@ pub mod webhook;
 pub use self::tracing::start_tracing;
 pub use clock::SystemClock;
 pub use freeze::Freeze;
+pub use krossing_local::path_of;
 pub use migration::{ForStep, Migration, MigrationError, MigrationResult};
 pub use stores::{AnyLedger, AnyObjects};
 pub use terminal::TerminalFreeze;

@@ -7,6 +7,7 @@ use krossing_core::{
     evidence::{StoredObject, Verified, verify},
     offset_map::sha256_hex,
 };
+use krossing_runtime::path_of;
 use serde_json::json;
 
 use crate::{Outcome, arguments::VerifyArguments, show};
@@ -50,10 +51,16 @@ fn lines(verified: &Verified, trusted: bool) -> Vec<String> {
     lines
 }
 
+/// An object as a folder keeps it, where capitals are spelled otherwise, or as it was brought from a bucket.
+fn read(folder: &Path, key: &str) -> std::io::Result<Vec<u8>> {
+    let kept = fs::read(folder.join(path_of(key)));
+    kept.or_else(|error| fs::read(folder.join(key)).map_err(|_| error))
+}
+
 fn check_objects(folder: &Path, objects: &[StoredObject]) -> anyhow::Result<()> {
     let wrong: Vec<String> = objects
         .iter()
-        .filter_map(|object| match fs::read(folder.join(&object.key)) {
+        .filter_map(|object| match read(folder, &object.key) {
             Ok(content) if sha256_hex(&content) == object.sha256 => None,
             Ok(content) => Some(format!("{} is another: its SHA-256 is {}", object.key, sha256_hex(&content))),
             Err(error) => Some(format!("{} cannot be read: {error}", object.key)),
