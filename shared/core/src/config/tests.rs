@@ -194,7 +194,7 @@ fn segments_and_evidence_are_in_a_folder_or_in_a_bucket() {
     assert_eq!((config.ledger.dynamodb_table, config.aws.s3_path_style), (None, false));
     check(
         &with("{directory: /b, s3_bucket: segments}", "{directory: /e}"),
-        &["line 5: backup.s3_bucket: backup.directory is given as well; give one of the two"],
+        &["line 6: backup.s3_bucket: backup.directory is given as well; give one of the two"],
     );
 }
 
