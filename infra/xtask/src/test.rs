@@ -2,8 +2,9 @@
 //!
 //! Unlike [`check`](crate::check) it ends at the first stage that fails: what follows takes minutes and relies on it.
 //! The binaries come from cargo, in the order of `tests/Cargo.toml`, so that a new one is not forgotten; they run one
-//! after the other, and so do the tests in them, because each starts brokers that want the machine for themselves. Faults
-//! run two at a time: they mostly wait, for brokers that start and for what brokers forget.
+//! after the other, and so do the tests in them, because each starts brokers that want the machine for themselves. What
+//! mostly waits runs two at a time: faults, for brokers that start and for what brokers forget, what is kept on AWS, and
+//! migrations of small data.
 
 use anyhow::{Context, bail};
 use cargo_metadata::{Metadata, MetadataCommand, TargetKind};
@@ -79,7 +80,8 @@ fn stages(metadata: &Metadata) -> anyhow::Result<Vec<(String, Work)>> {
         if tests_of(false).any(|other| other == name) {
             bail!("two test binaries are called {name}: the one in {REAL} needs a name of its own");
         }
-        let threads = if name == "faults" { 2 } else { 1 };
+        let small = std::env::var("KROSSING_SCALE").is_ok_and(|scale| scale == "small");
+        let threads = if matches!(name.as_str(), "faults" | "aws") || (name == "migration" && small) { 2 } else { 1 };
         stages.push(cargo(name, &format!("test --workspace --test {name} -- --test-threads={threads}")));
     }
     if stages.len() == fixed {
