@@ -1,5 +1,6 @@
-//! A whole migration of hard data under live load whose journal, segments and evidence are on AWS: killed in the seed,
-//! resumed, driven by one command at a time, and ended with evidence that nobody can delete.
+//! A whole migration of hard data under live load whose journal, segments and evidence are on AWS: driven by one command
+//! at a time, taken over from one that stands still, killed in the seed, resumed, and ended with evidence that nobody
+//! can delete.
 
 use std::time::Duration;
 
@@ -32,8 +33,12 @@ async fn keys(client: &Client, bucket: &str, prefix: &str) -> Result<Vec<String>
     Ok(keys)
 }
 
+async fn segments_stored(client: &Client) -> Result<usize> {
+    Ok(keys(client, BUCKET, "").await?.iter().filter(|key| key.ends_with(".log")).count())
+}
+
 async fn until_segments(client: &Client, wanted: usize) -> Result<()> {
-    while keys(client, BUCKET, "").await?.iter().filter(|key| key.ends_with(".log")).count() < wanted {
+    while segments_stored(client).await? < wanted {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     Ok(())
@@ -80,7 +85,17 @@ fn a_migration_kept_on_aws_is_exact_and_its_evidence_cannot_be_deleted() {
         execute.until(until_segments(&s3, 3)).await?;
         let second = rehearsal.run("resume").await?.expect_code(1)?;
         ensure!(second.stderr.contains("another command drives this migration"), "{}", second.stderr);
-        execute.kill().await?;
+        // One that stands still for longer than its lock and its leases is taken for dead, and ends when it wakes up.
+        execute.signal("STOP")?;
+        let mut resume = rehearsal.begin("resume")?;
+        let stored = segments_stored(&s3).await?;
+        // More than what may have been on its way.
+        let taken_over = resume.until(until_segments(&s3, stored + 6)).await;
+        execute.signal("CONT")?;
+        taken_over?;
+        let woken = execute.finish().await?.expect_code(1)?;
+        ensure!(woken.stderr.contains("another command drives this migration by now"), "{}", woken.stderr);
+        resume.kill().await?;
         rehearsal.reconfigure("1MiB, segment_max_bytes", "100MiB, segment_max_bytes")?;
         rehearsal.run("resume").await?.expect_done()?;
         let status = rehearsal.run("status").await?.expect_code(0)?;

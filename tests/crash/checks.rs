@@ -288,7 +288,10 @@ fn allowed(call: &Call, journal: &Journal, marker: MarkerKind) -> Result<(), &'s
             "a freeze is journaled before it is asked for",
         ),
         "freeze.switch" => (tip == Some(State::AwaitingClientSwitch), "producers are switched once READY is journaled"),
-        "freeze.unfreeze" => (since_cutover(EntryKind::FreezeAsked), "only what was asked for is taken back"),
+        "freeze.unfreeze" => (
+            since_cutover(EntryKind::FreezeAsked) && tip != Some(State::AwaitingClientSwitch),
+            "only what was asked for is taken back, and nothing once it is READY",
+        ),
         _ => (true, ""),
     };
     if holds { Ok(()) } else { Err(rule) }

@@ -6,8 +6,8 @@
 //! another has written, and lanes have their own leases and fences; the lock is so that a second command says so and
 //! does not begin.
 //!
-//! Does not: stop a command that has lost its document because it could not be written for so long. It says so, and its
-//! next entry in the journal is refused; what it does before that entry is not.
+//! A command whose document another has taken, because it could not write it for so long, ends at once: to die at any
+//! moment is what everything here is made for, and to go on beside another is not.
 
 use std::{
     fs::{File, TryLockError},
@@ -203,10 +203,11 @@ async fn renew(ledger: AnyLedger, owner: String, version: Arc<Mutex<Version>>) {
             Err(StoreError::Conflict { .. }) => match ours(&ledger, &owner).await {
                 Ok(Some(stored)) => *version = stored,
                 Ok(None) => {
-                    tracing::error!(
-                        "another command has taken this migration over, for this one had been silent for too long: stop it"
+                    show::advice(
+                        "another command drives this migration by now, for this one had been silent for too long: it ends \
+                         here; `krossing status` shows where the migration stands",
                     );
-                    return;
+                    std::process::exit(1);
                 }
                 Err(error) => {
                     tracing::warn!(error = %format!("{error:#}"), "could not read the lock of this migration")

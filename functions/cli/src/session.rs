@@ -10,7 +10,7 @@ use krossing_core::{
     MigrationId,
     journal::{EntryKind, Journal, JournalEntry},
     ports::{Clock, Ledger},
-    transition::{self, State},
+    transition::{self, Position, State},
 };
 use krossing_runtime::{
     Migration,
@@ -73,7 +73,11 @@ impl Session {
             false => None,
         };
         let command = if again && begun { transition::Command::Resume } else { transition::Command::Execute };
-        let session = Self::open(common, place, migration, owner, lock, command).await?;
+        let mut session = Self::open(common, place, migration, owner, lock, command).await?;
+        if session.lock.is_none() && session.drive.journal.standing() != Position::Unborn {
+            // Another command has begun it since it was looked for.
+            session.when_free().await?;
+        }
         let standing = session.drive.journal.standing();
         if standing.working_state().is_some_and(|state| !state.is_before_cutover()) {
             bail!("the cutover is over: go on with {}", session.next_command(transition::Command::Resume));

@@ -156,6 +156,7 @@ fn kind_name(kind: EntryKind) -> &'static str {
         EntryKind::Decision => "decision",
         EntryKind::FreezeAsked => "freeze_asked",
         EntryKind::FreezeConfirmed => "freeze_confirmed",
+        EntryKind::UnfreezeAsked => "unfreeze_asked",
         EntryKind::Unfrozen => "unfrozen",
         EntryKind::SwitchAsked => "switch_asked",
         EntryKind::SourceMarked => "source_marked",

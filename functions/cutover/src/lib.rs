@@ -16,6 +16,7 @@ mod standstill;
 use std::sync::{Arc, Mutex};
 
 use krossing_core::{
+    ErrorClass,
     cutover::CutoverReport,
     journal::{EntryKind, Journal},
     plan::Scope,
@@ -62,7 +63,8 @@ impl Step {
 pub async fn run<P: Ports>(cutover: &Cutover<'_, P>, journal: &mut Journal) -> Result<CutoverReport, CutoverError> {
     let migration = cutover.migration;
     let mut crew = Crew::new(cutover.ctx.clone());
-    let error = match attempt(cutover, journal, &mut crew).await {
+    let mut ready = OnItsWay::Nothing;
+    let error = match attempt(cutover, journal, &mut crew, &mut ready).await {
         Ok(report) => {
             let announced = announce_switch(migration, journal).await;
             // READY it is all the same; a resume tells producers again.
@@ -70,16 +72,23 @@ pub async fn run<P: Ports>(cutover: &Cutover<'_, P>, journal: &mut Journal) -> R
         }
         Err(error) => error,
     };
-    // An entry may have been stored whose answer was lost, also the first and the last.
-    *journal = migration.journal().await?;
-    match journal.tip() {
-        Some(State::AwaitingClientSwitch) => return Err(CutoverError::ReadyUnseen { source: Box::new(error) }),
-        Some(State::Cutover) => {}
-        // It has not begun.
-        _ => return Err(error),
+    // An entry may have been stored whose answer was lost, also the first and the last; and one that is still on its way
+    // may be stored while this is looked at: then it is looked at again.
+    let mut looks = 0;
+    loop {
+        *journal = migration.journal().await?;
+        match journal.tip() {
+            Some(State::AwaitingClientSwitch) => return Err(CutoverError::ReadyUnseen { source: Box::new(error) }),
+            Some(State::Cutover) => {}
+            // It has not begun.
+            _ => return Err(error),
+        }
+        // Before lanes come to rest, which may take as long as brokers take to answer.
+        match unfreeze(cutover, journal, ready).await {
+            Err(late) if late.class() == ErrorClass::Fenced && looks < JOURNAL_LOOKS_MAX => looks += 1,
+            released => break released?,
+        }
     }
-    // Before lanes come to rest, which may take as long as brokers take to answer.
-    unfreeze(cutover, journal).await?;
     // Whatever the lanes still say, they are brought to rest before they are opened again.
     if let Err(lane) = crew.stop().await {
         tracing::warn!(error = %error::chain(&lane), "a lane stopped during the failed cutover");
@@ -125,7 +134,7 @@ async fn name_transactions<P: Ports>(migration: &Migration<P>, mut error: Cutove
 /// After a killed cutover: lets producers go on, opens the lanes again, and returns to `drain_ready`.
 pub async fn abandon<P: Ports>(cutover: &Cutover<'_, P>, journal: &mut Journal) -> Result<(), CutoverError> {
     let migration = cutover.migration;
-    unfreeze(cutover, journal).await?;
+    unfreeze(cutover, journal, OnItsWay::Nothing).await?;
     reopen(cutover).await?;
     if journal.tip() == Some(State::Cutover) {
         migration.enter(journal, State::Failed, "the cutover was interrupted", json!({})).await?;
@@ -143,13 +152,36 @@ async fn reopen<P: Ports>(cutover: &Cutover<'_, P>) -> Result<(), CutoverError> 
     Ok(())
 }
 
+/// How often the journal is looked at again because an entry came in between: this process had one on its way at most.
+const JOURNAL_LOOKS_MAX: usize = 3;
+
+/// What this process has sent to the journal without an answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum OnItsWay {
+    /// Nothing that matters.
+    Nothing,
+    /// READY: it may be stored at any time, unless its place is taken.
+    Ready,
+}
+
 /// Lets producers go on if they were asked to stand still since the cutover began.
-async fn unfreeze<P: Ports>(cutover: &Cutover<'_, P>, journal: &mut Journal) -> Result<(), CutoverError> {
+///
+/// The journal's next place is taken first: READY, of this process or of one that has died, then finds it taken, and can
+/// not be stored once producers go on. A journal that cannot be written to (its disk is full) keeps nobody standing still,
+/// unless READY is on its way there.
+async fn unfreeze<P: Ports>(
+    cutover: &Cutover<'_, P>,
+    journal: &mut Journal,
+    on_its_way: OnItsWay,
+) -> Result<(), CutoverError> {
     let migration = cutover.migration;
-    let asked = journal.last_since(State::Cutover, EntryKind::FreezeAsked).is_some();
-    let released = journal.last_since(State::Cutover, EntryKind::Unfrozen).is_some();
-    if !asked || released {
+    if !journal.producers_may_stand_still() {
         return Ok(());
+    }
+    match migration.note(journal, EntryKind::UnfreezeAsked, "producers are let go on", json!({})).await {
+        Ok(()) => {}
+        Err(error) if on_its_way == OnItsWay::Ready || error.class() == ErrorClass::Fenced => return Err(error.into()),
+        Err(error) => tracing::warn!(error = %error::chain(&error), "producers are let go on all the same"),
     }
     let answer = migration.freeze.unfreeze().await.map_err(|source| CutoverError::NotReleased { source })?;
     let reason = if answer.confirmed {
@@ -165,6 +197,7 @@ async fn attempt<P: Ports>(
     cutover: &Cutover<'_, P>,
     journal: &mut Journal,
     crew: &mut Crew<P>,
+    on_its_way: &mut OnItsWay,
 ) -> Result<CutoverReport, CutoverError> {
     cutover.migration.enter(journal, State::Cutover, "the operator asked for the cutover", json!({})).await?;
     let prepared = prepare::prepare(cutover, crew).await?;
@@ -183,6 +216,7 @@ async fn attempt<P: Ports>(
         }
     };
     // Outside the budget: an entry that is cut off could be stored after producers were told to go on.
+    *on_its_way = OnItsWay::Ready;
     standstill::ready(cutover, journal, &report).await?;
     Ok(report)
 }

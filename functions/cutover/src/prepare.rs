@@ -9,7 +9,9 @@ use krossing_core::{
     GroupId, Producer, TopicId, TopicName, TopicPartition,
     cutover::{MarkerKind, marking_parts, marking_transactional_id},
     drain::{DrainReadiness, PartitionDrain},
-    ports::{Clock, GroupDescription, GroupOffsets, Groups, Inventory, LogEnd, LogReader, Marker, Ports, TopicAdmin},
+    ports::{
+        Clock, GroupDescription, GroupOffsets, Groups, Inventory, LogEnd, LogReader, Marker, Ports, TopicAdmin, Version,
+    },
 };
 use krossing_replication::{Crew, TailBoard, drain_sentence};
 use krossing_runtime::{ForStep, MigrationError};
@@ -35,6 +37,8 @@ pub(crate) struct Prepared {
     pub(crate) groups: Vec<GroupId>,
     /// Those that have had members on the target already.
     pub(crate) groups_used: BTreeSet<GroupId>,
+    /// The record of who has switched that an earlier cutover may have left. A later one is somebody else's.
+    pub(crate) earlier_record: Option<Version>,
 }
 
 pub(crate) async fn prepare<P: Ports>(cutover: &Cutover<'_, P>, crew: &mut Crew<P>) -> Result<Prepared, CutoverError> {
@@ -53,7 +57,8 @@ pub(crate) async fn prepare<P: Ports>(cutover: &Cutover<'_, P>, crew: &mut Crew<
     if let Some(missed) = tombstones_missed(cutover.migration, cutover.scope, &behind).await? {
         return Err(missed.into());
     }
-    Ok(Prepared { partitions, parts, groups, groups_used })
+    let (earlier_record, _) = cutover.migration.client_switch().await?;
+    Ok(Prepared { partitions, parts, groups, groups_used, earlier_record })
 }
 
 /// A topic or partition that nobody copies would be missing on the target.

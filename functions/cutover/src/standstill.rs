@@ -161,9 +161,9 @@ async fn remember_groups<P: Ports>(
     }
     let content = Bytes::from(serde_json::to_vec(&record).expect("a record is plain data"));
     let attempt = "write down the groups' positions";
-    // A cutover that was taken back may have left one.
-    let earlier = ledger.document(CLIENT_SWITCH_DOCUMENT).await.during(attempt)?;
-    ledger.put_document(CLIENT_SWITCH_DOCUMENT, earlier.map(|(version, _)| version), content).await.during(attempt)?;
+    // Over one that a cutover that was taken back has left, and over no other: a process that stood still and wakes up
+    // must not take back who has switched meanwhile.
+    ledger.put_document(CLIENT_SWITCH_DOCUMENT, prepared.earlier_record, content).await.during(attempt)?;
     Ok(())
 }
 

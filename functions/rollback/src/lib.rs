@@ -111,11 +111,11 @@ async fn release<P: Ports>(
     journal: &mut Journal,
     producers_released: bool,
 ) -> MigrationResult<String> {
-    let asked = journal.last_since(State::Cutover, EntryKind::FreezeAsked).is_some();
-    let released = journal.last_since(State::Cutover, EntryKind::Unfrozen).is_some();
-    if !asked || released {
+    if !journal.producers_may_stand_still() {
         return Ok("were not standing still".to_owned());
     }
+    // First, so that READY of a process that has died finds its place taken, if it is still on its way.
+    migration.note(journal, EntryKind::UnfreezeAsked, "producers are let go on", json!({})).await?;
     let (said, confirmed) = if producers_released {
         ("go on, says the operator".to_owned(), true)
     } else {

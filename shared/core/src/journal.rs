@@ -45,6 +45,8 @@ pub enum EntryKind {
     FreezeAsked,
     /// Producers were said to stand still.
     FreezeConfirmed,
+    /// Producers are about to be let go on: takes the place that a READY which is still on its way would need.
+    UnfreezeAsked,
     /// Producers may go on; the detail says whether that was read back.
     Unfrozen,
     /// READY: producers were told to go on on the target; the detail says whether that was confirmed.
@@ -355,6 +357,7 @@ impl Journal {
             | EntryKind::Decision
             | EntryKind::FreezeAsked
             | EntryKind::FreezeConfirmed
+            | EntryKind::UnfreezeAsked
             | EntryKind::Unfrozen
             | EntryKind::SwitchAsked
             | EntryKind::SourceMarked
@@ -420,6 +423,12 @@ impl Journal {
     /// The last entry of a kind.
     pub fn last(&self, kind: EntryKind) -> Option<&JournalEntry> {
         self.entries.iter().rev().find(|entry| entry.kind == kind)
+    }
+
+    /// Whether the last cutover asked producers to stand still, and nobody has written down that they may go on.
+    pub fn producers_may_stand_still(&self) -> bool {
+        let noted = |kind| self.last_since(State::Cutover, kind).is_some();
+        noted(EntryKind::FreezeAsked) && !noted(EntryKind::Unfrozen)
     }
 
     /// The last entry of a kind since `state` was last entered; none where it never was.
