@@ -127,7 +127,9 @@ impl Watch {
             progress.extend(lane.into_iter().map(|progress| (progress.partition.clone(), progress)));
         }
         let id = "m".parse().expect("a valid id");
-        let report = world.evidence.get(&cutover_report_key(&id)).await.map_err(|error| error.to_string())?;
+        let ready = self.seen().journal.ready().map(|ready| ready.detail["report_sha256"].clone());
+        let digest = ready.as_ref().and_then(|digest| digest.as_str()).ok_or("READY names no report")?;
+        let report = world.evidence.get(&cutover_report_key(&id, digest)).await.map_err(|error| error.to_string())?;
         let report: CutoverReport = serde_json::from_slice(&report.ok_or("there is no report of the cutover")?)
             .map_err(|error| error.to_string())?;
         let closed_from = report.closed_from();

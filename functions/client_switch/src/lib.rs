@@ -103,7 +103,7 @@ pub struct ClientSwitch<'a, P: Ports> {
 impl<'a, P: Ports> ClientSwitch<'a, P> {
     /// Reads what the cutover has left.
     pub async fn load(migration: &'a Migration<P>, lanes: &[LanePlan]) -> Result<Self, SwitchError> {
-        let report = migration.cutover_report().await?;
+        let report = migration.cutover_report(&migration.journal().await?).await?;
         let mut progress = BTreeMap::new();
         for lane in lanes {
             let lane = migration.ledger.lane_progress(lane.id).await.during("read the lanes' progress")?;

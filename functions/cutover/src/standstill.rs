@@ -118,11 +118,9 @@ pub(crate) async fn standstill<P: Ports>(
         warnings: Vec::new(),
         timings,
     };
-    migration
-        .evidence
-        .put(&cutover_report_key(&migration.id), vec![bytes_of(&report)])
-        .await
-        .during("store the cutover's report")?;
+    let content = bytes_of(&report);
+    let key = cutover_report_key(&migration.id, &sha256_hex(&content));
+    migration.evidence.put(&key, vec![content]).await.during("store the cutover's report")?;
     remember_groups(cutover, &report, &prepared).await?;
     Ok(report)
 }

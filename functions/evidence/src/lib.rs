@@ -74,7 +74,7 @@ async fn sign<P: Ports>(
     let progress = migration.progress(&scope).await?;
     let reached_ready = journal.states().contains(&State::AwaitingClientSwitch);
     let (cutover, switched) = if reached_ready {
-        (Some(migration.cutover_report().await?), Some(migration.client_switch().await?.1))
+        (Some(migration.cutover_report(journal).await?), Some(migration.client_switch().await?.1))
     } else {
         (None, None)
     };

@@ -100,7 +100,7 @@ pub async fn run<P: Ports>(
     }
 
     let progress = migration.progress(scope).await?;
-    let cutover = migration.cutover_report().await?;
+    let cutover = migration.cutover_report(journal).await?;
     let (_, switched) = migration.client_switch().await?;
     let boundaries = cutover.boundary_of();
     let manifest = Manifest {

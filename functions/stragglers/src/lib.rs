@@ -193,7 +193,7 @@ pub async fn decide<P: Ports>(
         append::carry_out(migration, journal, &unfinished).await?;
     }
     let number = Decided::of(journal).next_number();
-    let (boundaries, ours) = (migration.cutover_report().await?.boundary_of(), Decided::of(journal).producers());
+    let (boundaries, ours) = (migration.cutover_report(journal).await?.boundary_of(), Decided::of(journal).producers());
     // What is checked is what is kept and appended: whoever was left behind may go on writing meanwhile.
     let checked = each(migration, wanted, journal, async |committed| {
         let partition = &committed.start.partition;
@@ -245,7 +245,7 @@ async fn each<P: Ports, T>(
     work: impl AsyncFn(Committed) -> Result<T, StragglersError>,
 ) -> Result<Vec<T>, StragglersError> {
     wanted.check()?;
-    let cutover = migration.cutover_report().await?;
+    let cutover = migration.cutover_report(journal).await?;
     let mut undecided = Decided::of(journal).undecided_from(cutover.closed_from());
     undecided.retain(|partition, _| wanted.includes(partition));
     let partitions: Vec<_> = undecided.keys().cloned().collect();

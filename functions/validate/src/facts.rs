@@ -69,7 +69,8 @@ impl<'a> KnownPartition<'a> {
 
 impl Facts {
     pub(crate) async fn load<P: Ports>(migration: &Migration<P>, scope: &Scope) -> MigrationResult<Self> {
-        let cutover = migration.cutover_report().await?;
+        let journal = migration.journal().await?;
+        let cutover = migration.cutover_report(&journal).await?;
         let progress = migration.progress(scope).await?;
         let names: Vec<TopicName> = scope.topics.iter().map(|topic| topic.name.clone()).collect();
         let partitions: Vec<TopicPartition> = scope.partitions().collect();
@@ -81,7 +82,7 @@ impl Facts {
         let (on_source, on_target) = (existing(&partitions, &source_topics), existing(&partitions, &target_topics));
         let (source_start, source_end) = log_ends(source, &on_source, "ask the source where its logs end").await?;
         let (target_start, target_end) = log_ends(target, &on_target, "ask the target where its logs end").await?;
-        let decided = Decided::of(&migration.journal().await?);
+        let decided = Decided::of(&journal);
         let mut positions = expected_positions(&cutover, &migration.client_switch().await?.1);
         mark_groups_with_members(migration, &mut positions).await?;
         Ok(Self {

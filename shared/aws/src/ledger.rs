@@ -88,15 +88,22 @@ fn line_key(position: usize) -> String {
     format!("{LINES}{position:010}")
 }
 
+/// The first line that does not stand in its place.
+fn gap(lines: &[(String, Item)]) -> Option<(usize, &String)> {
+    lines.iter().map(|(key, _)| key).enumerate().find(|(position, key)| **key != line_key(*position))
+}
+
 impl DynamoLedger {
     async fn read_journal(&self, attempt: &str) -> StoreResult<Vec<String>> {
         let scope = &self.scope("journal");
-        let items = self.table.query(attempt, scope, LINES, Wanted::Items).await?;
-        for (position, (key, _)) in items.iter().enumerate() {
-            if *key != line_key(position) {
-                let what = format!("it stands where line {} should: lines are missing", position + 1);
-                return Err(self.table.damaged(attempt, scope, key, &what));
-            }
+        let mut items = self.table.query(attempt, scope, LINES, Wanted::Items).await?;
+        if gap(&items).is_some() {
+            // A query is no snapshot: of two lines that come while it runs it may see the second only.
+            items = self.table.query(attempt, scope, LINES, Wanted::Items).await?;
+        }
+        if let Some((position, key)) = gap(&items) {
+            let what = format!("it stands where line {} should: lines are missing", position + 1);
+            return Err(self.table.damaged(attempt, scope, key, &what));
         }
         let lines = items.into_iter().map(|(key, item)| async move {
             let key = &key;

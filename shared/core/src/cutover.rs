@@ -20,9 +20,10 @@ use crate::{
 /// The version of [`CutoverReport`] that this code writes.
 pub const CUTOVER_REPORT_VERSION: u32 = 1;
 
-/// Where the report of the cutover that reached READY is stored.
-pub fn cutover_report_key(migration: &MigrationId) -> String {
-    format!("{migration}/cutover-report.json")
+/// Where a cutover's report is stored. By its content: READY names the one that counts, and no other cutover, however
+/// late, can write over it.
+pub fn cutover_report_key(migration: &MigrationId, report_sha256: &str) -> String {
+    format!("{migration}/cutover-report-{report_sha256:.16}.json")
 }
 
 /// What closes each source partition.

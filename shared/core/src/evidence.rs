@@ -350,9 +350,7 @@ fn check_parts(bundle: &Value, key_id: String) -> Result<Verified, EvidenceError
         let name = format!("amendment {}", index + 1);
         part(&name, &bundle["amendments"][index], detail(Some(entry), "/amendment_sha256").as_ref())?;
     }
-    let is_ready =
-        |entry: &&JournalEntry| entry.kind == EntryKind::Transition && entry.to == State::AwaitingClientSwitch;
-    let ready = journal.entries().iter().rfind(is_ready);
+    let ready = journal.ready();
     let validated = journal.last(EntryKind::Validated);
     let finalized = outcome == State::Finalized;
     if finalized || ready.is_some() {

@@ -425,6 +425,16 @@ impl Journal {
         self.entries.iter().rev().find(|entry| entry.kind == kind)
     }
 
+    /// The entry of READY: the cutover's end, which comes once.
+    pub fn ready(&self) -> Option<&JournalEntry> {
+        let is_ready = |entry: &&JournalEntry| {
+            entry.kind == EntryKind::Transition
+                && entry.from == Some(State::Cutover)
+                && entry.to == State::AwaitingClientSwitch
+        };
+        self.entries.iter().find(is_ready)
+    }
+
     /// Whether the last cutover asked producers to stand still, and nobody has written down that they may go on.
     pub fn producers_may_stand_still(&self) -> bool {
         let noted = |kind| self.last_since(State::Cutover, kind).is_some();

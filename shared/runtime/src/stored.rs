@@ -10,6 +10,7 @@ use krossing_core::{
     client_switch::{CLIENT_SWITCH_DOCUMENT, ClientSwitchRecord},
     cutover::{CutoverReport, cutover_report_key},
     evidence::StoredObject,
+    journal::Journal,
     offset_map::sha256_hex,
     plan::Scope,
     ports::{Ledger, Objects, Ports, StoreError, Version},
@@ -31,9 +32,22 @@ impl<P: Ports> Migration<P> {
         Ok(progress)
     }
 
-    /// What the cutover that reached READY left behind.
-    pub async fn cutover_report(&self) -> MigrationResult<CutoverReport> {
-        self.stored_report(&cutover_report_key(&self.id), "read the cutover's report").await
+    /// What the cutover that reached READY left behind, held against the journal.
+    pub async fn cutover_report(&self, journal: &Journal) -> MigrationResult<CutoverReport> {
+        let attempt = "read the cutover's report";
+        let named = journal.ready().and_then(|ready| ready.detail["report_sha256"].as_str());
+        let digest = named.ok_or_else(|| MigrationError::Refused {
+            sentence: "no cutover has reached READY, says the journal, so that none has left a report".to_owned(),
+        })?;
+        let key = cutover_report_key(&self.id, digest);
+        let stored = self.evidence.get(&key).await.during(attempt)?;
+        let stored = stored.ok_or_else(|| StoreError::Missing { attempt: format!("read {key}") }).during(attempt)?;
+        let found = sha256_hex(&stored);
+        if found != digest {
+            let detail = format!("its digest is {found} and not {digest}, as READY names it; restore it from a copy");
+            return Err(MigrationError::NotReadBack { what: key, detail });
+        }
+        parse(&key, &stored).during(attempt)
     }
 
     /// What the last validation found.

@@ -12,12 +12,14 @@ use bytes::Bytes;
 use krossing_core::{
     BrokerId, GroupId, KafkaCode, LaneId, LeaderEpoch, Offset, PartitionId, Producer, SourceOffset, TargetOffset,
     TopicId, TopicName, TopicPartition,
+    canonical::canonical_json,
     config::Config,
     cutover::{
         Boundary, ClosingMarker, CutoverReport, CutoverTimings, GroupTranslation, MarkerKind, cutover_report_key,
     },
+    journal::Journal,
     lanes::Lane,
-    offset_map,
+    offset_map::{self, sha256_hex},
     plan::{MigrationPlan, PLAN_VERSION, PlannedTopic, Scope},
     ports::{
         AccessAdmin, AclBinding, ClientQuota, Clock, ClusterDescription, ClusterResult, CommittedOffset, ConfigEntry,
@@ -29,9 +31,11 @@ use krossing_core::{
     progress::{PartitionProgress, Run},
     records::{BatchBuilder, ControlType, Record, control_batch},
     rights::Right,
+    transition::State,
 };
 use krossing_runtime::Migration;
 use krossing_testkit::{FakeSigner, MemoryLedger, MemoryObjects, tester};
+use serde_json::json;
 
 /// A clock that only waiting moves.
 #[derive(Debug, Clone)]
@@ -537,12 +541,26 @@ impl World {
         self.cutover.groups.push(GroupTranslation { group, partition, source_offset, target_offset, metadata });
     }
 
-    /// Stores what the ledger and the evidence hold.
-    pub(crate) async fn save(&self) {
-        let ledger = &self.migration.ledger;
+    /// Stores what the ledger and the evidence hold: a journal that has reached READY, anew.
+    pub(crate) async fn save(&mut self) {
+        self.migration.ports.ledger = MemoryLedger::default();
+        let migration = &self.migration;
+        let ledger = &migration.ledger;
         ledger.save_lane_progress(LaneId(0), krossing_core::Generation(1), &self.progress).await.unwrap();
-        let report = serde_json::to_vec(&self.cutover).unwrap();
-        self.migration.evidence.put(&cutover_report_key(&self.migration.id), vec![report.into()]).await.unwrap();
+        let report = Bytes::from(canonical_json(&self.cutover).unwrap());
+        let digest = sha256_hex(&report);
+        migration.evidence.put(&cutover_report_key(&migration.id, &digest), vec![report]).await.unwrap();
+        let plan = canonical_json(&self.plan).unwrap();
+        migration.evidence.put("m/plan.json", vec![plan.into()]).await.unwrap();
+        let planned = json!({
+            "plan": "m/plan.json", "plan_sha256": self.plan.digest(),
+            "topics": 2, "partitions": 3, "groups": 5, "lanes": 1, "bytes": 0,
+        });
+        let mut journal = Journal::default();
+        migration.begin(&mut journal, "f".to_owned(), "planned", planned).await.unwrap();
+        for next in State::ALL.into_iter().skip(1).take_while(|next| *next <= State::AwaitingClientSwitch) {
+            migration.enter(&mut journal, next, "on its way", json!({ "report_sha256": digest })).await.unwrap();
+        }
     }
 }
 
