@@ -25,6 +25,13 @@ pub(crate) enum Place {
         /// Where it was looked for.
         region: Arc<str>,
     },
+    /// A service, where no thing of it is meant in particular.
+    Service {
+        /// Its name, as AWS spells it.
+        name: &'static str,
+        /// Where it was asked.
+        region: Arc<str>,
+    },
 }
 
 impl fmt::Display for Place {
@@ -32,6 +39,7 @@ impl fmt::Display for Place {
         match self {
             Place::Table { name, region } => write!(f, "table {name} in {region}"),
             Place::Bucket { name, region } => write!(f, "bucket {name} in {region}"),
+            Place::Service { name, region } => write!(f, "{name} in {region}"),
         }
     }
 }
@@ -150,6 +158,9 @@ fn remedy(meaning: Meaning, place: &Place) -> Option<&'static str> {
             "give the role of this process dynamodb:GetItem, PutItem, Query and DeleteItem on it, and the rights on its \
              key where it has one",
         ),
+        Meaning::NotAllowed if matches!(place, Place::Service { .. }) => {
+            Some("give the role of this process the right that AWS names")
+        }
         Meaning::NotAllowed => Some(
             "give the role of this process s3:ListBucket on it and s3:GetObject, PutObject and AbortMultipartUpload on \
              what is in it; with Object Lock s3:GetBucketObjectLockConfiguration and PutObjectRetention; with a KMS \

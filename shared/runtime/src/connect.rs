@@ -146,6 +146,17 @@ pub fn read_config(path: &Path) -> Result<Config, ConfigError> {
         .map_err(|problems| ConfigError::Problems { path: path.to_owned(), problems })
 }
 
+/// The configuration of a process that has no file: the text in `KROSSING_CONFIG`.
+pub fn config_from_environment() -> Result<Config, ConfigError> {
+    let path = || PathBuf::from("KROSSING_CONFIG");
+    let text = std::env::var("KROSSING_CONFIG").map_err(|error| ConfigError::Unreadable {
+        path: path(),
+        source: std::io::Error::new(std::io::ErrorKind::NotFound, error),
+    })?;
+    Config::parse(&text, |name| std::env::var(name).ok())
+        .map_err(|problems| ConfigError::Problems { path: path(), problems })
+}
+
 /// Where journal, leases and checkpoints of a migration are.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum LedgerPlace {
