@@ -398,7 +398,7 @@ fn no_state_is_entered_where_it_cannot_do_its_work() {
             assert!(at.working_state().is_some_and(|state| states.contains(&state)), "{asl} is entered at {at:?}");
         }
         // Asked for too late a rollback is refused, and the operator is asked again.
-        let refused = asl == "Rollback" && !at.working_state().is_some_and(|state| state <= Cutover);
+        let refused = asl == "Rollback" && at.working_state().is_none_or(|state| state > Cutover);
         let reached = reached(arrival, &mut BTreeSet::new());
         assert!(refused || reached.iter().any(|at| done(asl, *at)), "{asl} is entered at {at:?} and cannot end well");
     }
