@@ -1,6 +1,6 @@
 //! A Lambda: JSON in, JSON out, an error by the name of its class.
 
-use std::{process::ExitCode, sync::Arc};
+use std::{pin::Pin, process::ExitCode, sync::Arc};
 
 use lambda_runtime::{LambdaEvent, service_fn};
 use serde_json::Value;
@@ -28,7 +28,9 @@ where
     let answer = service_fn(|event: LambdaEvent<Value>| async move {
         let read = async || Environment::read().await.map(Arc::new);
         let environment = environment.get_or_try_init(read).await?.clone();
-        let answer = handle(environment, event.payload).await;
+        // Boxed: the compiler gives up on futures that are nested as deeply as a phase's.
+        let turn: Pin<Box<dyn Future<Output = Result<Value, Failure>>>> = Box::pin(handle(environment, event.payload));
+        let answer = turn.await;
         if let Err(failure) = &answer {
             tracing::warn!(class = failure.class.name(), failure.sentence, "failed");
         }
