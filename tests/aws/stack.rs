@@ -55,6 +55,7 @@ fn a_stack_does_what_aws_would_do() {
         let stack = lab.stack(spec()).await?;
         an_execution_runs_to_its_end(&stack).await?;
         a_lane_that_fails_fails_the_map(&stack).await?;
+        a_lane_that_is_silent_is_found_and_can_be_stopped(&stack).await?;
         an_error_keeps_its_name(&stack).await?;
         a_process_that_is_killed_is_an_exit_error(&stack).await?;
         a_stop_ends_an_execution_at_once(&stack).await?;
@@ -95,6 +96,31 @@ async fn a_lane_that_fails_fails_the_map(stack: &Stack) -> Result<()> {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     Ok(())
+}
+
+async fn a_lane_that_is_silent_is_found_and_can_be_stopped(stack: &Stack) -> Result<()> {
+    let execution = stack.start_execution("orders-6", &json!({"migration_id": "orders", "fails": "heartbeat"})).await?;
+    let silent = stack.until_running("stand-still", None, WAIT_MAX).await?;
+    until_asked_again(stack).await?;
+    let ended = stack.until_ended(&execution, WAIT_MAX).await?;
+    ensure!(ended.output["lanes"][1] == json!({"error": "States.Timeout"}), "{ended:#?}");
+    // Step Functions does not stop what it no longer waits for.
+    stack.stop_task(&silent, "nobody waits for it").await?;
+    loop {
+        let stopped = recovered(stack, "ECS Task State Change").await?;
+        let by_user = stopped.iter().find(|event| event["detail"]["stopCode"] == "UserInitiated");
+        let Some(event) = by_user else {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            continue;
+        };
+        let container = &event["detail"]["overrides"]["containerOverrides"][0];
+        let token = silent.environment["KROSSING_TASK_TOKEN"].as_str();
+        ensure!(container["environment"][0]["value"] == token, "{event:#}");
+        ensure!(event["detail"]["containers"][0]["exitCode"] == 143, "{event:#}");
+        let void = stack.send_task_failure(token, "Krossing.Retryable", "stopped").await.err();
+        ensure!(void.as_ref().is_some_and(|error| error.kind == "TaskTimedOut"), "{void:?}");
+        return Ok(());
+    }
 }
 
 async fn an_error_keeps_its_name(stack: &Stack) -> Result<()> {

@@ -34,6 +34,3 @@ match sys.argv[1:]:
         sys.exit(1)
     case ["stand-still"]:
         time.sleep(600)
-    case ["late"]:
-        time.sleep(3)
-        states("SendTaskSuccess", output="{}")
