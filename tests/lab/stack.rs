@@ -420,7 +420,7 @@ impl Stack {
     pub async fn start_execution(&self, name: &str, input: &Value) -> Result<String> {
         let asked = json!({"stateMachineArn": self.state_machine, "name": name, "input": input.to_string()});
         let answer = self.states("StartExecution", &asked).await?;
-        Ok(text(&answer, "executionArn").context("an execution has an ARN")?)
+        text(&answer, "executionArn").context("an execution has an ARN")
     }
 
     /// How an execution is.
