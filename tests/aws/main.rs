@@ -6,6 +6,7 @@ mod front;
 mod ledger;
 mod migration;
 mod objects;
+mod stack;
 
 use anyhow::Result;
 use aws_config::{BehaviorVersion, Region, SdkConfig};
