@@ -1,6 +1,6 @@
 //! What an answer of AWS that is not the wanted one means: a table from codes to [`StoreError`]s.
 //!
-//! Every message names the table or bucket with its region, says what AWS said, and where somebody must act, what to
+//! Every message names the table, bucket, secret, key or cluster with its region, says what AWS said, and where somebody must act, what to
 //! do. Conditions that do not hold are not failures: whoever set one looks for it first.
 
 use std::{error::Error, fmt, future::Future, sync::Arc, time::Duration};
@@ -25,6 +25,36 @@ pub(crate) enum Place {
         /// Where it was looked for.
         region: Arc<str>,
     },
+    /// Something else that AWS keeps.
+    Other {
+        /// Which service's.
+        kind: Kind,
+        /// Its name or ARN.
+        name: Arc<str>,
+        /// Where it was looked for.
+        region: Arc<str>,
+    },
+}
+
+/// What is asked for by its name or ARN, and not written to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// A secret of Secrets Manager.
+    Secret,
+    /// A key of KMS.
+    Key,
+    /// A cluster of MSK.
+    Cluster,
+}
+
+impl Kind {
+    fn name(self) -> &'static str {
+        match self {
+            Kind::Secret => "secret",
+            Kind::Key => "KMS key",
+            Kind::Cluster => "MSK cluster",
+        }
+    }
 }
 
 impl fmt::Display for Place {
@@ -32,13 +62,14 @@ impl fmt::Display for Place {
         match self {
             Place::Table { name, region } => write!(f, "table {name} in {region}"),
             Place::Bucket { name, region } => write!(f, "bucket {name} in {region}"),
+            Place::Other { kind, name, region } => write!(f, "{} {name} in {region}", kind.name()),
         }
     }
 }
 
 /// What can be meant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Meaning {
+pub(crate) enum Meaning {
     /// The next try may succeed.
     Passing,
     /// There is no such table or bucket.
@@ -60,6 +91,20 @@ pub(crate) fn failed<E>(attempt: &str, place: &Place, error: &SdkError<E>) -> St
 where
     E: ProvideErrorMetadata + Error + 'static,
 {
+    let (meaning, detail, remedy) = explained(place, error);
+    let attempt = attempt.to_owned();
+    match (meaning, remedy) {
+        (Meaning::Passing, _) => StoreError::Unavailable { attempt, detail },
+        (_, Some(remedy)) => StoreError::Refused { attempt, detail: format!("{detail}; {remedy}") },
+        (_, None) => StoreError::Refused { attempt, detail },
+    }
+}
+
+/// What an error of the SDK means, what was seen, and what to do where somebody must act.
+pub(crate) fn explained<E>(place: &Place, error: &SdkError<E>) -> (Meaning, String, Option<&'static str>)
+where
+    E: ProvideErrorMetadata + Error + 'static,
+{
     let said = said(error);
     let meaning = match error {
         SdkError::TimeoutError(_) | SdkError::ResponseError(_) => Meaning::Passing,
@@ -73,12 +118,7 @@ where
         SdkError::DispatchFailure(failure) if !failure.is_user() => Meaning::Passing,
         _ => Meaning::Definite,
     };
-    let attempt = attempt.to_owned();
-    match remedy(meaning, place) {
-        _ if meaning == Meaning::Passing => StoreError::Unavailable { attempt, detail: format!("{place}: {said}") },
-        Some(remedy) => StoreError::Refused { attempt, detail: format!("{place}: {said}; {remedy}") },
-        None => StoreError::Refused { attempt, detail: format!("{place}: {said}") },
-    }
+    (meaning, format!("{place}: {said}"), remedy(meaning, place))
 }
 
 fn of_answer(code: Option<&str>, status: u16, place: &Place) -> Meaning {
@@ -97,8 +137,14 @@ fn of_answer(code: Option<&str>, status: u16, place: &Place) -> Meaning {
         | "SlowDown"
         | "RequestTimeout"
         | "OperationAborted"
+        | "KMSInternalException"
+        | "KeyUnavailableException"
+        | "DependencyTimeoutException"
+        | "ServiceUnavailableException"
+        | "InternalServiceError"
+        | "InternalServerErrorException"
         | "ConditionalRequestConflict" => Meaning::Passing,
-        "ResourceNotFoundException" | "NoSuchBucket" => Meaning::NotThere,
+        "ResourceNotFoundException" | "NoSuchBucket" | "NotFoundException" => Meaning::NotThere,
         "PermanentRedirect"
         | "TemporaryRedirect"
         | "AuthorizationHeaderMalformed"
@@ -115,7 +161,7 @@ fn of_answer(code: Option<&str>, status: u16, place: &Place) -> Meaning {
         | "InvalidToken"
         | "RequestExpired"
         | "RequestTimeTooSkewed" => Meaning::NotKnown,
-        "AccessDenied" | "AccessDeniedException" | "AllAccessDisabled" => Meaning::NotAllowed,
+        "AccessDenied" | "AccessDeniedException" | "AllAccessDisabled" | "ForbiddenException" => Meaning::NotAllowed,
         // Answers to HEAD have no body, and so no code.
         _ => match status {
             301 | 307 => Meaning::ElsewhereRegion,
@@ -144,8 +190,22 @@ fn remedy(meaning: Meaning, place: &Place) -> Option<&'static str> {
     let table = matches!(place, Place::Table { .. });
     match meaning {
         Meaning::Passing | Meaning::Definite => None,
+        Meaning::NotThere if matches!(place, Place::Other { .. }) => {
+            Some("correct its name or the region (aws.region), or make it")
+        }
         Meaning::NotThere => Some("deploy what makes it, or correct its name or the region"),
         Meaning::ElsewhereRegion => Some("it lies in another region: correct the region"),
+        Meaning::NotAllowed if let Place::Other { kind, .. } = place => Some(match kind {
+            Kind::Secret => {
+                "give the role of this process secretsmanager:GetSecretValue on it, and kms:Decrypt on its key where it \
+                 has one of its own"
+            }
+            Kind::Key => "give the role of this process kms:GetPublicKey and kms:Sign on it",
+            Kind::Cluster => {
+                "give the role of this process kafka:DescribeClusterV2, GetBootstrapBrokers, ListNodes and \
+                 ListScramSecrets on it"
+            }
+        }),
         Meaning::NotAllowed if table => Some(
             "give the role of this process dynamodb:GetItem, PutItem, Query and DeleteItem on it, and the rights on its \
              key where it has one",
@@ -211,6 +271,14 @@ mod tests {
         Place::Table { name: "krossing".into(), region: "eu-west-1".into() }
     }
 
+    fn others() -> [Place; 3] {
+        [Kind::Secret, Kind::Key, Kind::Cluster].map(|kind| Place::Other {
+            kind,
+            name: "it".into(),
+            region: "eu-west-1".into(),
+        })
+    }
+
     fn bucket() -> Place {
         Place::Bucket { name: "segments".into(), region: "eu-west-1".into() }
     }
@@ -249,7 +317,7 @@ mod tests {
     #[test]
     fn every_meaning_that_needs_somebody_says_what_to_do() {
         for meaning in [Meaning::NotThere, Meaning::ElsewhereRegion, Meaning::NotAllowed, Meaning::NotKnown] {
-            for place in [table(), bucket()] {
+            for place in [table(), bucket()].into_iter().chain(others()) {
                 assert!(remedy(meaning, &place).is_some(), "{meaning:?} {place}");
             }
         }

@@ -1,6 +1,6 @@
-//! The ports of the ledger and of objects on AWS: DynamoDB and S3.
+//! The ports on AWS: the ledger in DynamoDB, objects in S3, the signing key in KMS; and secrets for the configuration.
 //!
-//! One file a service: `ledger` and `objects`; what both need of the SDK is set in `config`, and `failure` says
+//! One file a service: `ledger`, `objects`, `key`, `secrets`; what both need of the SDK is set in `config`, and `failure` says
 //! what an answer means: somebody must change something, or the next try may succeed. SDK retries, timeouts and
 //! checksums are passed, not defaulted, and every call ends within a bound of `limits.rs`.
 //!
@@ -9,9 +9,13 @@
 mod config;
 mod failure;
 mod items;
+mod key;
 mod ledger;
 mod objects;
+mod secrets;
 
 pub use config::Aws;
+pub use key::KmsSigner;
 pub use ledger::{DynamoLedger, ITEM_KEY, SCOPE_KEY};
 pub use objects::{BucketOptions, Retention, S3Objects};
+pub use secrets::read_secrets;

@@ -21,6 +21,7 @@ pub mod journal;
 pub mod lanes;
 pub mod lease;
 pub mod limits;
+pub mod msk;
 pub mod offset_map;
 pub mod plan;
 pub mod ports;

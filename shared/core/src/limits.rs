@@ -289,6 +289,15 @@ pub const AWS_PAUSE: Duration = Duration::from_millis(50);
 /// See [`AWS_PAUSE`].
 pub const AWS_PAUSE_MAX: Duration = Duration::from_secs(2);
 
+/// How long one request to Secrets Manager, KMS or MSK may take before it is sent again: answers come within a second.
+pub const AWS_API_ATTEMPT_WAIT_MAX: Duration = Duration::from_secs(5);
+
+/// How long one request to them may take with all its repeats. Longer: a command seems to hang before it says why.
+pub const AWS_API_OPERATION_WAIT_MAX: Duration = Duration::from_secs(30);
+
+/// Secrets that are asked for at the same time; a configuration names a handful.
+pub const AWS_SECRETS_IN_FLIGHT: usize = 8;
+
 /// How long reaching AWS may take: name, TCP and TLS.
 pub const AWS_CONNECT_WAIT_MAX: Duration = Duration::from_secs(2);
 

@@ -13,10 +13,12 @@ use std::{
 };
 
 use jiff::Timestamp;
-use krossing_aws::{Aws, BucketOptions, DynamoLedger, Retention, S3Objects};
+use krossing_aws::{Aws, BucketOptions, DynamoLedger, KmsSigner, Retention, S3Objects, read_secrets};
 use krossing_core::{
     MigrationId, Side,
-    config::{Auth, ClusterConfig, Config, FreezeConfig, Identity, KeyStore, Place, Problem, Trust},
+    config::{
+        Auth, ClusterConfig, Config, FreezeConfig, Identity, KeyStore, Place, Problem, Secrets, SigningKey, Trust,
+    },
     journal::{Actor, KnownBy},
     ports::{Clock, ClusterError, FreezeError, PortSet, Ports, StoreError},
 };
@@ -25,7 +27,7 @@ use krossing_wire::{WireCluster, WireConfig};
 use krossing_witness::{WitnessCluster, WitnessConfig};
 
 use crate::{
-    AnyLedger, AnyObjects, Freeze, Migration, SystemClock, TerminalFreeze, WebhookFreeze,
+    AnyLedger, AnyObjects, AnySigner, Freeze, Migration, SystemClock, TerminalFreeze, WebhookFreeze,
     key_store::{KeyStoreProblem, OpenKeyStore},
 };
 
@@ -45,7 +47,7 @@ impl Ports for Real {
     type Objects = AnyObjects;
     type Clock = SystemClock;
     type Freeze = Freeze;
-    type Signer = SigningKeyFile;
+    type Signer = AnySigner;
 }
 
 /// Why there is no configuration.
@@ -125,7 +127,9 @@ pub enum ConnectError {
     )]
     NoLedger,
     /// Nobody says where the signing key is.
-    #[error("evidence.signing_key_file: give it, for there is no home folder (HOME is not set) to keep the key in")]
+    #[error(
+        "evidence.signing_key_file: give it or evidence.kms_key_id, for there is no home folder (HOME is not set) to keep the key in"
+    )]
     NoSigningKey,
     /// The webhook cannot be called.
     #[error("cutover.producer_freeze_webhook cannot be used")]
@@ -139,11 +143,23 @@ fn clusters(failures: &[(Side, ClusterError)]) -> String {
     failures.iter().map(say).collect::<Vec<_>>().join("; ")
 }
 
-/// Reads the configuration, with `${NAME}` from the environment.
-pub fn read_config(path: &Path) -> Result<Config, ConfigError> {
+/// Reads the configuration from a file.
+pub async fn read_config(path: &Path) -> Result<Config, ConfigError> {
     let text = fs::read_to_string(path).map_err(|source| ConfigError::Unreadable { path: path.to_owned(), source })?;
-    Config::parse(&text, |name| std::env::var(name).ok())
-        .map_err(|problems| ConfigError::Problems { path: path.to_owned(), problems })
+    parse_config(&text).await.map_err(|problems| ConfigError::Problems { path: path.to_owned(), problems })
+}
+
+/// Reads the configuration, with `${NAME}` from the environment and `${secretsmanager:NAME:KEY}` from AWS, which is asked
+/// only where the configuration names a secret.
+pub async fn parse_config(text: &str) -> Result<Config, Vec<Problem>> {
+    let env = |name: &str| std::env::var(name).ok();
+    let wanted = Config::wanted(text, env);
+    let secrets = match wanted.secrets.is_empty() {
+        true => Secrets::new(),
+        // Boxed as in `stores`: the SDK's futures are large.
+        false => Box::pin(read_secrets(&Aws::load(wanted.region.as_deref()).await, &wanted.secrets)).await,
+    };
+    Config::parse_with(text, env, &secrets)
 }
 
 /// Where journal, leases and checkpoints of a migration are.
@@ -224,7 +240,6 @@ pub async fn reach(migration: &Migration<Real>) -> Result<(), ConnectError> {
 pub async fn connect(config: Config, id: MigrationId, place: &LedgerPlace) -> Result<Migration<Real>, ConnectError> {
     let (source_secrets, target_secrets) = (Pem::read("source", &config.source)?, Pem::read("target", &config.target)?);
     let freeze = freeze(&config.cutover.freeze, &id)?;
-    let signer = SigningKeyFile::new(signing_key_file(&config)?);
     let source = WireCluster::new(wire_config(Side::Source, &config.source, &source_secrets));
     let target = WireCluster::new(wire_config(Side::Target, &config.target, &target_secrets));
     let source_witness = WitnessCluster::connect(witness_config(Side::Source, &config.source, &source_secrets));
@@ -244,6 +259,7 @@ pub async fn connect(config: Config, id: MigrationId, place: &LedgerPlace) -> Re
     let retention = Retention::Compliance(config.evidence.retention);
     let objects = stores.objects("evidence.directory", &config.evidence.place, retention)?;
     let ledger = stores.ledger(place, &id)?;
+    let signer = stores.signer(&config.evidence.signing_key)?;
     let ports = PortSet {
         source,
         target,
@@ -269,7 +285,8 @@ struct Stores {
 impl Stores {
     async fn of(config: &Config, place: &LedgerPlace) -> Self {
         let in_folders = [&config.backup.place, &config.evidence.place].iter().all(|place| place.folder().is_some());
-        let aws = match in_folders && place.folder().is_some() {
+        let key_in_file = !matches!(config.evidence.signing_key, SigningKey::Kms(_));
+        let aws = match in_folders && key_in_file && place.folder().is_some() {
             true => None,
             false => Some(Aws::load(config.aws.region.as_deref()).await),
         };
@@ -314,12 +331,21 @@ impl Stores {
             (LedgerPlace::Table(_), None) => unreachable!("a table is what AWS is loaded for"),
         }
     }
+
+    fn signer(&self, key: &SigningKey) -> Result<AnySigner, ConnectError> {
+        let file = |path| AnySigner::File(SigningKeyFile::new(path));
+        Ok(match (key, &self.aws) {
+            (SigningKey::File(path), _) => file(path.clone()),
+            (SigningKey::DefaultFile, _) => file(default_signing_key()?),
+            (SigningKey::Kms(key), Some(aws)) => AnySigner::Kms(KmsSigner::new(aws, key)),
+            (SigningKey::Kms(_), None) => unreachable!("a key in KMS is what AWS is loaded for"),
+        })
+    }
 }
 
 /// Not beside the evidence: who may read what was signed must not be able to sign.
-fn signing_key_file(config: &Config) -> Result<PathBuf, ConnectError> {
-    let given = config.evidence.signing_key_file.clone();
-    given.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(SIGNING_KEY))).ok_or(ConnectError::NoSigningKey)
+fn default_signing_key() -> Result<PathBuf, ConnectError> {
+    std::env::var_os("HOME").map(|home| PathBuf::from(home).join(SIGNING_KEY)).ok_or(ConnectError::NoSigningKey)
 }
 
 /// Removes a migration's folder if nothing was ever journaled there: what only looks, or is refused, leaves none behind.
@@ -486,12 +512,12 @@ mod tests {
         assert!(shown.contains("alice") && !shown.contains("hunter2"), "{shown}");
     }
 
-    #[test]
-    fn every_problem_of_a_configuration_is_shown_with_its_line() {
+    #[tokio::test]
+    async fn every_problem_of_a_configuration_is_shown_with_its_line() {
         let folder = tempfile::tempdir().expect("a temporary folder can be made");
         let path = folder.path().join("m.yaml");
         fs::write(&path, "migration:\n  sorce: {}\n  seed: {lanes: 0}\n").expect("the file can be written");
-        let shown = read_config(&path).expect_err("it is wrong").to_string();
+        let shown = read_config(&path).await.expect_err("it is wrong").to_string();
         for expected in ["line 2: ", "line 3: ", "source.bootstrap_servers", "backup.directory"] {
             assert!(shown.contains(expected), "{expected} is missing in {shown}");
         }

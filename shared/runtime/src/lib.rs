@@ -19,6 +19,6 @@ pub use clock::SystemClock;
 pub use freeze::Freeze;
 pub use krossing_local::path_of;
 pub use migration::{ForStep, Migration, MigrationError, MigrationResult};
-pub use stores::{AnyLedger, AnyObjects};
+pub use stores::{AnyLedger, AnyObjects, AnySigner};
 pub use terminal::TerminalFreeze;
 pub use webhook::WebhookFreeze;

@@ -221,8 +221,19 @@ pub struct EvidenceConfig {
     pub place: Place,
     /// How long it is to be kept.
     pub retention: Duration,
-    /// The key that signs it; none for the default one.
-    pub signing_key_file: Option<PathBuf>,
+    /// The key that signs it.
+    pub signing_key: SigningKey,
+}
+
+/// The key that signs evidence.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SigningKey {
+    /// In the file that a machine's user has by default.
+    DefaultFile,
+    /// In this file.
+    File(PathBuf),
+    /// In KMS, by this id, ARN or alias.
+    Kms(String),
 }
 
 /// How the seed runs.

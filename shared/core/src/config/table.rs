@@ -95,12 +95,23 @@ pub const FIELDS: &[Field] = &[
         "Ed25519 key that signs evidence, PEM, made on first use; by default ~/.config/krossing/signing-key.pem.",
     ),
     field(
+        "evidence.kms_key_id",
+        Kind::Text,
+        None,
+        "KMS key that signs evidence, in place of a file: id, ARN or alias of a key of ECC_NIST_EDWARDS25519.",
+    ),
+    field(
         "ledger.dynamodb_table",
         Kind::Text,
         None,
         "DynamoDB table for journal, leases and checkpoints, in place of a folder; many migrations may share it.",
     ),
-    field("aws.region", Kind::Text, None, "Region of buckets, table and IAM; by default as the AWS SDK finds it."),
+    field(
+        "aws.region",
+        Kind::Text,
+        None,
+        "Region of buckets, table, keys and secrets; by default as the AWS SDK finds it.",
+    ),
     field(
         "aws.s3_path_style",
         Kind::Bool,

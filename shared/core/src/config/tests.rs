@@ -192,6 +192,14 @@ fn segments_and_evidence_are_in_a_folder_or_in_a_bucket() {
     assert_eq!(config.backup.place, Place::Bucket(bucket(Some("k".to_owned()))));
     assert_eq!(config.evidence.place.of("m/evidence.json"), "s3://evidence/m/evidence.json");
     assert_eq!((config.ledger.dynamodb_table, config.aws.s3_path_style), (None, false));
+    assert_eq!(config.evidence.signing_key, SigningKey::DefaultFile);
+    let text = with("{directory: /b}", "{directory: /e, kms_key_id: alias/evidence}");
+    let config = Config::parse(&text, no_env).unwrap();
+    assert_eq!(config.evidence.signing_key, SigningKey::Kms("alias/evidence".to_owned()));
+    check(
+        &with("{directory: /b}", "{directory: /e, kms_key_id: k, signing_key_file: /k.pem}"),
+        &["line 7: evidence.kms_key_id: evidence.signing_key_file is given as well; give one of the two"],
+    );
     check(
         &with("{directory: /b, s3_bucket: segments}", "{directory: /e}"),
         &["line 6: backup.s3_bucket: backup.directory is given as well; give one of the two"],
@@ -252,5 +260,55 @@ fn key_stores_stand_for_pem_files_and_not_beside_them() {
     check(
         &with("{mode: mtls, cert_file: /c.pem, key_file: /k.pem, truststore: /t.jks}"),
         &["target.auth.truststore_password: it is missing, and the key store needs it; give it"],
+    );
+}
+
+#[test]
+fn secrets_are_asked_for_first_and_then_stand_where_they_are_named() {
+    let text = SMALLEST.replace(
+        "[c:9092]",
+        "[c:9092]\n    auth: {mode: scram-sha-512, username: '${secretsmanager:kafka:user}', password: '${secretsmanager:kafka:pass}'}",
+    ) + "  cutover: {producer_freeze_webhook: 'https://f/', producer_freeze_webhook_secret: '${secretsmanager:freeze}'}\n\
+         # ${secretsmanager:in-a-comment}\n  aws: {region: '${REGION}'}\n";
+    let env = |name: &str| (name == "REGION").then(|| "eu-west-1".to_owned());
+    let wanted = Config::wanted(&text, env);
+    assert_eq!(wanted.secrets, ["freeze", "kafka"].map(str::to_owned).into());
+    assert_eq!(wanted.region.as_deref(), Some("eu-west-1"));
+    let kafka = Secret::new(r#"{"user": "alice", "pass": "hunter2"}"#);
+    let secrets = Secrets::from([("kafka".to_owned(), Ok(kafka)), ("freeze".to_owned(), Ok(Secret::new("whole")))]);
+    let config = Config::parse_with(&text, env, &secrets).unwrap();
+    let password = Secret::new("hunter2");
+    assert_eq!(config.target.auth, Auth::ScramSha512 { username: "alice".to_owned(), password });
+    assert!(
+        matches!(config.cutover.freeze, FreezeConfig::Webhook { secret: Some(secret), .. } if secret.expose() == "whole")
+    );
+}
+
+#[test]
+fn a_secret_that_cannot_be_had_or_does_not_fit_is_named_and_never_shown() {
+    let text = "
+migration:
+  source: {bootstrap_servers: '${secretsmanager:brokers}', auth: {mode: '${secretsmanager:mode}'}}
+  target: {bootstrap_servers: 'b:1', auth: {mode: scram-sha-512, username: me, password: '${secretsmanager:kafka:pass}'}}
+  backup: {directory: /b}
+  evidence: {directory: '${secretsmanager:gone}'}
+";
+    let gone = Unavailable { what: "the secret gone cannot be read".to_owned(), remedy: "make it".to_owned() };
+    let secrets = Secrets::from([
+        ("brokers".to_owned(), Ok(Secret::new("hunter2, b:9092"))),
+        ("mode".to_owned(), Ok(Secret::new("hun\"ter2"))),
+        ("kafka".to_owned(), Ok(Secret::new(r#"{"password": "hunter2"}"#))),
+        ("gone".to_owned(), Err(gone)),
+    ]);
+    let problems = Config::parse_with(text, no_env, &secrets).expect_err("it has problems");
+    let shown: Vec<String> = problems.iter().map(ToString::to_string).collect();
+    assert_eq!(
+        shown,
+        [
+            "line 3: source.auth.mode: what its secret holds does not fit here; write none or scram-sha-512 or mtls or iam",
+            "line 3: source.bootstrap_servers: what its secret holds does not fit here; write host:port",
+            "line 4: target.auth.password: the secret kafka has no key pass; correct the key, or add it to the secret",
+            "line 6: evidence.directory: the secret gone cannot be read; make it",
+        ]
     );
 }
