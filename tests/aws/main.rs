@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod front;
+mod iam;
 mod keys;
 mod ledger;
 mod migration;

@@ -52,7 +52,12 @@ impl Aws {
         }
     }
 
-    /// Where tokens for Kafka are signed with.
+    /// The region, where there is one.
+    pub(crate) fn sdk_region(&self) -> Option<Region> {
+        self.sdk.region().cloned()
+    }
+
+    /// Whom to ask for what tokens for Kafka are signed with.
     pub(crate) fn credentials(&self) -> Option<SharedCredentialsProvider> {
         self.sdk.credentials_provider()
     }

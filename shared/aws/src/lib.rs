@@ -8,6 +8,7 @@
 
 mod config;
 mod failure;
+mod iam;
 mod items;
 mod key;
 mod ledger;
@@ -15,6 +16,7 @@ mod objects;
 mod secrets;
 
 pub use config::Aws;
+pub use iam::{IamToken, IamTokens};
 pub use key::KmsSigner;
 pub use ledger::{DynamoLedger, ITEM_KEY, SCOPE_KEY};
 pub use objects::{BucketOptions, Retention, S3Objects};

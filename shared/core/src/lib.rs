@@ -17,6 +17,7 @@ pub mod drain;
 pub mod error;
 pub mod evidence;
 pub mod fence;
+pub mod iam;
 pub mod journal;
 pub mod lanes;
 pub mod lease;

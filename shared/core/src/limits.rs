@@ -298,6 +298,13 @@ pub const AWS_API_OPERATION_WAIT_MAX: Duration = Duration::from_secs(30);
 /// Secrets that are asked for at the same time; a configuration names a handful.
 pub const AWS_SECRETS_IN_FLIGHT: usize = 8;
 
+/// How long a token for brokers of MSK is valid; they take none that is valid for longer.
+pub const IAM_TOKEN_LIFE: Duration = Duration::from_secs(900);
+
+/// How long one token serves new connections before another is made: a cluster of many brokers is not many requests for
+/// credentials. Longer: sessions begin with that much less of their life.
+pub const IAM_TOKEN_REUSE: Duration = Duration::from_secs(60);
+
 /// How long reaching AWS may take: name, TCP and TLS.
 pub const AWS_CONNECT_WAIT_MAX: Duration = Duration::from_secs(2);
 

@@ -10,16 +10,18 @@
 use std::{
     fmt, fs,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use jiff::Timestamp;
-use krossing_aws::{Aws, BucketOptions, DynamoLedger, KmsSigner, Retention, S3Objects, read_secrets};
+use krossing_aws::{Aws, BucketOptions, DynamoLedger, IamTokens, KmsSigner, Retention, S3Objects, read_secrets};
 use krossing_core::{
     MigrationId, Side,
     config::{
         Auth, ClusterConfig, Config, FreezeConfig, Identity, KeyStore, Place, Problem, Secrets, SigningKey, Trust,
     },
     journal::{Actor, KnownBy},
+    msk::region_of,
     ports::{Clock, ClusterError, FreezeError, PortSet, Ports, StoreError},
 };
 use krossing_local::{LocalLedger, LocalObjects, SigningKeyFile};
@@ -29,6 +31,7 @@ use krossing_witness::{WitnessCluster, WitnessConfig};
 use crate::{
     AnyLedger, AnyObjects, AnySigner, Freeze, Migration, SystemClock, TerminalFreeze, WebhookFreeze,
     key_store::{KeyStoreProblem, OpenKeyStore},
+    tokens::Tokens,
 };
 
 /// Where the signing key is by default, below the home folder.
@@ -240,10 +243,13 @@ pub async fn reach(migration: &Migration<Real>) -> Result<(), ConnectError> {
 pub async fn connect(config: Config, id: MigrationId, place: &LedgerPlace) -> Result<Migration<Real>, ConnectError> {
     let (source_secrets, target_secrets) = (Pem::read("source", &config.source)?, Pem::read("target", &config.target)?);
     let freeze = freeze(&config.cutover.freeze, &id)?;
-    let source = WireCluster::new(wire_config(Side::Source, &config.source, &source_secrets));
-    let target = WireCluster::new(wire_config(Side::Target, &config.target, &target_secrets));
-    let source_witness = WitnessCluster::connect(witness_config(Side::Source, &config.source, &source_secrets));
-    let target_witness = WitnessCluster::connect(witness_config(Side::Target, &config.target, &target_secrets));
+    let stores = Stores::of(&config, place).await;
+    let source_login = Login { pem: source_secrets, tokens: stores.tokens(Side::Source, &config.source) };
+    let target_login = Login { pem: target_secrets, tokens: stores.tokens(Side::Target, &config.target) };
+    let source = WireCluster::new(wire_config(Side::Source, &config.source, &source_login));
+    let target = WireCluster::new(wire_config(Side::Target, &config.target, &target_login));
+    let source_witness = WitnessCluster::connect(witness_config(Side::Source, &config.source, &source_login));
+    let target_witness = WitnessCluster::connect(witness_config(Side::Target, &config.target, &target_login));
     let mut failures = Vec::new();
     let source = of(Side::Source, source, &mut failures);
     let target = of(Side::Target, target, &mut failures);
@@ -254,7 +260,6 @@ pub async fn connect(config: Config, id: MigrationId, place: &LedgerPlace) -> Re
     else {
         return Err(ConnectError::Clusters { failures });
     };
-    let stores = Stores::of(&config, place).await;
     let segments = stores.objects("backup.directory", &config.backup.place, Retention::None)?;
     let retention = Retention::Compliance(config.evidence.retention);
     let objects = stores.objects("evidence.directory", &config.evidence.place, retention)?;
@@ -286,7 +291,8 @@ impl Stores {
     async fn of(config: &Config, place: &LedgerPlace) -> Self {
         let in_folders = [&config.backup.place, &config.evidence.place].iter().all(|place| place.folder().is_some());
         let key_in_file = !matches!(config.evidence.signing_key, SigningKey::Kms(_));
-        let aws = match in_folders && key_in_file && place.folder().is_some() {
+        let clusters_elsewhere = [&config.source, &config.target].iter().all(|cluster| !is_on_aws(cluster));
+        let aws = match in_folders && key_in_file && clusters_elsewhere && place.folder().is_some() {
             true => None,
             false => Some(Aws::load(config.aws.region.as_deref()).await),
         };
@@ -332,6 +338,16 @@ impl Stores {
         }
     }
 
+    /// Where tokens come from, where a cluster is logged in to with IAM.
+    fn tokens(&self, side: Side, cluster: &ClusterConfig) -> Option<Tokens> {
+        let region = region_of(cluster.cluster_arn.as_deref(), &cluster.bootstrap_servers);
+        match (&cluster.auth, &self.aws) {
+            (Auth::Iam, Some(aws)) => Some(Tokens::new(IamTokens::new(aws, region, &format!("{side}.auth.mode")))),
+            (Auth::Iam, None) => unreachable!("IAM is what AWS is loaded for"),
+            (Auth::None | Auth::ScramSha512 { .. } | Auth::Mtls(_), _) => None,
+        }
+    }
+
     fn signer(&self, key: &SigningKey) -> Result<AnySigner, ConnectError> {
         let file = |path| AnySigner::File(SigningKeyFile::new(path));
         Ok(match (key, &self.aws) {
@@ -341,6 +357,11 @@ impl Stores {
             (SigningKey::Kms(_), None) => unreachable!("a key in KMS is what AWS is loaded for"),
         })
     }
+}
+
+/// Whether AWS is asked for something about it.
+fn is_on_aws(cluster: &ClusterConfig) -> bool {
+    cluster.auth == Auth::Iam || cluster.cluster_arn.is_some()
 }
 
 /// Not beside the evidence: who may read what was signed must not be able to sign.
@@ -416,10 +437,18 @@ impl Pem {
                 let (cert, key) = with_store(field, store, |opened| opened.identity(password))?;
                 (Some(cert), Some(key))
             }
-            Auth::None | Auth::ScramSha512 { .. } => (None, None),
+            Auth::None | Auth::ScramSha512 { .. } | Auth::Iam => (None, None),
         };
         Ok(Self { ca, cert, key })
     }
+}
+
+/// What logging in to a cluster needs that is not in the configuration.
+#[derive(Default)]
+struct Login {
+    pem: Pem,
+    /// Where `auth.mode` is iam.
+    tokens: Option<Tokens>,
 }
 
 /// Takes something out of a key store.
@@ -437,7 +466,8 @@ fn with_store<T>(
     }
 }
 
-fn wire_config(side: Side, cluster: &ClusterConfig, pem: &Pem) -> WireConfig {
+fn wire_config(side: Side, cluster: &ClusterConfig, login: &Login) -> WireConfig {
+    let Login { pem, tokens } = login;
     let bytes = |text: &Option<String>| text.clone().map(String::into_bytes);
     let tls = cluster.tls.as_ref().map(|_| krossing_wire::TlsConfig {
         ca_pem: bytes(&pem.ca),
@@ -449,6 +479,7 @@ fn wire_config(side: Side, cluster: &ClusterConfig, pem: &Pem) -> WireConfig {
             username: username.clone(),
             password: password.expose().to_owned(),
         }),
+        Auth::Iam => tokens.clone().map(|tokens| krossing_wire::Sasl::OAuthBearer(Arc::new(tokens))),
         Auth::None | Auth::Mtls(_) => None,
     };
     WireConfig {
@@ -459,18 +490,20 @@ fn wire_config(side: Side, cluster: &ClusterConfig, pem: &Pem) -> WireConfig {
     }
 }
 
-fn witness_config(side: Side, cluster: &ClusterConfig, pem: &Pem) -> WitnessConfig {
+fn witness_config(side: Side, cluster: &ClusterConfig, login: &Login) -> WitnessConfig {
+    let Login { pem, tokens } = login;
     let tls = cluster.tls.as_ref().map(|_| krossing_witness::Tls {
         ca_pem: pem.ca.clone(),
         cert_pem: pem.cert.clone(),
         key_pem: pem.key.clone(),
     });
     let sasl = match &cluster.auth {
-        Auth::ScramSha512 { username, password } => Some(krossing_witness::Sasl {
+        Auth::ScramSha512 { username, password } => Some(krossing_witness::Sasl::Password {
             mechanism: krossing_witness::SaslMechanism::ScramSha512,
             username: username.clone(),
             password: password.expose().to_owned(),
         }),
+        Auth::Iam => tokens.clone().map(|tokens| krossing_witness::Sasl::OAuthBearer(Arc::new(tokens))),
         Auth::None | Auth::Mtls(_) => None,
     };
     WitnessConfig {
@@ -501,9 +534,12 @@ mod tests {
     fn a_password_reaches_both_clients_and_no_debug_output() {
         let auth = Auth::ScramSha512 { username: "alice".to_owned(), password: Secret::new("hunter2") };
         let cluster = cluster(auth, Some(Tls { trust: Trust::System }));
-        let wire = wire_config(Side::Source, &cluster, &Pem::default());
-        let witness = witness_config(Side::Source, &cluster, &Pem::default());
-        assert_eq!(witness.security.sasl.as_ref().map(|sasl| sasl.password.as_str()), Some("hunter2"));
+        let wire = wire_config(Side::Source, &cluster, &Login::default());
+        let witness = witness_config(Side::Source, &cluster, &Login::default());
+        assert!(matches!(
+            &witness.security.sasl,
+            Some(krossing_witness::Sasl::Password { password, .. }) if password == "hunter2"
+        ));
         assert!(
             matches!(&wire.security.sasl, Some(krossing_wire::Sasl::ScramSha512 { password, .. }) if password == "hunter2")
         );

@@ -11,6 +11,7 @@ pub mod migration;
 mod stored;
 mod stores;
 pub mod terminal;
+mod tokens;
 pub mod tracing;
 pub mod webhook;
 

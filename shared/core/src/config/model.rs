@@ -62,7 +62,7 @@ pub struct Config {
 /// How to reach a cluster.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ClusterConfig {
-    /// Brokers to begin with.
+    /// Brokers to begin with; none: MSK is asked for them, by `cluster_arn`, which is then given.
     pub bootstrap_servers: Vec<String>,
     /// The MSK cluster's ARN.
     pub cluster_arn: Option<String>,
@@ -86,6 +86,8 @@ pub enum Auth {
     },
     /// With a client certificate.
     Mtls(Identity),
+    /// As the AWS role of this process.
+    Iam,
 }
 
 /// A client certificate with its chain, and its private key.

@@ -13,7 +13,7 @@ use super::{
     table::{Field, Kind, table},
     units::{parse_bytes, parse_duration, show_duration},
 };
-use crate::{cutover::MarkerKind, plan::Selection};
+use crate::{cutover::MarkerKind, msk::Arn, plan::Selection};
 
 /// Where the fields may stand.
 const ROOTS: [&[&str]; 2] = [&["enterprise", "msk_kraft_migration"], &["migration"]];
@@ -390,6 +390,7 @@ impl Reading {
 
     fn cluster(&mut self, side: &str) -> Option<ClusterConfig> {
         let servers = self.servers(side);
+        let cluster_arn = self.cluster_arn(side);
         let auth = self.auth(side);
         let trust = self.trust(side);
         let enabled = self.choice(&format!("{side}.tls.enabled")).map(|text| text == "true");
@@ -399,6 +400,12 @@ impl Reading {
                 let path = format!("{side}.tls.enabled");
                 let line = self.line(&path);
                 self.problem(line, &path, "mtls is a part of TLS", "leave it out, or use another auth.mode");
+                None
+            }
+            (false, Auth::Iam) => {
+                let path = format!("{side}.tls.enabled");
+                let line = self.line(&path);
+                self.problem(line, &path, "iam sends a token that anybody could use", "leave it out");
                 None
             }
             (false, Auth::None | Auth::ScramSha512 { .. }) => {
@@ -414,8 +421,19 @@ impl Reading {
             }
             (true, _) => Some(Tls { trust: trust? }),
         };
-        let cluster_arn = self.text(&format!("{side}.cluster_arn"));
         Some(ClusterConfig { bootstrap_servers: servers?, cluster_arn, auth, tls })
+    }
+
+    fn cluster_arn(&mut self, side: &str) -> Option<String> {
+        let path = format!("{side}.cluster_arn");
+        let text = self.text(&path)?;
+        if !Arn::parse(&text).is_some_and(|arn| arn.is_cluster()) {
+            let line = self.line(&path);
+            let remedy =
+                "write arn:aws:kafka:REGION:ACCOUNT:cluster/NAME/UUID, as `aws kafka list-clusters-v2` shows it";
+            self.problem(line, &path, format!("{text} is not the ARN of an MSK cluster"), remedy);
+        }
+        Some(text)
     }
 
     fn trust(&mut self, side: &str) -> Option<Trust> {
@@ -457,11 +475,12 @@ impl Reading {
         let path = format!("{side}.bootstrap_servers");
         let servers = self.list(&path);
         if servers.is_empty() {
-            let arn = self.given(&format!("{side}.cluster_arn"));
-            let what =
-                if arn { "it is missing, and brokers cannot be looked up by cluster_arn yet" } else { "it is missing" };
+            if self.given(&format!("{side}.cluster_arn")) && !self.given(&path) {
+                return Some(servers);
+            }
             let line = self.line(&path);
-            self.problem(line, &path, what, "give at least one broker as host:port");
+            let remedy = format!("give at least one broker as host:port, or {side}.cluster_arn");
+            self.problem(line, &path, "it is missing", remedy);
             return None;
         }
         let whole = |server: &String| {
@@ -485,12 +504,6 @@ impl Reading {
             "scram-sha-512" => (&["username", "password"], &[]),
             "mtls" if in_store => (&["keystore", "keystore_password"], &["key_password"]),
             "mtls" => (&["cert_file", "key_file"], &[]),
-            "iam" => {
-                let line = self.line(&path("mode"));
-                let remedy = "use scram-sha-512, mtls or none until it does";
-                self.problem(line, &path("mode"), "iam does not work yet", remedy);
-                return None;
-            }
             _ => (&[], &[]),
         };
         let fields = ["username", "password", "cert_file", "key_file", "keystore", "keystore_password", "key_password"];
@@ -511,6 +524,7 @@ impl Reading {
         }
         match mode {
             "none" => Some(Auth::None),
+            "iam" => Some(Auth::Iam),
             "scram-sha-512" => {
                 let (username, password) = (self.text(&path("username")), self.text(&path("password")));
                 Some(Auth::ScramSha512 { username: username?, password: Secret::new(password?) })

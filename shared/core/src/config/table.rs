@@ -51,9 +51,19 @@ pub(super) const MIB: u64 = 1024 * 1024;
 
 /// The fields of a cluster, below `source` and below `target`.
 pub const CLUSTER_FIELDS: &[Field] = &[
-    field("bootstrap_servers", Kind::Servers, None, "Brokers to begin with, as host:port."),
+    field(
+        "bootstrap_servers",
+        Kind::Servers,
+        None,
+        "Brokers to begin with, as host:port; by default MSK is asked for those of cluster_arn.",
+    ),
     field("cluster_arn", Kind::Text, None, "The MSK cluster's ARN; part of the migration's fingerprint."),
-    field("auth.mode", Kind::Choice(&["none", "scram-sha-512", "mtls", "iam"]), Some("none"), "How to log in."),
+    field(
+        "auth.mode",
+        Kind::Choice(&["none", "scram-sha-512", "mtls", "iam"]),
+        Some("none"),
+        "How to log in; iam: as the AWS role of this process.",
+    ),
     field("auth.username", Kind::Text, None, "User name for scram-sha-512."),
     field("auth.password", Kind::Secret, None, "Password for scram-sha-512; best as ${NAME}."),
     field("auth.cert_file", Kind::Path, None, "Client certificate for mtls, PEM, with its chain."),

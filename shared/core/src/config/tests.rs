@@ -51,7 +51,7 @@ enterprise:
   msk_kraft_migration:
     source:
       bootstrap_servers: ["${HOST}:9096"]
-      cluster_arn: arn:aws:kafka:eu:1:cluster/a/b
+      cluster_arn: arn:aws:kafka:eu-west-1:123456789012:cluster/a/b
       auth: {mode: scram-sha-512, username: me, password: "${PASSWORD}"}
       tls: {ca_file: /ca.pem}
     target:
@@ -102,6 +102,7 @@ migration:
   source:
     bootstrap_servers: [a, b:9092]
     auth: {mode: iam}
+    tls: {enabled: false}
   target:
     cluster_arn: arn
     auth: {mode: scram-sha-512, username: me, cert_file: /c}
@@ -115,17 +116,31 @@ migration:
             "backup.directory: it is missing; give a folder, or backup.s3_bucket",
             "cutover.standstill_window: it is not shorter than cutover.max_producer_freeze, so that no cutover can be in time; make it shorter, or max_producer_freeze longer",
             "target.auth.password: it is missing, and auth.mode scram-sha-512 needs it; give it",
-            "target.bootstrap_servers: it is missing, and brokers cannot be looked up by cluster_arn yet; give at least one broker as host:port",
             "line 4: source.bootstrap_servers: a is not a broker's address; write host:port",
-            "line 5: source.auth.mode: iam does not work yet; use scram-sha-512, mtls or none until it does",
-            "line 8: target.auth.cert_file: auth.mode scram-sha-512 does not use it; leave it out, or change auth.mode",
-            "line 9: backup.s3_prefix: there is no backup.s3_bucket; leave it out, or give the bucket",
-            "line 10: evidence.directory: the environment variable NOT_SET is not set; set NOT_SET, or write the value here",
-            "line 11: cutover.drain_max_partition_lag: \"-1\" is not a number; write a whole number",
-            "line 11: cutover.drain_timeout: \"soon\" is not a duration; write a number and a unit: 30s, 30m, 12h, 7d, 7y",
-            "line 11: cutover.producer_freeze_webhok: there is no such field; did you mean cutover.producer_freeze_webhook?",
-            "line 13: seed.segment_max_bytes: 1GiB is out of bounds; write 1048576 to 268435456",
+            "line 6: source.tls.enabled: iam sends a token that anybody could use; leave it out",
+            "line 8: target.cluster_arn: arn is not the ARN of an MSK cluster; write arn:aws:kafka:REGION:ACCOUNT:cluster/NAME/UUID, as `aws kafka list-clusters-v2` shows it",
+            "line 9: target.auth.cert_file: auth.mode scram-sha-512 does not use it; leave it out, or change auth.mode",
+            "line 10: backup.s3_prefix: there is no backup.s3_bucket; leave it out, or give the bucket",
+            "line 11: evidence.directory: the environment variable NOT_SET is not set; set NOT_SET, or write the value here",
+            "line 12: cutover.drain_max_partition_lag: \"-1\" is not a number; write a whole number",
+            "line 12: cutover.drain_timeout: \"soon\" is not a duration; write a number and a unit: 30s, 30m, 12h, 7d, 7y",
+            "line 12: cutover.producer_freeze_webhok: there is no such field; did you mean cutover.producer_freeze_webhook?",
+            "line 14: seed.segment_max_bytes: 1GiB is out of bounds; write 1048576 to 268435456",
         ],
+    );
+}
+
+#[test]
+fn brokers_and_their_certificates_need_not_be_named_where_the_arn_is() {
+    let arn = "arn:aws:kafka:eu-west-1:123456789012:cluster/orders/1a-2b";
+    let iam = format!("cluster_arn: '{arn}'\n    auth: {{mode: iam}}");
+    let config = Config::parse(&SMALLEST.replace("bootstrap_servers: [c:9092]", &iam), no_env).unwrap();
+    assert_eq!((config.target.auth, config.target.tls), (Auth::Iam, Some(Tls { trust: Trust::System })));
+    assert_eq!((config.target.bootstrap_servers, config.target.cluster_arn), (Vec::new(), Some(arn.to_owned())));
+    let none = SMALLEST.replace("bootstrap_servers: [c:9092]", "auth: {mode: iam}");
+    check(
+        &none,
+        &["target.bootstrap_servers: it is missing; give at least one broker as host:port, or target.cluster_arn"],
     );
 }
 
