@@ -72,6 +72,11 @@ impl Aws {
         aws_sdk_kms::Client::from_conf(config.timeout_config(api()).retry_config(retries()).build())
     }
 
+    pub(crate) fn kafka(&self) -> aws_sdk_kafka::Client {
+        let config = aws_sdk_kafka::config::Builder::from(&self.sdk);
+        aws_sdk_kafka::Client::from_conf(config.timeout_config(api()).retry_config(retries()).build())
+    }
+
     pub(crate) fn dynamodb(&self) -> aws_sdk_dynamodb::Client {
         let timeouts = TimeoutConfig::builder()
             .connect_timeout(AWS_CONNECT_WAIT_MAX)

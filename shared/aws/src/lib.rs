@@ -1,6 +1,7 @@
-//! The ports on AWS: the ledger in DynamoDB, objects in S3, the signing key in KMS; and secrets for the configuration.
+//! The ports on AWS: the ledger in DynamoDB, objects in S3, the signing key in KMS, MSK's own API;
+//! and secrets for the configuration, tokens for brokers.
 //!
-//! One file a service: `ledger`, `objects`, `key`, `secrets`; what both need of the SDK is set in `config`, and `failure` says
+//! One file a service: `ledger`, `objects`, `key`, `msk`, `secrets`, `iam`; what both need of the SDK is set in `config`, and `failure` says
 //! what an answer means: somebody must change something, or the next try may succeed. SDK retries, timeouts and
 //! checksums are passed, not defaulted, and every call ends within a bound of `limits.rs`.
 //!
@@ -12,6 +13,7 @@ mod iam;
 mod items;
 mod key;
 mod ledger;
+mod msk;
 mod objects;
 mod secrets;
 
@@ -19,5 +21,6 @@ pub use config::Aws;
 pub use iam::{IamToken, IamTokens};
 pub use key::KmsSigner;
 pub use ledger::{DynamoLedger, ITEM_KEY, SCOPE_KEY};
+pub use msk::MskApi;
 pub use objects::{BucketOptions, Retention, S3Objects};
 pub use secrets::read_secrets;

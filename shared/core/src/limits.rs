@@ -298,6 +298,9 @@ pub const AWS_API_OPERATION_WAIT_MAX: Duration = Duration::from_secs(30);
 /// Secrets that are asked for at the same time; a configuration names a handful.
 pub const AWS_SECRETS_IN_FLIGHT: usize = 8;
 
+/// Pages of nodes or of secrets of one cluster: a page has 100, and no cluster more than 60 brokers or 1,000 secrets.
+pub const MSK_PAGES_MAX: usize = 50;
+
 /// How long a token for brokers of MSK is valid; they take none that is valid for longer.
 pub const IAM_TOKEN_LIFE: Duration = Duration::from_secs(900);
 

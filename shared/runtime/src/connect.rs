@@ -14,14 +14,16 @@ use std::{
 };
 
 use jiff::Timestamp;
-use krossing_aws::{Aws, BucketOptions, DynamoLedger, IamTokens, KmsSigner, Retention, S3Objects, read_secrets};
+use krossing_aws::{
+    Aws, BucketOptions, DynamoLedger, IamTokens, KmsSigner, MskApi, Retention, S3Objects, read_secrets,
+};
 use krossing_core::{
     MigrationId, Side,
     config::{
         Auth, ClusterConfig, Config, FreezeConfig, Identity, KeyStore, Place, Problem, Secrets, SigningKey, Trust,
     },
     journal::{Actor, KnownBy},
-    msk::region_of,
+    msk::{mode_name, region_of},
     ports::{Clock, ClusterError, FreezeError, PortSet, Ports, StoreError},
 };
 use krossing_local::{LocalLedger, LocalObjects, SigningKeyFile};
@@ -29,7 +31,7 @@ use krossing_wire::{WireCluster, WireConfig};
 use krossing_witness::{WitnessCluster, WitnessConfig};
 
 use crate::{
-    AnyLedger, AnyObjects, AnySigner, Freeze, Migration, SystemClock, TerminalFreeze, WebhookFreeze,
+    AnyLedger, AnyObjects, AnySigner, BoxedMsk, Freeze, Migration, SystemClock, TerminalFreeze, WebhookFreeze,
     key_store::{KeyStoreProblem, OpenKeyStore},
     tokens::Tokens,
 };
@@ -51,6 +53,7 @@ impl Ports for Real {
     type Clock = SystemClock;
     type Freeze = Freeze;
     type Signer = AnySigner;
+    type Msk = BoxedMsk;
 }
 
 /// Why there is no configuration.
@@ -108,6 +111,14 @@ pub enum ConnectError {
     Clusters {
         /// Which, and why.
         failures: Vec<(Side, ClusterError)>,
+    },
+    /// MSK does not name brokers to begin with.
+    #[error("{side}.bootstrap_servers: it is missing, and MSK gives none by {side}.cluster_arn: {problem}")]
+    Brokers {
+        /// Of which cluster.
+        side: Side,
+        /// Why, and what to do.
+        problem: String,
     },
     /// A folder cannot be used.
     #[error("{field}: {} cannot be used", path.display())]
@@ -241,6 +252,7 @@ pub async fn reach(migration: &Migration<Real>) -> Result<(), ConnectError> {
 
 /// Opens the folders, and what is needed to reach both clusters and AWS; none of them has been asked anything yet.
 pub async fn connect(config: Config, id: MigrationId, place: &LedgerPlace) -> Result<Migration<Real>, ConnectError> {
+    let (config, msk) = with_brokers(config).await?;
     let (source_secrets, target_secrets) = (Pem::read("source", &config.source)?, Pem::read("target", &config.target)?);
     let freeze = freeze(&config.cutover.freeze, &id)?;
     let stores = Stores::of(&config, place).await;
@@ -276,8 +288,28 @@ pub async fn connect(config: Config, id: MigrationId, place: &LedgerPlace) -> Re
         clock: SystemClock,
         freeze,
         signer,
+        msk,
     };
     Ok(Migration { id, config, by: actor(), ports })
+}
+
+/// The configuration with brokers for each cluster, asked of MSK where none are given.
+async fn with_brokers(mut config: Config) -> Result<(Config, BoxedMsk), ConnectError> {
+    let arn = |cluster: &ClusterConfig| cluster.cluster_arn.clone();
+    let (source, target) = (arn(&config.source), arn(&config.target));
+    let msk = MskApi::new(config.aws.region.as_deref(), source.as_deref(), target.as_deref());
+    for (side, cluster) in [(Side::Source, &mut config.source), (Side::Target, &mut config.target)] {
+        if cluster.bootstrap_servers.is_empty() {
+            let problem = |problem| ConnectError::Brokers { side, problem };
+            let told = Box::pin(msk.brokers(side)).await.map_err(|error| problem(error.to_string()))?;
+            let servers = told.and_then(|told| told.of(&cluster.auth, cluster.tls.is_some()));
+            cluster.bootstrap_servers = servers.ok_or_else(|| {
+                let mode = mode_name(&cluster.auth);
+                problem(format!("it has none for auth.mode {mode}; enable that on the cluster, or change auth.mode"))
+            })?;
+        }
+    }
+    Ok((config, BoxedMsk(msk)))
 }
 
 /// Opens ledger and objects.
@@ -291,8 +323,8 @@ impl Stores {
     async fn of(config: &Config, place: &LedgerPlace) -> Self {
         let in_folders = [&config.backup.place, &config.evidence.place].iter().all(|place| place.folder().is_some());
         let key_in_file = !matches!(config.evidence.signing_key, SigningKey::Kms(_));
-        let clusters_elsewhere = [&config.source, &config.target].iter().all(|cluster| !is_on_aws(cluster));
-        let aws = match in_folders && key_in_file && clusters_elsewhere && place.folder().is_some() {
+        let without_iam = [&config.source, &config.target].iter().all(|cluster| cluster.auth != Auth::Iam);
+        let aws = match in_folders && key_in_file && without_iam && place.folder().is_some() {
             true => None,
             false => Some(Aws::load(config.aws.region.as_deref()).await),
         };
@@ -357,11 +389,6 @@ impl Stores {
             (SigningKey::Kms(_), None) => unreachable!("a key in KMS is what AWS is loaded for"),
         })
     }
-}
-
-/// Whether AWS is asked for something about it.
-fn is_on_aws(cluster: &ClusterConfig) -> bool {
-    cluster.auth == Auth::Iam || cluster.cluster_arn.is_some()
 }
 
 /// Not beside the evidence: who may read what was signed must not be able to sign.

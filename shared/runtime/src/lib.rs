@@ -20,6 +20,6 @@ pub use clock::SystemClock;
 pub use freeze::Freeze;
 pub use krossing_local::path_of;
 pub use migration::{ForStep, Migration, MigrationError, MigrationResult};
-pub use stores::{AnyLedger, AnyObjects, AnySigner};
+pub use stores::{AnyLedger, AnyObjects, AnySigner, BoxedMsk};
 pub use terminal::TerminalFreeze;
 pub use webhook::WebhookFreeze;

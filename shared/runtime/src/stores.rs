@@ -5,11 +5,11 @@
 //! that the compiler gives up on what holds them.
 
 use bytes::Bytes;
-use krossing_aws::{DynamoLedger, KmsSigner, S3Objects};
+use krossing_aws::{DynamoLedger, KmsSigner, MskApi, S3Objects};
 use krossing_core::{
-    Generation, LaneId,
+    Generation, LaneId, Side,
     evidence::{SignedEvidence, is_signed},
-    ports::{Ledger, Objects, SignError, Signer, StoreResult, Version},
+    ports::{Ledger, Msk, MskResult, Objects, SignError, Signer, StoreResult, Version},
     progress::PartitionProgress,
 };
 use krossing_local::{LocalLedger, LocalObjects, SigningKeyFile};
@@ -150,5 +150,15 @@ impl Signer for AnySigner {
             AnySigner::File(key) => key.sign(bundle_json).await,
             AnySigner::Kms(key) => Box::pin(key.sign(bundle_json)).await,
         }
+    }
+}
+
+/// MSK's own API, where a cluster's ARN is given.
+#[derive(Debug, Clone)]
+pub struct BoxedMsk(pub MskApi);
+
+impl Msk for BoxedMsk {
+    async fn describe(&self, side: Side) -> MskResult {
+        Box::pin(self.0.describe(side)).await
     }
 }
