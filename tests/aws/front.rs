@@ -9,6 +9,7 @@ use std::sync::{
 };
 
 use anyhow::Result;
+use serde_json::Value;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpListener, TcpStream},
@@ -57,6 +58,22 @@ impl Front {
             }
         });
         Ok(Self { port, rule, broken, relay })
+    }
+
+    /// Nothing but a script, in the JSON that AWS speaks: what a request by that name is answered, as status and body.
+    pub(crate) async fn script(answer: impl Fn(&str, &Value) -> (u16, Value) + Send + 'static) -> Result<Self> {
+        let front = Self::before(0).await?;
+        front.decide(move |head, body| {
+            // Of services that name it in a header the operation, of others the request's first line.
+            let header = head.lines().filter_map(|line| line.split_once(": "));
+            let target =
+                header.filter(|(name, _)| name.eq_ignore_ascii_case("x-amz-target")).map(|(_, value)| value).next();
+            let asked = target.and_then(|target| target.rsplit('.').next()).or_else(|| head.lines().next());
+            let body = serde_json::from_slice(body).unwrap_or_default();
+            let (status, answer) = answer(asked.unwrap_or_default(), &body);
+            Fate::Answer { status, content_type: "application/x-amz-json-1.1", body: answer.to_string() }
+        });
+        Ok(front)
     }
 
     pub(crate) fn port(&self) -> u16 {

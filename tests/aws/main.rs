@@ -1,11 +1,15 @@
 //! The ledger on DynamoDB Local and the object store on an S3 server with Object Lock: the suites that every other
-//! implementation passes, and what only servers do: refuse, throttle, lose answers, end in the middle.
+//! implementation passes, and what only servers do: refuse, throttle, lose answers, end in the middle. Secrets and keys
+//! are answered for by a script in the shapes of their services.
 #![allow(clippy::unwrap_used)]
 
 mod front;
+mod iam;
+mod keys;
 mod ledger;
 mod migration;
 mod objects;
+mod secrets;
 mod stack;
 
 use anyhow::Result;

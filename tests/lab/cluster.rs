@@ -2,7 +2,7 @@
 //!
 //! Every cluster has a plaintext listener, which brokers use among themselves and the lab uses for itself; a secured
 //! one has SASL_SSL with SCRAM-SHA-512 and mutual TLS beside it; a proxied one has a second plaintext listener that is
-//! advertised as a [`Proxy`]'s ports. With an authorizer, whoever comes through the
+//! advertised as a [`Proxy`]'s ports; one like MSK's for IAM has OAUTHBEARER, with tokens that are checked as AWS does. With an authorizer, whoever comes through the
 //! plaintext listener and the user `krossing` may do everything, others what ACLs allow.
 //!
 //! Ports are taken from below the range that the system uses for outgoing connections: a broker that is stopped must
@@ -32,7 +32,7 @@ use crate::{
     process::{POLL, Process},
     proxy::Proxy,
     repository,
-    tools::{self, java},
+    tools::{self, java, java_with},
 };
 
 /// How long a cluster may take until it answers. Alone 4–12 s; a killed broker of three that looks through its logs while
@@ -88,6 +88,8 @@ pub enum Listener {
     MutualTls,
     /// Plaintext, through the fault proxy.
     Proxied,
+    /// TLS, and a token of IAM.
+    Iam,
 }
 
 impl Listener {
@@ -97,6 +99,7 @@ impl Listener {
             Listener::Scram => "SASL",
             Listener::MutualTls => "MTLS",
             Listener::Proxied => "PROXIED",
+            Listener::Iam => "IAM",
         }
     }
 }
@@ -126,6 +129,8 @@ pub struct ClusterSpec {
     pub security: Security,
     /// Whether there is a listener behind a fault proxy.
     pub proxied: bool,
+    /// Whether a cluster with TLS has a listener for IAM.
+    pub iam: bool,
     /// Whether ACLs are enforced.
     pub authorizer: bool,
     /// Which Kafka.
@@ -142,6 +147,7 @@ impl Default for ClusterSpec {
             brokers: 1,
             security: Security::Plaintext,
             proxied: false,
+            iam: false,
             authorizer: false,
             version: Version::V3_9,
             heap_mb: 512,
@@ -243,6 +249,7 @@ impl Cluster {
             Security::Tls => vec![Listener::Plaintext, Listener::Scram, Listener::MutualTls],
         };
         listeners.extend(spec.proxied.then_some(Listener::Proxied));
+        listeners.extend(spec.iam.then_some(Listener::Iam));
         let mut free = free_ports(1 + spec.brokers * (1 + listeners.len()))?.into_iter();
         let mut port = || free.next().expect("as many as were counted");
         let zookeeper_port = port();
@@ -270,6 +277,9 @@ impl Cluster {
 
     async fn start_all(&self) -> Result<()> {
         std::fs::create_dir_all(self.folder.join("data"))?;
+        if self.spec.iam {
+            tools::compile(self.spec.version, "iam/IamTokens.java", &self.classes())?;
+        }
         for node in &self.nodes {
             std::fs::write(self.properties_file(node), self.properties(node))?;
         }
@@ -315,6 +325,7 @@ impl Cluster {
         config.set("reconnect.backoff.max.ms", "500");
         match listener {
             Listener::Plaintext | Listener::Proxied => {}
+            Listener::Iam => unimplemented!("the lab uses other listeners itself"),
             Listener::Scram => {
                 config.set("security.protocol", "SASL_SSL").set("sasl.mechanism", "SCRAM-SHA-512");
                 config.set("sasl.username", user.name).set("sasl.password", user.password);
@@ -508,6 +519,11 @@ impl Cluster {
 
     // ── Settings ───────────────────────────────────────────────────────────────────────────────────────────────────
 
+    /// What brokers load beside Kafka's jars.
+    fn classes(&self) -> PathBuf {
+        self.folder.join("classes")
+    }
+
     fn properties_file(&self, node: &Node) -> PathBuf {
         self.folder.join(format!("broker-{}.properties", node.id))
     }
@@ -549,6 +565,15 @@ impl Cluster {
                 certificates.ca_file.display()
             )));
         }
+        if self.spec.iam {
+            // Sessions of MSK end with their token, after 15 minutes at most: here soon enough to be waited for.
+            settings.extend(pairs(
+                "listener.name.iam.sasl.enabled.mechanisms=OAUTHBEARER
+                listener.name.iam.oauthbearer.sasl.server.callback.handler.class=IamTokens
+                listener.name.iam.oauthbearer.sasl.jaas.config=org.apache.kafka.common.security.oauthbearer.OAuthBearerLoginModule required;
+                listener.name.iam.oauthbearer.connections.max.reauth.ms=3000",
+            ));
+        }
         if self.spec.authorizer {
             let class = match self.mode {
                 Mode::ZooKeeper => "kafka.security.authorizer.AclAuthorizer",
@@ -585,7 +610,7 @@ impl Cluster {
         pairs(&format!(
             "listeners={own}{controller}
             advertised.listeners={advertised}
-            listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,SASL:SASL_SSL,MTLS:SSL,PROXIED:PLAINTEXT
+            listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,SASL:SASL_SSL,MTLS:SSL,PROXIED:PLAINTEXT,IAM:SASL_SSL
             inter.broker.listener.name=PLAINTEXT
             log.dirs={data}
             broker.rack=rack-{id}
@@ -627,7 +652,8 @@ impl Cluster {
     }
 
     fn spawn_node(&self, node: &Node) -> Result<()> {
-        let mut command = java(self.spec.version, self.spec.heap_mb, "info", "kafka.Kafka");
+        let jars = [self.spec.version.jars().join("*"), self.classes()];
+        let mut command = java_with(&jars, self.spec.heap_mb, "info", "kafka.Kafka");
         command.arg(self.properties_file(node));
         let process = self.lab.processes.spawn(command, &self.broker_log(node.id))?;
         *node.process.lock().expect("no panic while held") = Some(process);
@@ -687,6 +713,9 @@ impl Cluster {
             for node in self.nodes.iter().filter(|node| node.runs()) {
                 for (&listener, &port) in &node.ports {
                     self.until_accepting(port).await?;
+                    if listener == Listener::Iam {
+                        continue;
+                    }
                     self.until_counting(node, listener, count).await?;
                 }
             }

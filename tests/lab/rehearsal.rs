@@ -174,10 +174,11 @@ impl Rehearsal {
     pub async fn prepare(lab: &Lab, spec: &RehearsalSpec) -> Result<Self> {
         let security = match spec.listener {
             Listener::Plaintext | Listener::Proxied => Security::Plaintext,
-            Listener::Scram | Listener::MutualTls => Security::Tls,
+            Listener::Scram | Listener::MutualTls | Listener::Iam => Security::Tls,
         };
         let proxied = spec.listener == Listener::Proxied;
-        let cluster = ClusterSpec { brokers: spec.brokers, security, proxied, ..ClusterSpec::default() };
+        let iam = spec.listener == Listener::Iam;
+        let cluster = ClusterSpec { brokers: spec.brokers, security, proxied, iam, ..ClusterSpec::default() };
         let on_target = ClusterSpec { version: spec.target, ..cluster.clone() };
         let (source, target) = tokio::try_join!(lab.zookeeper_cluster(cluster), lab.kraft_cluster(on_target))?;
         let workload = Workload::load(&source, spec.scale, spec.seed).await?;
@@ -213,6 +214,7 @@ fn configuration(spec: &RehearsalSpec, source: &Cluster, target: &Cluster, webho
                 KROSSING.name,
                 ca(cluster)
             ),
+            Listener::Iam => format!("{servers}    auth: {{mode: iam}}\n{}", ca(cluster)),
             // Both ways to give a certificate: as Java has it on the target, as PEM on the source.
             Listener::MutualTls if with_java_stores => {
                 let stores = cluster.java_stores(KROSSING)?;

@@ -2,14 +2,26 @@
 //!
 //! A JVM's start costs a second, so this is for set-up and for looking at the end, not for loops.
 
-use std::{path::Path, process::Command};
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 use anyhow::{Result, ensure};
 
-use crate::cluster::{Cluster, Listener, Version};
+use crate::{
+    cluster::{Cluster, Listener, Version},
+    repository,
+};
 
 /// `java` with the jars of a version, up to the main class.
 pub(crate) fn java(version: Version, heap_mb: u32, log_level: &str, class: &str) -> Command {
+    java_with(&[version.jars().join("*")], heap_mb, log_level, class)
+}
+
+/// The same with other classes.
+pub(crate) fn java_with(classes: &[PathBuf], heap_mb: u32, log_level: &str, class: &str) -> Command {
+    let classes: Vec<_> = classes.iter().map(|folder| folder.to_string_lossy()).collect();
     let mut command = Command::new("java");
     command
         .arg(format!("-Xmx{heap_mb}m"))
@@ -17,9 +29,22 @@ pub(crate) fn java(version: Version, heap_mb: u32, log_level: &str, class: &str)
         .args(["-Dorg.slf4j.simpleLogger.showDateTime=true", "-Dorg.slf4j.simpleLogger.dateTimeFormat=HH:mm:ss.SSS"])
         .args(["-Dorg.slf4j.simpleLogger.logFile=System.err", "-Djava.net.preferIPv4Stack=true"])
         .arg("-cp")
-        .arg(version.jars().join("*"))
+        .arg(classes.join(":"))
         .arg(class);
     command
+}
+
+/// Compiles a file of the lab against the jars of a version.
+pub(crate) fn compile(version: Version, file: &str, folder: &Path) -> Result<()> {
+    let output = Command::new("javac")
+        .arg("-cp")
+        .arg(version.jars().join("*"))
+        .arg("-d")
+        .arg(folder)
+        .arg(repository().join("tests/lab").join(file))
+        .output()?;
+    ensure!(output.status.success(), "javac {file}: {}", String::from_utf8_lossy(&output.stderr));
+    Ok(())
 }
 
 /// Runs one of Kafka's tools to its end and answers its standard output.

@@ -60,7 +60,7 @@ fn it_reads_through_tls_and_says_why_it_may_not() {
         let ca_pem = Some(std::fs::read_to_string(cluster.ca_file())?);
         let scram = |password: &str| Security {
             tls: Some(Tls { ca_pem: ca_pem.clone(), ..Tls::default() }),
-            sasl: Some(Sasl {
+            sasl: Some(Sasl::Password {
                 mechanism: SaslMechanism::ScramSha512,
                 username: KROSSING.name.to_owned(),
                 password: password.to_owned(),

@@ -42,7 +42,7 @@ pub(crate) struct Look {
 
 impl Look {
     pub(crate) async fn open(common: &Common, id: MigrationId) -> anyhow::Result<Self> {
-        let config = read_config(&common.config)?;
+        let config = read_config(&common.config).await?;
         let place = LedgerPlace::of(&config, common.journal_dir.as_deref(), &id)?;
         let was_there = place.folder().is_some_and(Path::is_dir);
         Ok(Self { migration: connect(config, id, &place).await?, place, was_there })
@@ -61,7 +61,7 @@ impl Session {
     /// A migration that may be new; drives it if `execute` is allowed where it stands, with `again` also one that has
     /// failed on the way to `drain_ready`.
     pub(crate) async fn begin(common: &Common, id: MigrationId, again: bool) -> anyhow::Result<Self> {
-        let config = read_config(&common.config)?;
+        let config = read_config(&common.config).await?;
         let place = LedgerPlace::of(&config, common.journal_dir.as_deref(), &id)?;
         // A new migration has no folder before it is begun.
         let there = place.folder().is_none_or(Path::is_dir);
@@ -196,7 +196,7 @@ async fn has_begun(migration: &Migration<Real>) -> anyhow::Result<bool> {
 
 /// Connects to a migration that has begun; refuses an id that no journal knows, naming those that there are.
 async fn begun_before(existing: &Existing) -> anyhow::Result<(LedgerPlace, Arc<Migration<Real>>)> {
-    let (config, id) = (read_config(&existing.common.config)?, existing.migration_id.clone());
+    let (config, id) = (read_config(&existing.common.config).await?, existing.migration_id.clone());
     let place = LedgerPlace::of(&config, existing.common.journal_dir.as_deref(), &id)?;
     if let Some(folder) = place.folder().filter(|folder| !folder.join(JOURNAL_FILE).is_file()) {
         let parent = folder.parent().unwrap_or(folder);

@@ -13,8 +13,9 @@ mod rights;
 use krossing_core::{
     Side,
     acl::{self, AclFacts, OwnUser},
+    msk::{self, MskFacts},
     plan::{MigrationPlan, SourceInventory, TargetInventory},
-    ports::{Ports, ProducerFreeze},
+    ports::{Msk, Ports, ProducerFreeze},
     precheck::{Finding, PrecheckFacts, Severity, decide},
     quotas,
     rights::MissingRight,
@@ -58,10 +59,21 @@ pub async fn run<P: Ports>(migration: &Migration<P>, stored: Option<&MigrationPl
         made_topics: Default::default(),
         missing_rights: ours.missing.clone(),
     };
-    let findings = match (&plan, &source, &target) {
+    let mut findings = match (&plan, &source, &target) {
         (Some(plan), Ok(source), Ok(target)) => on_both(migration, plan, (source, target), &ours, facts).await?,
         (Some(_) | None, _, _) => decide(&facts),
     };
+    let (hosted_source, hosted_target) =
+        tokio::join!(migration.msk.describe(Side::Source), migration.msk.describe(Side::Target));
+    findings.extend(msk::findings(&MskFacts {
+        source_config: &migration.config.source,
+        target_config: &migration.config.target,
+        source: &hosted_source,
+        target: &hosted_target,
+        plan: plan.as_ref(),
+        on_target: target.as_ref().ok(),
+    }));
+    findings.sort();
     Ok(Checked { findings, plan })
 }
 

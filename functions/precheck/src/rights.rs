@@ -74,8 +74,8 @@ pub(crate) async fn ours<'a, P: Ports>(
         lacking(&migration.target, &on_target, target.as_ref().err()),
     )?;
     let principal = Principal::of(&config.target.auth);
-    let mut missing = on_source.missing(&Principal::of(&config.source.auth).name, &lacking_on_source);
-    missing.extend(on_target.missing(&principal.name, &lacking_on_target));
+    let mut missing = on_source.missing(&Principal::of(&config.source.auth), &lacking_on_source);
+    missing.extend(on_target.missing(&principal, &lacking_on_target));
     Ok(Ours { missing, on_target, lacking_on_target, principal })
 }
 

@@ -3,7 +3,7 @@
 use krossing_core::{
     MigrationId, TopicPartition,
     config::Config,
-    ports::{AclBinding, ClientQuota, Inventory},
+    ports::{AclBinding, ClientQuota, Inventory, MskError},
     records::Codec,
     rights::{Operation, Resource, Right},
 };
@@ -104,6 +104,15 @@ async fn what_cannot_be_read_or_written_is_a_finding() {
         let checked = run(&migration(&world(), &faults, CONFIG), None).await.expect("said as a finding");
         assert_eq!(codes(&checked.findings), [code], "{call}");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_msk_says_stands_beside_what_the_brokers_say() {
+    let world = world();
+    world.msk.set(Side::Target, Err(MskError::NoSuchCluster { detail: "the ARN is another's".to_owned() }));
+    let faults = Faults::on("msk.describe", 0, Fault::FailBefore);
+    let checked = run(&migration(&world, &faults, CONFIG), None).await.expect("said as a finding");
+    assert_eq!(codes(&checked.findings), ["B50", "W50"], "{}", render_text(&checked.findings));
 }
 
 #[tokio::test(start_paused = true)]

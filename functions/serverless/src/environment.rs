@@ -28,7 +28,7 @@ pub struct Environment {
 impl Environment {
     /// Reads it. Whatever is wrong is for whoever deployed the stack to put right.
     pub async fn read() -> Result<Self, Failure> {
-        let config = config_from_environment().map_err(|error| Failure::refused(&error))?;
+        let config = config_from_environment().await.map_err(|error| Failure::refused(&error))?;
         if config.ledger.dynamodb_table.is_none() {
             return Err(Failure::refused_with(
                 "KROSSING_CONFIG: ledger.dynamodb_table is missing: a process that does not stay keeps no journal"

@@ -8,10 +8,13 @@ use aws_config::{
     BehaviorVersion, Region, SdkConfig, retry::RetryConfig, stalled_stream_protection::StalledStreamProtectionConfig,
     timeout::TimeoutConfig,
 };
+use aws_credential_types::provider::SharedCredentialsProvider;
 use krossing_core::limits::{
-    AWS_ATTEMPTS_MAX, AWS_CONNECT_WAIT_MAX, AWS_PAUSE, AWS_PAUSE_MAX, LEDGER_ATTEMPT_WAIT_MAX,
-    LEDGER_OPERATION_WAIT_MAX, OBJECT_ATTEMPT_WAIT_MAX, OBJECT_OPERATION_WAIT_MAX,
+    AWS_API_ATTEMPT_WAIT_MAX, AWS_API_OPERATION_WAIT_MAX, AWS_ATTEMPTS_MAX, AWS_CONNECT_WAIT_MAX, AWS_PAUSE,
+    AWS_PAUSE_MAX, LEDGER_ATTEMPT_WAIT_MAX, LEDGER_OPERATION_WAIT_MAX, OBJECT_ATTEMPT_WAIT_MAX,
+    OBJECT_OPERATION_WAIT_MAX,
 };
+use krossing_core::msk::Arn;
 
 /// Who we are on AWS, and where: clients are made of it.
 #[derive(Debug, Clone)]
@@ -37,6 +40,41 @@ impl Aws {
     /// The region, for messages.
     pub(crate) fn region(&self) -> String {
         self.sdk.region().map_or_else(|| "no region".to_owned(), ToString::to_string)
+    }
+
+    /// The same in the region that an ARN names, for what is asked for by its ARN.
+    pub(crate) fn where_is(&self, name: &str) -> Self {
+        match Arn::parse(name) {
+            Some(arn) if !arn.region.is_empty() => {
+                Self::of(self.sdk.to_builder().region(Region::new(arn.region.to_owned())).build())
+            }
+            _ => self.clone(),
+        }
+    }
+
+    /// The region, where there is one.
+    pub(crate) fn sdk_region(&self) -> Option<Region> {
+        self.sdk.region().cloned()
+    }
+
+    /// Whom to ask for what tokens for Kafka are signed with.
+    pub(crate) fn credentials(&self) -> Option<SharedCredentialsProvider> {
+        self.sdk.credentials_provider()
+    }
+
+    pub(crate) fn secrets_manager(&self) -> aws_sdk_secretsmanager::Client {
+        let config = aws_sdk_secretsmanager::config::Builder::from(&self.sdk);
+        aws_sdk_secretsmanager::Client::from_conf(config.timeout_config(api()).retry_config(retries()).build())
+    }
+
+    pub(crate) fn kms(&self) -> aws_sdk_kms::Client {
+        let config = aws_sdk_kms::config::Builder::from(&self.sdk);
+        aws_sdk_kms::Client::from_conf(config.timeout_config(api()).retry_config(retries()).build())
+    }
+
+    pub(crate) fn kafka(&self) -> aws_sdk_kafka::Client {
+        let config = aws_sdk_kafka::config::Builder::from(&self.sdk);
+        aws_sdk_kafka::Client::from_conf(config.timeout_config(api()).retry_config(retries()).build())
     }
 
     pub(crate) fn dynamodb(&self) -> aws_sdk_dynamodb::Client {
@@ -84,6 +122,15 @@ impl Aws {
             .stalled_stream_protection(StalledStreamProtectionConfig::enabled().build());
         aws_sdk_s3::Client::from_conf(config.build())
     }
+}
+
+/// For calls that are made once in a while, and whose answers are small.
+fn api() -> TimeoutConfig {
+    TimeoutConfig::builder()
+        .connect_timeout(AWS_CONNECT_WAIT_MAX)
+        .operation_attempt_timeout(AWS_API_ATTEMPT_WAIT_MAX)
+        .operation_timeout(AWS_API_OPERATION_WAIT_MAX)
+        .build()
 }
 
 fn retries() -> RetryConfig {

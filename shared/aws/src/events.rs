@@ -7,7 +7,7 @@ use krossing_core::ports::{StoreError, StoreResult};
 
 use crate::{
     Aws,
-    failure::{Place, failed},
+    failure::{Kind, Place, failed},
 };
 
 /// All events are of this source.
@@ -33,13 +33,13 @@ pub struct EventBus {
 impl EventBus {
     /// The bus of this name.
     pub fn new(aws: &Aws, name: &str) -> Self {
-        let place = Place::Service { name: "EventBridge", region: aws.region().into() };
+        let place = Place::Other { kind: Kind::Bus, name: name.into(), region: aws.region().into() };
         Self { client: aws.eventbridge(), name: name.into(), place }
     }
 
     /// Puts an event on the bus. It may arrive twice where an answer was lost.
     pub async fn put(&self, event: &Event) -> StoreResult<()> {
-        let attempt = format!("put an event on the bus {}", self.name);
+        let attempt = "put an event".to_owned();
         let entry = PutEventsRequestEntry::builder()
             .event_bus_name(&*self.name)
             .source(SOURCE)

@@ -1,6 +1,6 @@
 //! What an answer of AWS that is not the wanted one means: a table from codes to [`StoreError`]s.
 //!
-//! Every message names the table or bucket with its region, says what AWS said, and where somebody must act, what to
+//! Every message names the table, bucket, secret, key or cluster with its region, says what AWS said, and where somebody must act, what to
 //! do. Conditions that do not hold are not failures: whoever set one looks for it first.
 
 use std::{error::Error, fmt, future::Future, sync::Arc, time::Duration};
@@ -25,13 +25,45 @@ pub(crate) enum Place {
         /// Where it was looked for.
         region: Arc<str>,
     },
-    /// A service, where no thing of it is meant in particular.
-    Service {
-        /// Its name, as AWS spells it.
-        name: &'static str,
-        /// Where it was asked.
+    /// Something else that AWS keeps.
+    Other {
+        /// Which service's.
+        kind: Kind,
+        /// Its name or ARN.
+        name: Arc<str>,
+        /// Where it was looked for.
         region: Arc<str>,
     },
+}
+
+/// What is asked for by its name or ARN.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// A secret of Secrets Manager.
+    Secret,
+    /// A key of KMS.
+    Key,
+    /// A cluster of MSK.
+    Cluster,
+    /// A bus of EventBridge.
+    Bus,
+    /// Step Functions, or an execution there.
+    Workflow,
+    /// STS.
+    Identity,
+}
+
+impl Kind {
+    fn name(self) -> &'static str {
+        match self {
+            Kind::Secret => "secret",
+            Kind::Key => "KMS key",
+            Kind::Cluster => "MSK cluster",
+            Kind::Bus => "event bus",
+            Kind::Workflow => "Step Functions",
+            Kind::Identity => "STS",
+        }
+    }
 }
 
 impl fmt::Display for Place {
@@ -39,14 +71,14 @@ impl fmt::Display for Place {
         match self {
             Place::Table { name, region } => write!(f, "table {name} in {region}"),
             Place::Bucket { name, region } => write!(f, "bucket {name} in {region}"),
-            Place::Service { name, region } => write!(f, "{name} in {region}"),
+            Place::Other { kind, name, region } => write!(f, "{} {name} in {region}", kind.name()),
         }
     }
 }
 
 /// What can be meant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Meaning {
+pub(crate) enum Meaning {
     /// The next try may succeed.
     Passing,
     /// There is no such table or bucket.
@@ -68,6 +100,20 @@ pub(crate) fn failed<E>(attempt: &str, place: &Place, error: &SdkError<E>) -> St
 where
     E: ProvideErrorMetadata + Error + 'static,
 {
+    let (meaning, detail, remedy) = explained(place, error);
+    let attempt = attempt.to_owned();
+    match (meaning, remedy) {
+        (Meaning::Passing, _) => StoreError::Unavailable { attempt, detail },
+        (_, Some(remedy)) => StoreError::Refused { attempt, detail: format!("{detail}; {remedy}") },
+        (_, None) => StoreError::Refused { attempt, detail },
+    }
+}
+
+/// What an error of the SDK means, what was seen, and what to do where somebody must act.
+pub(crate) fn explained<E>(place: &Place, error: &SdkError<E>) -> (Meaning, String, Option<&'static str>)
+where
+    E: ProvideErrorMetadata + Error + 'static,
+{
     let said = said(error);
     let meaning = match error {
         SdkError::TimeoutError(_) | SdkError::ResponseError(_) => Meaning::Passing,
@@ -81,12 +127,7 @@ where
         SdkError::DispatchFailure(failure) if !failure.is_user() => Meaning::Passing,
         _ => Meaning::Definite,
     };
-    let attempt = attempt.to_owned();
-    match remedy(meaning, place) {
-        _ if meaning == Meaning::Passing => StoreError::Unavailable { attempt, detail: format!("{place}: {said}") },
-        Some(remedy) => StoreError::Refused { attempt, detail: format!("{place}: {said}; {remedy}") },
-        None => StoreError::Refused { attempt, detail: format!("{place}: {said}") },
-    }
+    (meaning, format!("{place}: {said}"), remedy(meaning, place))
 }
 
 fn of_answer(code: Option<&str>, status: u16, place: &Place) -> Meaning {
@@ -105,8 +146,14 @@ fn of_answer(code: Option<&str>, status: u16, place: &Place) -> Meaning {
         | "SlowDown"
         | "RequestTimeout"
         | "OperationAborted"
+        | "KMSInternalException"
+        | "KeyUnavailableException"
+        | "DependencyTimeoutException"
+        | "ServiceUnavailableException"
+        | "InternalServiceError"
+        | "InternalServerErrorException"
         | "ConditionalRequestConflict" => Meaning::Passing,
-        "ResourceNotFoundException" | "NoSuchBucket" => Meaning::NotThere,
+        "ResourceNotFoundException" | "NoSuchBucket" | "NotFoundException" => Meaning::NotThere,
         "PermanentRedirect"
         | "TemporaryRedirect"
         | "AuthorizationHeaderMalformed"
@@ -123,7 +170,7 @@ fn of_answer(code: Option<&str>, status: u16, place: &Place) -> Meaning {
         | "InvalidToken"
         | "RequestExpired"
         | "RequestTimeTooSkewed" => Meaning::NotKnown,
-        "AccessDenied" | "AccessDeniedException" | "AllAccessDisabled" => Meaning::NotAllowed,
+        "AccessDenied" | "AccessDeniedException" | "AllAccessDisabled" | "ForbiddenException" => Meaning::NotAllowed,
         // Answers to HEAD have no body, and so no code.
         _ => match status {
             301 | 307 => Meaning::ElsewhereRegion,
@@ -152,15 +199,32 @@ fn remedy(meaning: Meaning, place: &Place) -> Option<&'static str> {
     let table = matches!(place, Place::Table { .. });
     match meaning {
         Meaning::Passing | Meaning::Definite => None,
+        Meaning::NotThere if matches!(place, Place::Other { .. }) => {
+            Some("correct its name or the region (aws.region), or make it")
+        }
         Meaning::NotThere => Some("deploy what makes it, or correct its name or the region"),
         Meaning::ElsewhereRegion => Some("it lies in another region: correct the region"),
+        Meaning::NotAllowed if let Place::Other { kind, .. } = place => Some(match kind {
+            Kind::Secret => {
+                "give the role of this process secretsmanager:GetSecretValue on it, and kms:Decrypt on its key where it \
+                 has one of its own"
+            }
+            Kind::Key => "give the role of this process kms:GetPublicKey and kms:Sign on it",
+            Kind::Cluster => {
+                "give the role of this process kafka:DescribeClusterV2, GetBootstrapBrokers, ListNodes and \
+                 ListScramSecrets on it"
+            }
+            Kind::Bus => "give the role of this process events:PutEvents on it",
+            Kind::Workflow => {
+                "give this identity states:StartExecution on the state machine, DescribeExecution on its executions, and \
+                 SendTaskSuccess, SendTaskFailure and SendTaskHeartbeat"
+            }
+            Kind::Identity => "let this identity ask STS who it is",
+        }),
         Meaning::NotAllowed if table => Some(
             "give the role of this process dynamodb:GetItem, PutItem, Query and DeleteItem on it, and the rights on its \
              key where it has one",
         ),
-        Meaning::NotAllowed if matches!(place, Place::Service { .. }) => {
-            Some("give the role of this process the right that AWS names")
-        }
         Meaning::NotAllowed => Some(
             "give the role of this process s3:ListBucket on it and s3:GetObject, PutObject and AbortMultipartUpload on \
              what is in it; with Object Lock s3:GetBucketObjectLockConfiguration and PutObjectRetention; with a KMS \
@@ -222,6 +286,14 @@ mod tests {
         Place::Table { name: "krossing".into(), region: "eu-west-1".into() }
     }
 
+    fn others() -> [Place; 3] {
+        [Kind::Secret, Kind::Key, Kind::Cluster, Kind::Bus, Kind::Workflow, Kind::Identity].map(|kind| Place::Other {
+            kind,
+            name: "it".into(),
+            region: "eu-west-1".into(),
+        })
+    }
+
     fn bucket() -> Place {
         Place::Bucket { name: "segments".into(), region: "eu-west-1".into() }
     }
@@ -260,7 +332,7 @@ mod tests {
     #[test]
     fn every_meaning_that_needs_somebody_says_what_to_do() {
         for meaning in [Meaning::NotThere, Meaning::ElsewhereRegion, Meaning::NotAllowed, Meaning::NotKnown] {
-            for place in [table(), bucket()] {
+            for place in [table(), bucket()].into_iter().chain(others()) {
                 assert!(remedy(meaning, &place).is_some(), "{meaning:?} {place}");
             }
         }

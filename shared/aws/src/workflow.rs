@@ -1,5 +1,7 @@
 //! Step Functions: task tokens and executions. And STS, which says who calls.
 
+use std::sync::Arc;
+
 use aws_sdk_sfn::{
     Client,
     error::{ProvideErrorMetadata, SdkError},
@@ -10,7 +12,7 @@ use serde_json::Value;
 
 use crate::{
     Aws,
-    failure::{Place, failed},
+    failure::{Kind, Place, failed},
 };
 
 /// The longest `cause` that Step Functions takes, in bytes.
@@ -56,13 +58,13 @@ impl Execution {
 #[derive(Debug, Clone)]
 pub struct Workflow {
     client: Client,
-    place: Place,
+    region: Arc<str>,
 }
 
 impl Workflow {
     /// Where `aws` leads.
     pub fn new(aws: &Aws) -> Self {
-        Self { client: aws.sfn(), place: Place::Service { name: "Step Functions", region: aws.region().into() } }
+        Self { client: aws.sfn(), region: aws.region().into() }
     }
 
     /// The task is still being worked on.
@@ -91,7 +93,7 @@ impl Workflow {
         match request.input(input.to_string()).send().await {
             Ok(started) => Ok(started.execution_arn().to_owned()),
             Err(error) if error.code() == Some("ExecutionAlreadyExists") => Err(StoreError::Conflict { attempt }),
-            Err(error) => Err(failed(&attempt, &self.place, &error)),
+            Err(error) => Err(failed(&attempt, &self.place(state_machine), &error)),
         }
     }
 
@@ -105,8 +107,13 @@ impl Workflow {
                 cause: found.cause().map(str::to_owned),
             })),
             Err(error) if error.code() == Some("ExecutionDoesNotExist") => Ok(None),
-            Err(error) => Err(failed(&format!("look at the execution {arn}"), &self.place, &error)),
+            Err(error) => Err(failed("look at an execution", &self.place(arn), &error)),
         }
+    }
+
+    /// What an error is about: an execution, a state machine, or a task.
+    fn place(&self, name: &str) -> Place {
+        Place::Other { kind: Kind::Workflow, name: name.into(), region: self.region.clone() }
     }
 
     fn of_token<E>(&self, attempt: &str, error: &SdkError<E>) -> WorkflowError
@@ -117,14 +124,14 @@ impl Workflow {
             Some(code @ ("TaskTimedOut" | "TaskDoesNotExist" | "InvalidToken")) => {
                 WorkflowError::TokenGone { attempt: attempt.to_owned(), code: code.to_owned() }
             }
-            _ => WorkflowError::Call(failed(attempt, &self.place, error)),
+            _ => WorkflowError::Call(failed(attempt, &self.place("a task"), error)),
         }
     }
 }
 
 /// Whose signature our calls bear: account and ARN, as STS says.
 pub async fn caller(aws: &Aws) -> StoreResult<(String, String)> {
-    let place = Place::Service { name: "STS", region: aws.region().into() };
+    let place = Place::Other { kind: Kind::Identity, name: "GetCallerIdentity".into(), region: aws.region().into() };
     let attempt = "ask who calls";
     let said = aws.sts().get_caller_identity().send().await.map_err(|error| failed(attempt, &place, &error))?;
     match (said.account(), said.arn()) {

@@ -20,7 +20,7 @@ use crate::{
     plan::{KAFKA_OWN_TOPICS, MigrationPlan, SourceInventory, TargetInventory},
     ports::{AclBinding, Configs},
     precheck::{Finding, Findings, few},
-    rights::{Operation, Principal, Resource, Right, Rights},
+    rights::{GovernedBy, Operation, Principal, Resource, Right, Rights},
     types::Side,
 };
 
@@ -173,7 +173,7 @@ struct ShutOut {
 }
 
 fn shut_out(own: &OwnUser<'_>, there: &[AclBinding], new: &[AclBinding], open: bool) -> ShutOut {
-    if own.is_above_rules(there, open) {
+    if own.principal.governed_by == GovernedBy::Policies || own.is_above_rules(there, open) {
         return ShutOut::default();
     }
     let held = own.held();
@@ -344,7 +344,7 @@ fn first_rules(closings: &Closings<'_>, found: &mut Findings) {
 }
 
 fn locked_out(own: &OwnUser<'_>, out: &ShutOut, found: &mut Findings) {
-    for right in own.rights.missing(&own.principal.name, &out.closed) {
+    for right in own.rights.missing(own.principal, &out.closed) {
         let problem = format!(
             "once the planned access rules are there, {}, unless it is a super user: the target may let everyone use \
              only what has no rule (allow.everyone.if.no.acl.found)",

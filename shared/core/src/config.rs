@@ -7,8 +7,9 @@
 //! Invariants: an unknown key is a problem, never ignored; a value that does not work yet is refused with a sentence and
 //! never half done; a secret is in a type that does not print.
 //!
-//! Does not: read files or the environment; `${NAME}` is asked of a function.
+//! Does not: read files, the environment or secrets; what a `${…}` stands for is given (see `lookup`).
 
+mod lookup;
 mod model;
 mod reading;
 mod reference;
@@ -17,6 +18,7 @@ mod table;
 mod tests;
 mod units;
 
+pub use lookup::{Secrets, Unavailable, Wanted};
 pub use model::*;
 pub use reference::reference;
 pub use table::{CLUSTER_FIELDS, FIELDS, Field, Kind, table};

@@ -37,8 +37,17 @@ use crate::{
 /// The version of [`Bundle`] that this code writes.
 pub const EVIDENCE_VERSION: u32 = 1;
 
-/// How bundles are signed.
+/// How bundles are signed by a key at hand: as they are.
 pub const ALGORITHM: &str = "Ed25519";
+
+/// How they are signed by a key service, which takes no more than 4 KB: their [`statement`] is.
+pub const ALGORITHM_BY_STATEMENT: &str = "Ed25519+SHA-256";
+
+/// The line that stands for a bundle where its digest is signed: no bundle is like it, and it is like no bundle, so that
+/// neither signature can be passed off as the other.
+pub fn statement(bundle_json: &str) -> String {
+    format!("krossing-evidence sha256:{}", sha256_hex(bundle_json.as_bytes()))
+}
 
 /// An object that was stored and read back.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -113,7 +122,7 @@ impl Bundle<'_> {
 pub struct SignedEvidence {
     /// The bundle, byte for byte as it was signed.
     pub bundle_json: String,
-    /// How it was signed.
+    /// How it was signed: [`ALGORITHM`] or [`ALGORITHM_BY_STATEMENT`].
     pub algorithm: String,
     /// SHA-256 of the public key in DER form, in hex.
     pub key_id: String,
@@ -124,11 +133,20 @@ pub struct SignedEvidence {
 }
 
 impl SignedEvidence {
-    /// Puts a signed bundle together.
+    /// Puts together a bundle that was signed as it is.
     pub fn new(bundle_json: String, key: &VerifyingKey, signature: &Signature) -> Self {
+        Self::by(ALGORITHM, bundle_json, key, signature)
+    }
+
+    /// Puts together a bundle whose [`statement`] was signed.
+    pub fn over_statement(bundle_json: String, key: &VerifyingKey, signature: &Signature) -> Self {
+        Self::by(ALGORITHM_BY_STATEMENT, bundle_json, key, signature)
+    }
+
+    fn by(algorithm: &str, bundle_json: String, key: &VerifyingKey, signature: &Signature) -> Self {
         Self {
             bundle_json,
-            algorithm: ALGORITHM.to_owned(),
+            algorithm: algorithm.to_owned(),
             key_id: key_id(key),
             public_key: key.to_public_key_pem(LineEnding::LF).expect("a key of 32 bytes has a PEM form"),
             signature: BASE64.encode(signature.to_bytes()),
@@ -283,9 +301,14 @@ impl Decided {
 pub fn verify(document: &[u8], trusted_key_id: Option<&str>) -> Result<Verified, EvidenceError> {
     let not_evidence = |detail: String| EvidenceError::NotEvidence { detail };
     let document: SignedEvidence = serde_json::from_slice(document).map_err(|error| not_evidence(error.to_string()))?;
-    if document.algorithm != ALGORITHM {
-        return Err(not_evidence(format!("it is signed with {:?}, not with {ALGORITHM}", document.algorithm)));
-    }
+    let signed = match document.algorithm.as_str() {
+        ALGORITHM => document.bundle_json.clone(),
+        ALGORITHM_BY_STATEMENT => statement(&document.bundle_json),
+        other => {
+            let known = format!("{ALGORITHM} or {ALGORITHM_BY_STATEMENT}");
+            return Err(not_evidence(format!("it is signed with {other:?}, not with {known}")));
+        }
+    };
     let key = VerifyingKey::from_public_key_pem(&document.public_key)
         .map_err(|error| not_evidence(format!("its public key cannot be read ({error})")))?;
     let actual = key_id(&key);
@@ -300,7 +323,7 @@ pub fn verify(document: &[u8], trusted_key_id: Option<&str>) -> Result<Verified,
         .ok()
         .and_then(|bytes| Signature::from_slice(&bytes).ok())
         .ok_or_else(|| not_evidence("its signature is not 64 bytes in base64".to_owned()))?;
-    key.verify_strict(document.bundle_json.as_bytes(), &signature).map_err(|_| EvidenceError::BadSignature)?;
+    key.verify_strict(signed.as_bytes(), &signature).map_err(|_| EvidenceError::BadSignature)?;
 
     let bundle: Value = serde_json::from_str(&document.bundle_json).map_err(|error| not_evidence(error.to_string()))?;
     match bundle["version"].as_u64() {
@@ -448,6 +471,23 @@ mod tests {
         assert_eq!((verified.outcome, verified.journal_entries), (State::Finalized, 12));
         assert_eq!(verified.validation.as_deref(), Some("PASSED"));
         assert_eq!(verified.objects[0].key, "orders/offset-map.json");
+    }
+
+    #[test]
+    fn a_signature_of_the_statement_proves_the_bundle_and_is_not_passed_off_as_one_of_it() {
+        let key = signing_key(1);
+        let text = canonical_json(&bundle()).unwrap();
+        let signature = key.sign(statement(&text).as_bytes());
+        let document = SignedEvidence::over_statement(text.clone(), &key.verifying_key(), &signature);
+        let verified = verify(&serde_json::to_vec(&document).unwrap(), None).unwrap();
+        assert_eq!((verified.outcome, verified.key_id), (State::Finalized, key_id(&key.verifying_key())));
+        let refused = |document: SignedEvidence| verify(&serde_json::to_vec(&document).unwrap(), None).unwrap_err();
+        let changed = SignedEvidence { bundle_json: text.replacen("orders", "others", 1), ..document.clone() };
+        assert_eq!(refused(changed), EvidenceError::BadSignature);
+        let of_the_bundle = SignedEvidence { algorithm: ALGORITHM.to_owned(), ..document.clone() };
+        assert_eq!(refused(of_the_bundle), EvidenceError::BadSignature);
+        let of_the_line = SignedEvidence::new(statement(&text), &key.verifying_key(), &signature);
+        assert!(matches!(refused(of_the_line), EvidenceError::NotEvidence { .. }));
     }
 
     #[test]

@@ -289,6 +289,25 @@ pub const AWS_PAUSE: Duration = Duration::from_millis(50);
 /// See [`AWS_PAUSE`].
 pub const AWS_PAUSE_MAX: Duration = Duration::from_secs(2);
 
+/// How long one request to Secrets Manager, KMS or MSK may take before it is sent again: answers come within a second.
+pub const AWS_API_ATTEMPT_WAIT_MAX: Duration = Duration::from_secs(5);
+
+/// How long one request to them may take with all its repeats. Longer: a command seems to hang before it says why.
+pub const AWS_API_OPERATION_WAIT_MAX: Duration = Duration::from_secs(30);
+
+/// Secrets that are asked for at the same time; a configuration names a handful.
+pub const AWS_SECRETS_IN_FLIGHT: usize = 8;
+
+/// Pages of nodes or of secrets of one cluster: a page has 100, and no cluster more than 60 brokers or 1,000 secrets.
+pub const MSK_PAGES_MAX: usize = 50;
+
+/// How long a token for brokers of MSK is valid; they take none that is valid for longer.
+pub const IAM_TOKEN_LIFE: Duration = Duration::from_secs(900);
+
+/// How long one token serves new connections before another is made: a cluster of many brokers is not many requests for
+/// credentials. Longer: sessions begin with that much less of their life.
+pub const IAM_TOKEN_REUSE: Duration = Duration::from_secs(60);
+
 /// How long reaching AWS may take: name, TCP and TLS.
 pub const AWS_CONNECT_WAIT_MAX: Duration = Duration::from_secs(2);
 

@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     error::{ErrorClass, KafkaCode},
     evidence::SignedEvidence,
+    msk::MskCluster,
     progress::PartitionProgress,
     rights::Right,
     types::{
@@ -788,6 +789,34 @@ pub trait Signer: Send + Sync {
     fn sign(&self, bundle_json: String) -> impl Future<Output = Result<SignedEvidence, SignError>> + Send;
 }
 
+// ── Who hosts the clusters ─────────────────────────────────────────────────────────────────────────────────────────────
+
+/// Why MSK's API did not describe a cluster.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum MskError {
+    /// It knows none by this ARN.
+    #[error("no such cluster: {detail}")]
+    NoSuchCluster {
+        /// What it said.
+        detail: String,
+    },
+    /// It was not asked, or has not answered: no rights, no credentials, no way there.
+    #[error("not asked: {detail}")]
+    NotAsked {
+        /// What was seen, and what to do.
+        detail: String,
+    },
+}
+
+/// A cluster as MSK describes it; none where it is not said to be one of MSK's.
+pub type MskResult = Result<Option<MskCluster>, MskError>;
+
+/// MSK's own API.
+pub trait Msk: Send + Sync {
+    /// Describes the source or the target.
+    fn describe(&self, side: Side) -> impl Future<Output = MskResult> + Send;
+}
+
 // ── All of them ────────────────────────────────────────────────────────────────────────────────────────────────────
 
 /// The ports of a whole migration, as one type parameter.
@@ -810,6 +839,8 @@ pub trait Ports: Send + Sync + 'static {
     type Freeze: ProducerFreeze + 'static;
     /// Who signs evidence.
     type Signer: Signer + 'static;
+    /// Who hosts the clusters.
+    type Msk: Msk;
 }
 
 /// The ports that one process has of a migration.
@@ -835,4 +866,6 @@ pub struct PortSet<P: Ports> {
     pub freeze: P::Freeze,
     /// Who signs evidence.
     pub signer: P::Signer,
+    /// Who hosts the clusters.
+    pub msk: P::Msk,
 }

@@ -832,6 +832,7 @@ mod tests {
     fn missing_rights_and_settings_that_stay_behind_are_told() {
         let missing = MissingRight {
             side: Side::Source,
+            governed_by: crate::rights::GovernedBy::AccessRules,
             principal: "User:alice".into(),
             operation: Operation::Describe,
             scope: Scope::Cluster,

@@ -15,6 +15,7 @@ use std::{
 use crate::{
     config::Auth,
     cutover::MarkerKind,
+    iam,
     plan::Selection,
     types::{GroupId, MigrationId, Side, TopicName},
 };
@@ -67,18 +68,35 @@ pub struct Principal {
     pub name: String,
     /// Whether that is surely so: brokers make the name of a certificate by rules of their own.
     pub known: bool,
+    /// What says what it may do.
+    pub governed_by: GovernedBy,
+}
+
+/// What says what a user may do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum GovernedBy {
+    /// Kafka's access rules.
+    AccessRules,
+    /// IAM policies: access rules mean nothing for whoever logs in with IAM.
+    Policies,
 }
 
 impl Principal {
     /// Who logs in like this.
     pub fn of(auth: &Auth) -> Self {
         match auth {
-            Auth::ScramSha512 { username, .. } => Self { name: format!("User:{username}"), known: true },
-            Auth::Mtls(identity) => {
-                Self { name: format!("User:<subject of {}>", identity.file().display()), known: false }
+            Auth::ScramSha512 { username, .. } => Self::by_rules(format!("User:{username}"), true),
+            Auth::Mtls(identity) => Self::by_rules(format!("User:<subject of {}>", identity.file().display()), false),
+            Auth::None => Self::by_rules("User:ANONYMOUS".to_owned(), true),
+            Auth::Iam => {
+                Self { name: "the role of this process".to_owned(), known: false, governed_by: GovernedBy::Policies }
             }
-            Auth::None => Self { name: "User:ANONYMOUS".to_owned(), known: true },
         }
+    }
+
+    /// One that access rules speak of.
+    pub fn by_rules(name: String, known: bool) -> Self {
+        Self { name, known, governed_by: GovernedBy::AccessRules }
     }
 
     /// Whether a rule is surely about this user alone.
@@ -117,6 +135,8 @@ pub struct MissingRight {
     pub side: Side,
     /// `User:alice`, as access rules name our user.
     pub principal: String,
+    /// What would have to let it.
+    pub governed_by: GovernedBy,
     /// What it may not do.
     pub operation: Operation,
     /// On what.
@@ -172,12 +192,13 @@ impl Rights<'_> {
     }
 
     /// What is lacking, as access rules would name it: one entry an operation and kind of resource.
-    pub fn missing(&self, principal: &str, lacking: &[Right]) -> Vec<MissingRight> {
+    pub fn missing(&self, principal: &Principal, lacking: &[Right]) -> Vec<MissingRight> {
         let mut missing = Vec::new();
         let mut add = |operation, scope, needed_for| {
             missing.push(MissingRight {
                 side: self.side,
-                principal: principal.to_owned(),
+                principal: principal.name.clone(),
+                governed_by: principal.governed_by,
                 operation,
                 scope,
                 needed_for,
@@ -304,9 +325,12 @@ impl MissingRight {
         format!("{principal} may not {operation:?} {scope}, needed for {needed_for}")
     }
 
-    /// The command that adds the access rules.
+    /// The command that adds the access rules, or what its policies must allow.
     pub fn remedy(&self) -> String {
-        let Self { principal, operation, scope, .. } = self;
+        let Self { principal, operation, scope, governed_by, .. } = self;
+        if *governed_by == GovernedBy::Policies {
+            return self.policy();
+        }
         let resources = match scope {
             Scope::Cluster => "--cluster".to_owned(),
             Scope::Topics(names) => options("--topic", names),
@@ -317,6 +341,24 @@ impl MissingRight {
             }
         };
         format!("kafka-acls --add --allow-principal '{principal}' --operation {operation:?} {resources}")
+    }
+}
+
+impl MissingRight {
+    fn policy(&self) -> String {
+        let (kind, names): (_, Vec<String>) = match &self.scope {
+            Scope::Cluster => (iam::Kind::Cluster, Vec::new()),
+            Scope::Topics(names) => (iam::Kind::Topic, names.clone()),
+            Scope::TopicsFrom(names) => (iam::Kind::Topic, names.iter().map(|name| format!("{name}*")).collect()),
+            Scope::Groups(names) => (iam::Kind::Group, names.clone()),
+            Scope::TransactionalIdsFrom(id) => (iam::Kind::TransactionalId, vec![format!("{id}*")]),
+        };
+        let actions = iam::actions(kind, &format!("{:?}", self.operation)).unwrap_or_default();
+        let on = match names.is_empty() {
+            true => "the cluster".to_owned(),
+            false => format!("{} {}", kind.name(), names.join(", ")),
+        };
+        format!("allow {} on {on} in a policy of this role", actions.join(" and "))
     }
 }
 
@@ -358,13 +400,44 @@ mod tests {
             makes_acls: true,
             sets_quotas: true,
         };
-        let missing = rights.missing("User:alice", &rights.needed());
+        let alice = Principal::by_rules("User:alice".to_owned(), true);
+        let missing = rights.missing(&alice, &rights.needed());
         let commands: Vec<String> = missing
             .iter()
             .map(|missing| missing.remedy().replace("kafka-acls --add --allow-principal 'User:alice' --operation ", ""))
             .collect();
         assert_eq!(commands, expected, "{missing:#?}");
-        assert_eq!(rights.missing("User:alice", &[]), []);
+        assert_eq!(rights.missing(&alice, &[]), []);
+    }
+
+    #[test]
+    fn who_logs_in_with_iam_is_told_what_its_policies_must_allow() {
+        let (migration, selection) = ("m".parse().expect("an id"), Selection::default());
+        let rights = Rights {
+            side: Side::Target,
+            migration: &migration,
+            selection: &selection,
+            topics: BTreeSet::from([TopicName::new("orders")]),
+            groups: BTreeSet::from([GroupId::new("billing")]),
+            marker: MarkerKind::Control,
+            all_seen: true,
+            makes_acls: false,
+            sets_quotas: false,
+        };
+        let missing = rights.missing(&Principal::of(&Auth::Iam), &rights.needed());
+        let said: Vec<String> = missing.iter().map(MissingRight::remedy).collect();
+        let expected = [
+            "kafka-cluster:DescribeCluster on the cluster",
+            "kafka-cluster:DescribeClusterDynamicConfiguration on the cluster",
+            "kafka-cluster:ReadData and kafka-cluster:DescribeTopic on topic orders",
+            "kafka-cluster:WriteData and kafka-cluster:DescribeTopic on topic orders",
+            "kafka-cluster:CreateTopic on topic orders",
+            "kafka-cluster:AlterTopic and kafka-cluster:DescribeTopic on topic orders",
+            "kafka-cluster:AlterTopicDynamicConfiguration and kafka-cluster:DescribeTopicDynamicConfiguration on topic orders",
+            "kafka-cluster:AlterGroup and kafka-cluster:DescribeGroup on group billing",
+            "kafka-cluster:AlterTransactionalId and kafka-cluster:DescribeTransactionalId on transactional-id krossing.*",
+        ];
+        assert_eq!(said, expected.map(|what| format!("allow {what} in a policy of this role")));
     }
 
     #[test]

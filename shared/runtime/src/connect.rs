@@ -10,14 +10,20 @@
 use std::{
     fmt, fs,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use jiff::Timestamp;
-use krossing_aws::{Aws, BucketOptions, DynamoLedger, Retention, S3Objects};
+use krossing_aws::{
+    Aws, BucketOptions, DynamoLedger, IamTokens, KmsSigner, MskApi, Retention, S3Objects, read_secrets,
+};
 use krossing_core::{
     MigrationId, Side,
-    config::{Auth, ClusterConfig, Config, FreezeConfig, Identity, KeyStore, Place, Problem, Trust},
+    config::{
+        Auth, ClusterConfig, Config, FreezeConfig, Identity, KeyStore, Place, Problem, Secrets, SigningKey, Trust,
+    },
     journal::{Actor, KnownBy},
+    msk::{mode_name, region_of},
     ports::{Clock, ClusterError, FreezeError, PortSet, Ports, StoreError},
 };
 use krossing_local::{LocalLedger, LocalObjects, SigningKeyFile};
@@ -25,8 +31,9 @@ use krossing_wire::{WireCluster, WireConfig};
 use krossing_witness::{WitnessCluster, WitnessConfig};
 
 use crate::{
-    AnyLedger, AnyObjects, Freeze, Migration, SystemClock, TerminalFreeze, WebhookFreeze,
+    AnyLedger, AnyObjects, AnySigner, BoxedMsk, Freeze, Migration, SystemClock, TerminalFreeze, WebhookFreeze,
     key_store::{KeyStoreProblem, OpenKeyStore},
+    tokens::Tokens,
 };
 
 /// Where the signing key is by default, below the home folder.
@@ -45,7 +52,8 @@ impl Ports for Real {
     type Objects = AnyObjects;
     type Clock = SystemClock;
     type Freeze = Freeze;
-    type Signer = SigningKeyFile;
+    type Signer = AnySigner;
+    type Msk = BoxedMsk;
 }
 
 /// Why there is no configuration.
@@ -104,6 +112,14 @@ pub enum ConnectError {
         /// Which, and why.
         failures: Vec<(Side, ClusterError)>,
     },
+    /// MSK does not name brokers to begin with.
+    #[error("{side}.bootstrap_servers: it is missing, and MSK gives none by {side}.cluster_arn: {problem}")]
+    Brokers {
+        /// Of which cluster.
+        side: Side,
+        /// Why, and what to do.
+        problem: String,
+    },
     /// A folder cannot be used.
     #[error("{field}: {} cannot be used", path.display())]
     Folder {
@@ -125,7 +141,9 @@ pub enum ConnectError {
     )]
     NoLedger,
     /// Nobody says where the signing key is.
-    #[error("evidence.signing_key_file: give it, for there is no home folder (HOME is not set) to keep the key in")]
+    #[error(
+        "evidence.signing_key_file: give it or evidence.kms_key_id, for there is no home folder (HOME is not set) to keep the key in"
+    )]
     NoSigningKey,
     /// The webhook cannot be called.
     #[error("cutover.producer_freeze_webhook cannot be used")]
@@ -139,22 +157,33 @@ fn clusters(failures: &[(Side, ClusterError)]) -> String {
     failures.iter().map(say).collect::<Vec<_>>().join("; ")
 }
 
-/// Reads the configuration, with `${NAME}` from the environment.
-pub fn read_config(path: &Path) -> Result<Config, ConfigError> {
+/// Reads the configuration from a file.
+pub async fn read_config(path: &Path) -> Result<Config, ConfigError> {
     let text = fs::read_to_string(path).map_err(|source| ConfigError::Unreadable { path: path.to_owned(), source })?;
-    Config::parse(&text, |name| std::env::var(name).ok())
-        .map_err(|problems| ConfigError::Problems { path: path.to_owned(), problems })
+    parse_config(&text).await.map_err(|problems| ConfigError::Problems { path: path.to_owned(), problems })
+}
+
+/// Reads the configuration, with `${NAME}` from the environment and `${secretsmanager:NAME:KEY}` from AWS, which is asked
+/// only where the configuration names a secret.
+pub async fn parse_config(text: &str) -> Result<Config, Vec<Problem>> {
+    let env = |name: &str| std::env::var(name).ok();
+    let wanted = Config::wanted(text, env);
+    let secrets = match wanted.secrets.is_empty() {
+        true => Secrets::new(),
+        // Boxed as in `stores`: the SDK's futures are large.
+        false => Box::pin(read_secrets(&Aws::load(wanted.region.as_deref()).await, &wanted.secrets)).await,
+    };
+    Config::parse_with(text, env, &secrets)
 }
 
 /// The configuration of a process that has no file: the text in `KROSSING_CONFIG`.
-pub fn config_from_environment() -> Result<Config, ConfigError> {
+pub async fn config_from_environment() -> Result<Config, ConfigError> {
     let path = || PathBuf::from("KROSSING_CONFIG");
     let text = std::env::var("KROSSING_CONFIG").map_err(|error| ConfigError::Unreadable {
         path: path(),
         source: std::io::Error::new(std::io::ErrorKind::NotFound, error),
     })?;
-    Config::parse(&text, |name| std::env::var(name).ok())
-        .map_err(|problems| ConfigError::Problems { path: path(), problems })
+    parse_config(&text).await.map_err(|problems| ConfigError::Problems { path: path(), problems })
 }
 
 /// Where journal, leases and checkpoints of a migration are.
@@ -233,13 +262,16 @@ pub async fn reach(migration: &Migration<Real>) -> Result<(), ConnectError> {
 
 /// Opens the folders, and what is needed to reach both clusters and AWS; none of them has been asked anything yet.
 pub async fn connect(config: Config, id: MigrationId, place: &LedgerPlace) -> Result<Migration<Real>, ConnectError> {
+    let (config, msk) = with_brokers(config).await?;
     let (source_secrets, target_secrets) = (Pem::read("source", &config.source)?, Pem::read("target", &config.target)?);
     let freeze = freeze(&config.cutover.freeze, &id)?;
-    let signer = SigningKeyFile::new(signing_key_file(&config)?);
-    let source = WireCluster::new(wire_config(Side::Source, &config.source, &source_secrets));
-    let target = WireCluster::new(wire_config(Side::Target, &config.target, &target_secrets));
-    let source_witness = WitnessCluster::connect(witness_config(Side::Source, &config.source, &source_secrets));
-    let target_witness = WitnessCluster::connect(witness_config(Side::Target, &config.target, &target_secrets));
+    let stores = Stores::of(&config, place).await;
+    let source_login = Login { pem: source_secrets, tokens: stores.tokens(Side::Source, &config.source) };
+    let target_login = Login { pem: target_secrets, tokens: stores.tokens(Side::Target, &config.target) };
+    let source = WireCluster::new(wire_config(Side::Source, &config.source, &source_login));
+    let target = WireCluster::new(wire_config(Side::Target, &config.target, &target_login));
+    let source_witness = WitnessCluster::connect(witness_config(Side::Source, &config.source, &source_login));
+    let target_witness = WitnessCluster::connect(witness_config(Side::Target, &config.target, &target_login));
     let mut failures = Vec::new();
     let source = of(Side::Source, source, &mut failures);
     let target = of(Side::Target, target, &mut failures);
@@ -250,11 +282,11 @@ pub async fn connect(config: Config, id: MigrationId, place: &LedgerPlace) -> Re
     else {
         return Err(ConnectError::Clusters { failures });
     };
-    let stores = Stores::of(&config, place).await;
     let segments = stores.objects("backup.directory", &config.backup.place, Retention::None)?;
     let retention = Retention::Compliance(config.evidence.retention);
     let objects = stores.objects("evidence.directory", &config.evidence.place, retention)?;
     let ledger = stores.ledger(place, &id)?;
+    let signer = stores.signer(&config.evidence.signing_key)?;
     let ports = PortSet {
         source,
         target,
@@ -266,8 +298,28 @@ pub async fn connect(config: Config, id: MigrationId, place: &LedgerPlace) -> Re
         clock: SystemClock,
         freeze,
         signer,
+        msk,
     };
     Ok(Migration { id, config, by: actor(), ports })
+}
+
+/// The configuration with brokers for each cluster, asked of MSK where none are given.
+async fn with_brokers(mut config: Config) -> Result<(Config, BoxedMsk), ConnectError> {
+    let arn = |cluster: &ClusterConfig| cluster.cluster_arn.clone();
+    let (source, target) = (arn(&config.source), arn(&config.target));
+    let msk = MskApi::new(config.aws.region.as_deref(), source.as_deref(), target.as_deref());
+    for (side, cluster) in [(Side::Source, &mut config.source), (Side::Target, &mut config.target)] {
+        if cluster.bootstrap_servers.is_empty() {
+            let problem = |problem| ConnectError::Brokers { side, problem };
+            let told = Box::pin(msk.brokers(side)).await.map_err(|error| problem(error.to_string()))?;
+            let servers = told.and_then(|told| told.of(&cluster.auth, cluster.tls.is_some()));
+            cluster.bootstrap_servers = servers.ok_or_else(|| {
+                let mode = mode_name(&cluster.auth);
+                problem(format!("it has none for auth.mode {mode}; enable that on the cluster, or change auth.mode"))
+            })?;
+        }
+    }
+    Ok((config, BoxedMsk(msk)))
 }
 
 /// Opens ledger and objects.
@@ -280,7 +332,9 @@ struct Stores {
 impl Stores {
     async fn of(config: &Config, place: &LedgerPlace) -> Self {
         let in_folders = [&config.backup.place, &config.evidence.place].iter().all(|place| place.folder().is_some());
-        let aws = match in_folders && place.folder().is_some() {
+        let key_in_file = !matches!(config.evidence.signing_key, SigningKey::Kms(_));
+        let without_iam = [&config.source, &config.target].iter().all(|cluster| cluster.auth != Auth::Iam);
+        let aws = match in_folders && key_in_file && without_iam && place.folder().is_some() {
             true => None,
             false => Some(Aws::load(config.aws.region.as_deref()).await),
         };
@@ -325,12 +379,31 @@ impl Stores {
             (LedgerPlace::Table(_), None) => unreachable!("a table is what AWS is loaded for"),
         }
     }
+
+    /// Where tokens come from, where a cluster is logged in to with IAM.
+    fn tokens(&self, side: Side, cluster: &ClusterConfig) -> Option<Tokens> {
+        let region = region_of(cluster.cluster_arn.as_deref(), &cluster.bootstrap_servers);
+        match (&cluster.auth, &self.aws) {
+            (Auth::Iam, Some(aws)) => Some(Tokens::new(IamTokens::new(aws, region, &format!("{side}.auth.mode")))),
+            (Auth::Iam, None) => unreachable!("IAM is what AWS is loaded for"),
+            (Auth::None | Auth::ScramSha512 { .. } | Auth::Mtls(_), _) => None,
+        }
+    }
+
+    fn signer(&self, key: &SigningKey) -> Result<AnySigner, ConnectError> {
+        let file = |path| AnySigner::File(SigningKeyFile::new(path));
+        Ok(match (key, &self.aws) {
+            (SigningKey::File(path), _) => file(path.clone()),
+            (SigningKey::DefaultFile, _) => file(default_signing_key()?),
+            (SigningKey::Kms(key), Some(aws)) => AnySigner::Kms(KmsSigner::new(aws, key)),
+            (SigningKey::Kms(_), None) => unreachable!("a key in KMS is what AWS is loaded for"),
+        })
+    }
 }
 
 /// Not beside the evidence: who may read what was signed must not be able to sign.
-fn signing_key_file(config: &Config) -> Result<PathBuf, ConnectError> {
-    let given = config.evidence.signing_key_file.clone();
-    given.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(SIGNING_KEY))).ok_or(ConnectError::NoSigningKey)
+fn default_signing_key() -> Result<PathBuf, ConnectError> {
+    std::env::var_os("HOME").map(|home| PathBuf::from(home).join(SIGNING_KEY)).ok_or(ConnectError::NoSigningKey)
 }
 
 /// Removes a migration's folder if nothing was ever journaled there: what only looks, or is refused, leaves none behind.
@@ -401,10 +474,18 @@ impl Pem {
                 let (cert, key) = with_store(field, store, |opened| opened.identity(password))?;
                 (Some(cert), Some(key))
             }
-            Auth::None | Auth::ScramSha512 { .. } => (None, None),
+            Auth::None | Auth::ScramSha512 { .. } | Auth::Iam => (None, None),
         };
         Ok(Self { ca, cert, key })
     }
+}
+
+/// What logging in to a cluster needs that is not in the configuration.
+#[derive(Default)]
+struct Login {
+    pem: Pem,
+    /// Where `auth.mode` is iam.
+    tokens: Option<Tokens>,
 }
 
 /// Takes something out of a key store.
@@ -422,7 +503,8 @@ fn with_store<T>(
     }
 }
 
-fn wire_config(side: Side, cluster: &ClusterConfig, pem: &Pem) -> WireConfig {
+fn wire_config(side: Side, cluster: &ClusterConfig, login: &Login) -> WireConfig {
+    let Login { pem, tokens } = login;
     let bytes = |text: &Option<String>| text.clone().map(String::into_bytes);
     let tls = cluster.tls.as_ref().map(|_| krossing_wire::TlsConfig {
         ca_pem: bytes(&pem.ca),
@@ -434,6 +516,7 @@ fn wire_config(side: Side, cluster: &ClusterConfig, pem: &Pem) -> WireConfig {
             username: username.clone(),
             password: password.expose().to_owned(),
         }),
+        Auth::Iam => tokens.clone().map(|tokens| krossing_wire::Sasl::OAuthBearer(Arc::new(tokens))),
         Auth::None | Auth::Mtls(_) => None,
     };
     WireConfig {
@@ -444,18 +527,20 @@ fn wire_config(side: Side, cluster: &ClusterConfig, pem: &Pem) -> WireConfig {
     }
 }
 
-fn witness_config(side: Side, cluster: &ClusterConfig, pem: &Pem) -> WitnessConfig {
+fn witness_config(side: Side, cluster: &ClusterConfig, login: &Login) -> WitnessConfig {
+    let Login { pem, tokens } = login;
     let tls = cluster.tls.as_ref().map(|_| krossing_witness::Tls {
         ca_pem: pem.ca.clone(),
         cert_pem: pem.cert.clone(),
         key_pem: pem.key.clone(),
     });
     let sasl = match &cluster.auth {
-        Auth::ScramSha512 { username, password } => Some(krossing_witness::Sasl {
+        Auth::ScramSha512 { username, password } => Some(krossing_witness::Sasl::Password {
             mechanism: krossing_witness::SaslMechanism::ScramSha512,
             username: username.clone(),
             password: password.expose().to_owned(),
         }),
+        Auth::Iam => tokens.clone().map(|tokens| krossing_witness::Sasl::OAuthBearer(Arc::new(tokens))),
         Auth::None | Auth::Mtls(_) => None,
     };
     WitnessConfig {
@@ -486,9 +571,12 @@ mod tests {
     fn a_password_reaches_both_clients_and_no_debug_output() {
         let auth = Auth::ScramSha512 { username: "alice".to_owned(), password: Secret::new("hunter2") };
         let cluster = cluster(auth, Some(Tls { trust: Trust::System }));
-        let wire = wire_config(Side::Source, &cluster, &Pem::default());
-        let witness = witness_config(Side::Source, &cluster, &Pem::default());
-        assert_eq!(witness.security.sasl.as_ref().map(|sasl| sasl.password.as_str()), Some("hunter2"));
+        let wire = wire_config(Side::Source, &cluster, &Login::default());
+        let witness = witness_config(Side::Source, &cluster, &Login::default());
+        assert!(matches!(
+            &witness.security.sasl,
+            Some(krossing_witness::Sasl::Password { password, .. }) if password == "hunter2"
+        ));
         assert!(
             matches!(&wire.security.sasl, Some(krossing_wire::Sasl::ScramSha512 { password, .. }) if password == "hunter2")
         );
@@ -497,12 +585,12 @@ mod tests {
         assert!(shown.contains("alice") && !shown.contains("hunter2"), "{shown}");
     }
 
-    #[test]
-    fn every_problem_of_a_configuration_is_shown_with_its_line() {
+    #[tokio::test]
+    async fn every_problem_of_a_configuration_is_shown_with_its_line() {
         let folder = tempfile::tempdir().expect("a temporary folder can be made");
         let path = folder.path().join("m.yaml");
         fs::write(&path, "migration:\n  sorce: {}\n  seed: {lanes: 0}\n").expect("the file can be written");
-        let shown = read_config(&path).expect_err("it is wrong").to_string();
+        let shown = read_config(&path).await.expect_err("it is wrong").to_string();
         for expected in ["line 2: ", "line 3: ", "source.bootstrap_servers", "backup.directory"] {
             assert!(shown.contains(expected), "{expected} is missing in {shown}");
         }

@@ -12,6 +12,7 @@ pub mod migration;
 mod stored;
 mod stores;
 pub mod terminal;
+mod tokens;
 pub mod tracing;
 pub mod webhook;
 
@@ -21,6 +22,6 @@ pub use freeze::{Freeze, GateFreeze};
 pub use krossing_aws as aws;
 pub use krossing_local::path_of;
 pub use migration::{ForStep, Migration, MigrationError, MigrationResult};
-pub use stores::{AnyLedger, AnyObjects};
+pub use stores::{AnyLedger, AnyObjects, AnySigner, BoxedMsk};
 pub use terminal::TerminalFreeze;
 pub use webhook::WebhookFreeze;

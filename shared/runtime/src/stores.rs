@@ -1,18 +1,18 @@
-//! Ledger and objects where the configuration puts them: in folders, or on AWS.
+//! Ledger, objects and signing key where the configuration puts them: in folders and files, or on AWS.
 //!
 //! One type for either, chosen when a migration is connected: with a type parameter each, everything above would be
 //! compiled once more for each pairing. Calls of AWS are boxed: the SDK's futures are kilobytes, and nested so deeply
 //! that the compiler gives up on what holds them.
 
 use bytes::Bytes;
-use krossing_aws::{DynamoLedger, S3Objects};
+use krossing_aws::{DynamoLedger, KmsSigner, MskApi, S3Objects};
 use krossing_core::{
-    Generation, LaneId,
-    evidence::is_signed,
-    ports::{Ledger, Objects, StoreResult, Version},
+    Generation, LaneId, Side,
+    evidence::{SignedEvidence, is_signed},
+    ports::{Ledger, Msk, MskResult, Objects, SignError, Signer, StoreResult, Version},
     progress::PartitionProgress,
 };
-use krossing_local::{LocalLedger, LocalObjects};
+use krossing_local::{LocalLedger, LocalObjects, SigningKeyFile};
 
 use crate::SystemClock;
 
@@ -125,5 +125,40 @@ impl Objects for AnyObjects {
             AnyObjects::Folder(objects) => objects.list(prefix).await,
             AnyObjects::Bucket { objects, .. } => Box::pin(objects.list(prefix)).await,
         }
+    }
+}
+
+/// The key that signs evidence.
+#[derive(Debug, Clone)]
+pub enum AnySigner {
+    /// In a file.
+    File(SigningKeyFile),
+    /// In KMS.
+    Kms(KmsSigner),
+}
+
+impl Signer for AnySigner {
+    async fn key_id(&self) -> Result<String, SignError> {
+        match self {
+            AnySigner::File(key) => key.key_id().await,
+            AnySigner::Kms(key) => Box::pin(key.key_id()).await,
+        }
+    }
+
+    async fn sign(&self, bundle_json: String) -> Result<SignedEvidence, SignError> {
+        match self {
+            AnySigner::File(key) => key.sign(bundle_json).await,
+            AnySigner::Kms(key) => Box::pin(key.sign(bundle_json)).await,
+        }
+    }
+}
+
+/// MSK's own API, where a cluster's ARN is given.
+#[derive(Debug, Clone)]
+pub struct BoxedMsk(pub MskApi);
+
+impl Msk for BoxedMsk {
+    async fn describe(&self, side: Side) -> MskResult {
+        Box::pin(self.0.describe(side)).await
     }
 }

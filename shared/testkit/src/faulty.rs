@@ -11,9 +11,9 @@ use krossing_core::{
     ports::{
         AccessAdmin, AclBinding, ClientQuota, ClusterDescription, ClusterError, ClusterResult, Configs, EpochEnd,
         FetchRequest, Fetched, FreezeAnswer, FreezeError, GroupDescription, GroupOffsets, Groups, Inventory, Leader,
-        Ledger, LogEnd, LogReader, LogWriter, Marker, NewTopic, Objects, PerPartition, ProduceOutcome, ProduceRequest,
-        ProducerDescription, ProducerFreeze, QuotaEntity, ReadRange, Refusals, SignError, Signer, StoreError,
-        StoreResult, TopicAdmin, TopicDescription, Version, VisibleRecord, Witness,
+        Ledger, LogEnd, LogReader, LogWriter, Marker, Msk, MskError, MskResult, NewTopic, Objects, PerPartition,
+        ProduceOutcome, ProduceRequest, ProducerDescription, ProducerFreeze, QuotaEntity, ReadRange, Refusals,
+        SignError, Signer, StoreError, StoreResult, TopicAdmin, TopicDescription, Version, VisibleRecord, Witness,
     },
     progress::PartitionProgress,
     rights::Right,
@@ -61,6 +61,10 @@ impl<T> Faulty<T> {
 
     fn standstill(&self, attempt: &str) -> FreezeError {
         FreezeError { attempt: attempt.to_owned(), detail: "injected fault".to_owned() }
+    }
+
+    fn hosting(&self, attempt: &str) -> MskError {
+        MskError::NotAsked { detail: format!("{}.{attempt}: injected fault", self.label) }
     }
 
     fn signature(&self, attempt: &str) -> SignError {
@@ -325,5 +329,11 @@ impl<T: Signer> Signer for Faulty<T> {
 
     async fn sign(&self, bundle_json: String) -> Result<SignedEvidence, SignError> {
         call!(self, signature, sign(bundle_json), String::new())
+    }
+}
+
+impl<T: Msk> Msk for Faulty<T> {
+    async fn describe(&self, side: Side) -> MskResult {
+        call!(self, hosting, describe(side), side.to_string())
     }
 }

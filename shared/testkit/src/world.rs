@@ -8,7 +8,7 @@ use krossing_core::{
 
 use crate::{
     clock::HandClock, cluster::FakeCluster, faults::Faults, faulty::Faulty, freeze::FakeFreeze, memory::MemoryLedger,
-    memory::MemoryObjects, signer::FakeSigner, witness::FakeWitness,
+    memory::MemoryObjects, msk::FakeMsk, signer::FakeSigner, witness::FakeWitness,
 };
 
 /// What outlives every process.
@@ -26,6 +26,8 @@ pub struct FakeWorld {
     pub evidence: MemoryObjects,
     /// Producers' standstill.
     pub freeze: FakeFreeze,
+    /// Who hosts the clusters.
+    pub msk: FakeMsk,
     /// Everybody's time.
     pub clock: HandClock,
 }
@@ -47,6 +49,7 @@ impl Ports for FakePorts {
     type Clock = HandClock;
     type Freeze = Faulty<FakeFreeze>;
     type Signer = Faulty<FakeSigner>;
+    type Msk = Faulty<FakeMsk>;
 }
 
 impl FakeWorld {
@@ -60,6 +63,7 @@ impl FakeWorld {
             segments: MemoryObjects::default(),
             evidence: MemoryObjects::default(),
             freeze: FakeFreeze::default(),
+            msk: FakeMsk::default(),
             clock,
         }
     }
@@ -77,6 +81,7 @@ impl FakeWorld {
             freeze: Faulty::named("freeze", self.freeze.clone(), faults),
             clock: self.clock,
             signer: Faulty::named("signer", FakeSigner::default(), faults),
+            msk: Faulty::named("msk", self.msk.clone(), faults),
         }
     }
 }

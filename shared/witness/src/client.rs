@@ -1,6 +1,9 @@
 //! One librdkafka client: its threads and connections, kept from one range to the next, and what it last complained of.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::{
+    error::Error,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
 
 use krossing_core::{
     TopicPartition,
@@ -8,19 +11,23 @@ use krossing_core::{
 };
 use rdkafka::{
     ClientContext,
+    client::OAuthToken,
     config::{FromClientConfigAndContext, RDKafkaLogLevel},
     consumer::{BaseConsumer, Consumer, ConsumerContext},
     error::{KafkaError, RDKafkaErrorCode},
 };
 
-use crate::config::WitnessConfig;
+use crate::config::{Sasl, TokenSource, WitnessConfig};
 
 /// A client without a group: it can only read.
 pub(crate) struct Client(BaseConsumer<Complaints>);
 
-/// What librdkafka said of its connections since the last [`Client::forget_complaints`].
-#[derive(Default)]
-pub(crate) struct Complaints(Mutex<Seen>);
+/// What librdkafka said of its connections since the last [`Client::forget_complaints`], and what it is told when it
+/// asks for a token.
+pub(crate) struct Complaints {
+    seen: Mutex<Seen>,
+    tokens: Option<Arc<dyn TokenSource>>,
+}
 
 #[derive(Default, Clone)]
 struct Seen {
@@ -31,13 +38,18 @@ struct Seen {
 impl Client {
     /// Starts its threads; contacts nobody yet.
     pub(crate) fn start(config: &WitnessConfig) -> ClusterResult<Self> {
-        BaseConsumer::from_config_and_context(&config.client_config(), Complaints::default()).map(Self).map_err(
-            |error| ClusterError::NotAllowed {
+        let tokens = match &config.security.sasl {
+            Some(Sasl::OAuthBearer(tokens)) => Some(Arc::clone(tokens)),
+            Some(Sasl::Password { .. }) | None => None,
+        };
+        let context = Complaints { seen: Mutex::default(), tokens };
+        BaseConsumer::from_config_and_context(&config.client_config(), context).map(Self).map_err(|error| {
+            ClusterError::NotAllowed {
                 side: config.side,
                 attempt: "setting up the checking client".to_owned(),
                 detail: config.redact(&describe_setup(&error)),
-            },
-        )
+            }
+        })
     }
 
     pub(crate) fn native(&self) -> *mut rdkafka::bindings::rd_kafka_t {
@@ -55,7 +67,7 @@ impl Client {
             .map_err(|error| error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Fail))
     }
 
-    /// Takes up what librdkafka has to say of its connections. It is said through [`ClientContext::error`]; the
+    /// Takes up what librdkafka has to say of its connections, and gives it a token where it wants one. It is said through [`ClientContext::error`]; the
     /// returned event says it a second time.
     pub(crate) fn listen(&self) {
         while self.0.poll(std::time::Duration::ZERO).is_some() {}
@@ -78,13 +90,23 @@ impl Client {
 
 impl Complaints {
     fn seen(&self) -> MutexGuard<'_, Seen> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl ConsumerContext for Complaints {}
 
 impl ClientContext for Complaints {
+    // Asked only where the mechanism is OAUTHBEARER, and only while somebody polls: `listen`.
+    const ENABLE_REFRESH_OAUTH_TOKEN: bool = true;
+
+    fn generate_oauth_token(&self, _: Option<&str>) -> Result<OAuthToken, Box<dyn Error>> {
+        let tokens = self.tokens.as_ref().ok_or("nobody was named to ask for a token")?;
+        let token = tokens.token()?;
+        // The name is told to nobody: brokers take it out of the token.
+        Ok(OAuthToken { token: token.text, principal_name: "krossing".to_owned(), lifetime_ms: token.expires_unix_ms })
+    }
+
     fn error(&self, error: KafkaError, reason: &str) {
         let code = error.rdkafka_error_code();
         let mut seen = self.seen();

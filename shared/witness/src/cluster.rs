@@ -103,6 +103,8 @@ impl Shared {
             Some(client) => client,
             None => Client::start(&self.config)?,
         };
+        // While a client was not used nobody has given it tokens: what it complained of meanwhile is over with the next.
+        client.listen();
         client.forget_complaints();
         read(&client)?;
         idle().push(client);

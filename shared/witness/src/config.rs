@@ -1,6 +1,6 @@
 //! How to reach a cluster, and what that becomes in librdkafka's own vocabulary.
 
-use std::fmt;
+use std::{fmt, sync::Arc};
 
 use krossing_core::{Side, limits};
 use rdkafka::{ClientConfig, config::RDKafkaLogLevel};
@@ -36,15 +36,35 @@ pub struct Tls {
     pub key_pem: Option<String>,
 }
 
-/// A user name and a password.
+/// Who we are.
 #[derive(Clone)]
-pub struct Sasl {
-    /// How they are proved.
-    pub mechanism: SaslMechanism,
-    /// The user's name.
-    pub username: String,
-    /// The password.
-    pub password: String,
+pub enum Sasl {
+    /// A user name and a password.
+    Password {
+        /// How they are proved.
+        mechanism: SaslMechanism,
+        /// The user's name.
+        username: String,
+        /// The password.
+        password: String,
+    },
+    /// OAUTHBEARER.
+    OAuthBearer(Arc<dyn TokenSource>),
+}
+
+/// Where bearer tokens come from. Boxed, because it is chosen by configuration and asked a few times an hour.
+pub trait TokenSource: Send + Sync {
+    /// A token that is valid now, or why there is none. Called by a thread that may wait.
+    fn token(&self) -> Result<Token, String>;
+}
+
+/// A bearer token.
+#[derive(Clone)]
+pub struct Token {
+    /// What is sent.
+    pub text: String,
+    /// Until when it is valid: librdkafka asks for the next one when four fifths of that are over.
+    pub expires_unix_ms: i64,
 }
 
 /// How a password is proved.
@@ -66,10 +86,16 @@ impl fmt::Debug for Tls {
 
 impl fmt::Debug for Sasl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Sasl")
-            .field("mechanism", &self.mechanism)
-            .field("username", &self.username)
-            .finish_non_exhaustive()
+        match self {
+            Sasl::Password { mechanism, username, .. } => write!(f, "{mechanism:?} as {username:?}"),
+            Sasl::OAuthBearer(_) => f.write_str("OAuthBearer"),
+        }
+    }
+}
+
+impl fmt::Debug for Token {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Token").field("expires_unix_ms", &self.expires_unix_ms).finish_non_exhaustive()
     }
 }
 
@@ -117,14 +143,18 @@ impl WitnessConfig {
                 }
             }
         }
-        if let Some(sasl) = &self.security.sasl {
-            let mechanism = match sasl.mechanism {
-                SaslMechanism::Plain => "PLAIN",
-                SaslMechanism::ScramSha512 => "SCRAM-SHA-512",
-            };
-            set("sasl.mechanisms", mechanism);
-            set("sasl.username", &sasl.username);
-            set("sasl.password", &sasl.password);
+        match &self.security.sasl {
+            Some(Sasl::Password { mechanism, username, password }) => {
+                let mechanism = match mechanism {
+                    SaslMechanism::Plain => "PLAIN",
+                    SaslMechanism::ScramSha512 => "SCRAM-SHA-512",
+                };
+                set("sasl.mechanisms", mechanism);
+                set("sasl.username", username);
+                set("sasl.password", password);
+            }
+            Some(Sasl::OAuthBearer(_)) => set("sasl.mechanisms", "OAUTHBEARER"),
+            None => {}
         }
         // Info and below are librdkafka's own affairs; what it warns of reaches our tracing (see `client`).
         config.set_log_level(RDKafkaLogLevel::Warning);
@@ -133,7 +163,10 @@ impl WitnessConfig {
 
     /// A text of librdkafka without what must not be shown.
     pub(crate) fn redact(&self, text: &str) -> String {
-        let password = self.security.sasl.as_ref().map(|sasl| sasl.password.as_str());
+        let password = match &self.security.sasl {
+            Some(Sasl::Password { password, .. }) => Some(password.as_str()),
+            Some(Sasl::OAuthBearer(_)) | None => None,
+        };
         let key = self.security.tls.as_ref().and_then(|tls| tls.key_pem.as_deref());
         [password, key]
             .into_iter()
@@ -148,7 +181,8 @@ mod tests {
     use super::*;
 
     fn with_password(password: &str) -> WitnessConfig {
-        let sasl = Sasl { mechanism: SaslMechanism::ScramSha512, username: "alice".into(), password: password.into() };
+        let (mechanism, username) = (SaslMechanism::ScramSha512, "alice".into());
+        let sasl = Sasl::Password { mechanism, username, password: password.into() };
         let tls = Tls { key_pem: Some("the key".into()), ..Tls::default() };
         WitnessConfig {
             side: Side::Source,

@@ -19,4 +19,4 @@ mod config;
 mod partition;
 
 pub use cluster::WitnessCluster;
-pub use config::{Sasl, SaslMechanism, Security, Tls, WitnessConfig};
+pub use config::{Sasl, SaslMechanism, Security, Tls, Token, TokenSource, WitnessConfig};

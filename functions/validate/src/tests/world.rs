@@ -34,7 +34,7 @@ use krossing_core::{
     transition::State,
 };
 use krossing_runtime::Migration;
-use krossing_testkit::{FakeSigner, MemoryLedger, MemoryObjects, tester};
+use krossing_testkit::{FakeMsk, FakeSigner, MemoryLedger, MemoryObjects, tester};
 use serde_json::json;
 
 /// A clock that only waiting moves.
@@ -380,6 +380,7 @@ impl Ports for SmallPorts {
     type Clock = HandClock;
     type Freeze = NobodyFreezes;
     type Signer = FakeSigner;
+    type Msk = FakeMsk;
 }
 
 /// A record as a test spells it.
@@ -454,6 +455,7 @@ impl World {
                     clock,
                     freeze: NobodyFreezes,
                     signer: FakeSigner::default(),
+                    msk: FakeMsk::default(),
                 },
             },
         };

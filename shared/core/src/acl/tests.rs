@@ -31,7 +31,7 @@ fn rules(texts: &[&str]) -> Vec<AclBinding> {
 }
 
 fn krossing() -> Principal {
-    Principal { name: "User:krossing".into(), known: true }
+    Principal::by_rules("User:krossing".into(), true)
 }
 
 /// Topics `orders` and `users` on the source, and what is known of both clusters.

@@ -62,7 +62,7 @@ pub struct Config {
 /// How to reach a cluster.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ClusterConfig {
-    /// Brokers to begin with.
+    /// Brokers to begin with; none: MSK is asked for them, by `cluster_arn`, which is then given.
     pub bootstrap_servers: Vec<String>,
     /// The MSK cluster's ARN.
     pub cluster_arn: Option<String>,
@@ -86,6 +86,8 @@ pub enum Auth {
     },
     /// With a client certificate.
     Mtls(Identity),
+    /// As the AWS role of this process.
+    Iam,
 }
 
 /// A client certificate with its chain, and its private key.
@@ -221,8 +223,19 @@ pub struct EvidenceConfig {
     pub place: Place,
     /// How long it is to be kept.
     pub retention: Duration,
-    /// The key that signs it; none for the default one.
-    pub signing_key_file: Option<PathBuf>,
+    /// The key that signs it.
+    pub signing_key: SigningKey,
+}
+
+/// The key that signs evidence.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SigningKey {
+    /// In the file that a machine's user has by default.
+    DefaultFile,
+    /// In this file.
+    File(PathBuf),
+    /// In KMS, by this id, ARN or alias.
+    Kms(String),
 }
 
 /// How the seed runs.

@@ -2,28 +2,37 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    path::PathBuf,
     time::Duration,
 };
 
 use marked_yaml::{LoaderOptions, Node, Span, parse_yaml_with_options};
 
 use super::{
+    lookup::{Reference, Secrets, Unavailable, look_up},
     model::*,
     table::{Field, Kind, table},
     units::{parse_bytes, parse_duration, show_duration},
 };
-use crate::{cutover::MarkerKind, plan::Selection};
+use crate::{cutover::MarkerKind, msk::Arn, plan::Selection};
 
 /// Where the fields may stand.
 const ROOTS: [&[&str]; 2] = [&["enterprise", "msk_kraft_migration"], &["migration"]];
 
 impl Config {
-    /// Reads a configuration. `env` gives the value of an environment variable.
+    /// Reads a configuration that names no secret of AWS. `env` gives the value of an environment variable.
     pub fn parse(text: &str, env: impl Fn(&str) -> Option<String>) -> Result<Self, Vec<Problem>> {
+        Self::parse_with(text, env, &Secrets::new())
+    }
+
+    /// Reads a configuration with the secrets that it was found to want.
+    pub fn parse_with(
+        text: &str,
+        env: impl Fn(&str) -> Option<String>,
+        secrets: &Secrets,
+    ) -> Result<Self, Vec<Problem>> {
         let mut reading = Reading::default();
         match load(text) {
-            Ok(top) if reading.read_top(&top, &env) => {}
+            Ok(top) if reading.read_top(&top, &|reference| look_up(reference, &env, secrets)) => {}
             Ok(_) => return Err(reading.sorted_problems()),
             Err(problem) => return Err(vec![problem]),
         }
@@ -65,6 +74,18 @@ fn line_of(span: &Span) -> Option<usize> {
     span.start().map(|mark| mark.line())
 }
 
+/// Answers a reference.
+type Lookup<'a> = dyn Fn(Reference<'_>) -> Result<String, Unavailable> + 'a;
+
+/// Whether a text shows a hidden value, or a part of it where it is a list.
+fn shows(text: &str, hidden: &str) -> bool {
+    let shown = |part: &str| {
+        let escaped = format!("{part:?}");
+        text.contains(part) || text.contains(escaped.trim_matches('"'))
+    };
+    hidden.split(',').map(str::trim).any(|part| !part.is_empty() && shown(part))
+}
+
 /// A value as it is written: one text, or a list of them.
 #[derive(Debug, Clone)]
 struct Raw {
@@ -74,17 +95,40 @@ struct Raw {
 }
 
 #[derive(Default)]
-struct Reading {
+pub(super) struct Reading {
     problems: Vec<Problem>,
     values: BTreeMap<String, Raw>,
+    /// What fields have taken from secrets: never to be shown.
+    hidden: BTreeMap<String, Vec<String>>,
     /// Fields that are there and could not be read: to be told once, and not as missing too.
     unreadable: BTreeSet<String>,
 }
 
 impl Reading {
+    /// Takes in what is written, as far as it can be.
+    pub(super) fn first_look(text: &str, lookup: impl Fn(Reference<'_>) -> Result<String, Unavailable>) -> Self {
+        let mut reading = Self::default();
+        if let Ok(top) = load(text) {
+            reading.read_top(&top, &lookup);
+        }
+        reading
+    }
+
+    /// The one text that is written for a field.
+    pub(super) fn written(&self, path: &str) -> Option<String> {
+        match self.values.get(path)?.texts.as_slice() {
+            [text] => Some(text.trim().to_owned()),
+            _ => None,
+        }
+    }
+
     fn problem(&mut self, line: Option<usize>, path: &str, what: impl Into<String>, remedy: impl Into<String>) {
         if line.is_some() || !self.unreadable.contains(path) {
-            self.problems.push(Problem { line, path: path.to_owned(), what: what.into(), remedy: remedy.into() });
+            let (mut what, remedy) = (what.into(), remedy.into());
+            if self.hidden.get(path).is_some_and(|hidden| hidden.iter().any(|value| shows(&what, value))) {
+                what = "what its secret holds does not fit here".to_owned();
+            }
+            self.problems.push(Problem { line, path: path.to_owned(), what, remedy });
         }
     }
 
@@ -94,11 +138,11 @@ impl Reading {
     }
 
     /// Reads what is written. Answers whether there is a section to read.
-    fn read_top(&mut self, top: &Node, env: &impl Fn(&str) -> Option<String>) -> bool {
+    fn read_top(&mut self, top: &Node, lookup: &Lookup<'_>) -> bool {
         let mut roots = Vec::new();
         self.find_roots(top, &mut Vec::new(), &mut roots);
         match roots.as_slice() {
-            [root] => self.read_node(root, "", env),
+            [root] => self.read_node(root, "", lookup),
             [] => self.problem(None, "file", "it has no `migration` section", "put all fields below `migration:`"),
             [_, second, ..] => self.problem(
                 line_of(second.span()),
@@ -137,7 +181,7 @@ impl Reading {
         }
     }
 
-    fn read_node(&mut self, node: &Node, path: &str, env: &impl Fn(&str) -> Option<String>) {
+    fn read_node(&mut self, node: &Node, path: &str, lookup: &Lookup<'_>) {
         let line = line_of(node.span());
         let is_field = table().any(|(known, _)| known == path);
         match node {
@@ -148,7 +192,7 @@ impl Reading {
                         if path.is_empty() { key.as_str().to_owned() } else { format!("{path}.{}", key.as_str()) };
                     let section = format!("{below}.");
                     if table().any(|(known, _)| known == below || known.starts_with(&section)) {
-                        self.read_node(value, &below, env);
+                        self.read_node(value, &below, lookup);
                     } else {
                         self.problem(line_of(key.span()), &below, "there is no such field", nearest(&below));
                     }
@@ -160,7 +204,7 @@ impl Reading {
                 self.problem(line, path, "it is a section of fields", "write its fields below it, indented");
             }
             Node::Scalar(scalar) => {
-                if let Some(text) = self.expand(scalar.as_str(), line, path, env) {
+                if let Some(text) = self.expand(scalar.as_str(), line, path, lookup) {
                     self.values.insert(path.to_owned(), Raw { line, texts: vec![text], list: false });
                 }
             }
@@ -168,7 +212,7 @@ impl Reading {
                 let mut texts = Vec::new();
                 for item in items.iter() {
                     match item.as_scalar() {
-                        Some(scalar) => texts.extend(self.expand(scalar.as_str(), line_of(item.span()), path, env)),
+                        Some(scalar) => texts.extend(self.expand(scalar.as_str(), line_of(item.span()), path, lookup)),
                         None => {
                             self.problem(line_of(item.span()), path, "an item is not a text", "write a list of texts")
                         }
@@ -179,14 +223,8 @@ impl Reading {
         }
     }
 
-    /// A text with each `${NAME}` replaced.
-    fn expand(
-        &mut self,
-        text: &str,
-        line: Option<usize>,
-        path: &str,
-        env: &impl Fn(&str) -> Option<String>,
-    ) -> Option<String> {
+    /// A text with each `${…}` replaced.
+    fn expand(&mut self, text: &str, line: Option<usize>, path: &str, lookup: &Lookup<'_>) -> Option<String> {
         let mut expanded = String::new();
         let mut rest = text;
         let unreadable = |reading: &mut Self| reading.unreadable.insert(path.to_owned());
@@ -197,12 +235,18 @@ impl Reading {
                 unreadable(self);
                 return None;
             };
-            let Some(value) = env(name) else {
-                let what = format!("the environment variable {name} is not set");
-                self.problem(line, path, what, format!("set {name}, or write the value here"));
-                unreadable(self);
-                return None;
+            let reference = Reference::parse(name);
+            let value = match lookup(reference) {
+                Ok(value) => value,
+                Err(Unavailable { what, remedy }) => {
+                    self.problem(line, path, what, remedy);
+                    unreadable(self);
+                    return None;
+                }
             };
+            if matches!(reference, Reference::Secret { .. }) {
+                self.hidden.entry(path.to_owned()).or_default().push(value.clone());
+            }
             expanded.push_str(&value);
             rest = after;
         }
@@ -220,7 +264,7 @@ impl Reading {
         let region = self.text("aws.region");
         let s3_path_style = self.choice("aws.s3_path_style").map(|choice| choice == "true");
         let retention = self.duration("evidence.retention");
-        let signing_key_file = self.text("evidence.signing_key_file").map(PathBuf::from);
+        let signing_key = self.signing_key();
         let topics = Selection { include: self.list("topics.include"), exclude: self.list("topics.exclude") };
         let seed = self.seed();
         let on_config_drift = self.choice("topology.on_config_drift").map(|choice| match choice {
@@ -240,7 +284,7 @@ impl Reading {
             source: source?,
             target: target?,
             backup: BackupConfig { place: backup? },
-            evidence: EvidenceConfig { place: evidence?, retention: retention?, signing_key_file },
+            evidence: EvidenceConfig { place: evidence?, retention: retention?, signing_key: signing_key? },
             ledger: LedgerConfig { dynamodb_table },
             aws: AwsConfig { region, s3_path_style: s3_path_style? },
             topics,
@@ -253,6 +297,21 @@ impl Reading {
                 spot_check_records_per_partition: to_usize(spot_check?),
             },
         })
+    }
+
+    fn signing_key(&mut self) -> Option<SigningKey> {
+        const FILE: &str = "evidence.signing_key_file";
+        const KMS: &str = "evidence.kms_key_id";
+        match (self.given(FILE), self.given(KMS)) {
+            (true, true) => {
+                let line = self.line(KMS);
+                self.problem(line, KMS, format!("{FILE} is given as well"), "give one of the two");
+                None
+            }
+            (false, true) => self.text(KMS).map(SigningKey::Kms),
+            (true, false) => self.text(FILE).map(|text| SigningKey::File(text.into())),
+            (false, false) => Some(SigningKey::DefaultFile),
+        }
     }
 
     fn seed(&mut self) -> Option<SeedConfig> {
@@ -331,6 +390,7 @@ impl Reading {
 
     fn cluster(&mut self, side: &str) -> Option<ClusterConfig> {
         let servers = self.servers(side);
+        let cluster_arn = self.cluster_arn(side);
         let auth = self.auth(side);
         let trust = self.trust(side);
         let enabled = self.choice(&format!("{side}.tls.enabled")).map(|text| text == "true");
@@ -340,6 +400,12 @@ impl Reading {
                 let path = format!("{side}.tls.enabled");
                 let line = self.line(&path);
                 self.problem(line, &path, "mtls is a part of TLS", "leave it out, or use another auth.mode");
+                None
+            }
+            (false, Auth::Iam) => {
+                let path = format!("{side}.tls.enabled");
+                let line = self.line(&path);
+                self.problem(line, &path, "iam sends a token that anybody could use", "leave it out");
                 None
             }
             (false, Auth::None | Auth::ScramSha512 { .. }) => {
@@ -355,8 +421,19 @@ impl Reading {
             }
             (true, _) => Some(Tls { trust: trust? }),
         };
-        let cluster_arn = self.text(&format!("{side}.cluster_arn"));
         Some(ClusterConfig { bootstrap_servers: servers?, cluster_arn, auth, tls })
+    }
+
+    fn cluster_arn(&mut self, side: &str) -> Option<String> {
+        let path = format!("{side}.cluster_arn");
+        let text = self.text(&path)?;
+        if !Arn::parse(&text).is_some_and(|arn| arn.is_cluster()) {
+            let line = self.line(&path);
+            let remedy =
+                "write arn:aws:kafka:REGION:ACCOUNT:cluster/NAME/UUID, as `aws kafka list-clusters-v2` shows it";
+            self.problem(line, &path, format!("{text} is not the ARN of an MSK cluster"), remedy);
+        }
+        Some(text)
     }
 
     fn trust(&mut self, side: &str) -> Option<Trust> {
@@ -398,11 +475,12 @@ impl Reading {
         let path = format!("{side}.bootstrap_servers");
         let servers = self.list(&path);
         if servers.is_empty() {
-            let arn = self.given(&format!("{side}.cluster_arn"));
-            let what =
-                if arn { "it is missing, and brokers cannot be looked up by cluster_arn yet" } else { "it is missing" };
+            if self.given(&format!("{side}.cluster_arn")) && !self.given(&path) {
+                return Some(servers);
+            }
             let line = self.line(&path);
-            self.problem(line, &path, what, "give at least one broker as host:port");
+            let remedy = format!("give at least one broker as host:port, or {side}.cluster_arn");
+            self.problem(line, &path, "it is missing", remedy);
             return None;
         }
         let whole = |server: &String| {
@@ -426,12 +504,6 @@ impl Reading {
             "scram-sha-512" => (&["username", "password"], &[]),
             "mtls" if in_store => (&["keystore", "keystore_password"], &["key_password"]),
             "mtls" => (&["cert_file", "key_file"], &[]),
-            "iam" => {
-                let line = self.line(&path("mode"));
-                let remedy = "use scram-sha-512, mtls or none until it does";
-                self.problem(line, &path("mode"), "iam does not work yet", remedy);
-                return None;
-            }
             _ => (&[], &[]),
         };
         let fields = ["username", "password", "cert_file", "key_file", "keystore", "keystore_password", "key_password"];
@@ -452,6 +524,7 @@ impl Reading {
         }
         match mode {
             "none" => Some(Auth::None),
+            "iam" => Some(Auth::Iam),
             "scram-sha-512" => {
                 let (username, password) = (self.text(&path("username")), self.text(&path("password")));
                 Some(Auth::ScramSha512 { username: username?, password: Secret::new(password?) })

@@ -10,7 +10,9 @@ const BEGINNING: &str = "\
 <!-- Written from the table in shared/core/src/config/table.rs: `KROSSING_WRITE_DOCS=1 cargo test -p krossing-core reference` -->
 
 One YAML file. All fields stand below `migration`, or below `enterprise.msk_kraft_migration`. `${NAME}` in any text is
-taken from the environment. An unknown field is an error; all problems of a file are reported at once, with their lines.
+taken from the environment, `${secretsmanager:NAME:KEY}` from AWS Secrets Manager: the secret of that name or ARN, and in
+it the value under that key (without `:KEY` the whole secret). An unknown field is an error; all problems of a file are
+reported at once, with their lines.
 
 Durations and sizes have a unit: `500ms`, `30s`, `30m`, `12h`, `7d`, `7y`; `1048576`, `8MB`, `32MiB`. Lists are YAML
 lists, or one text with commas.

@@ -51,9 +51,19 @@ pub(super) const MIB: u64 = 1024 * 1024;
 
 /// The fields of a cluster, below `source` and below `target`.
 pub const CLUSTER_FIELDS: &[Field] = &[
-    field("bootstrap_servers", Kind::Servers, None, "Brokers to begin with, as host:port."),
+    field(
+        "bootstrap_servers",
+        Kind::Servers,
+        None,
+        "Brokers to begin with, as host:port; by default MSK is asked for those of cluster_arn.",
+    ),
     field("cluster_arn", Kind::Text, None, "The MSK cluster's ARN; part of the migration's fingerprint."),
-    field("auth.mode", Kind::Choice(&["none", "scram-sha-512", "mtls", "iam"]), Some("none"), "How to log in."),
+    field(
+        "auth.mode",
+        Kind::Choice(&["none", "scram-sha-512", "mtls", "iam"]),
+        Some("none"),
+        "How to log in; iam: as the AWS role of this process.",
+    ),
     field("auth.username", Kind::Text, None, "User name for scram-sha-512."),
     field("auth.password", Kind::Secret, None, "Password for scram-sha-512; best as ${NAME}."),
     field("auth.cert_file", Kind::Path, None, "Client certificate for mtls, PEM, with its chain."),
@@ -95,12 +105,23 @@ pub const FIELDS: &[Field] = &[
         "Ed25519 key that signs evidence, PEM, made on first use; by default ~/.config/krossing/signing-key.pem.",
     ),
     field(
+        "evidence.kms_key_id",
+        Kind::Text,
+        None,
+        "KMS key that signs evidence, in place of a file: id, ARN or alias of a key of ECC_NIST_EDWARDS25519.",
+    ),
+    field(
         "ledger.dynamodb_table",
         Kind::Text,
         None,
         "DynamoDB table for journal, leases and checkpoints, in place of a folder; many migrations may share it.",
     ),
-    field("aws.region", Kind::Text, None, "Region of buckets, table and IAM; by default as the AWS SDK finds it."),
+    field(
+        "aws.region",
+        Kind::Text,
+        None,
+        "Region of buckets, table, keys and secrets; by default as the AWS SDK finds it.",
+    ),
     field(
         "aws.s3_path_style",
         Kind::Bool,

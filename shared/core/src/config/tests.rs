@@ -51,7 +51,7 @@ enterprise:
   msk_kraft_migration:
     source:
       bootstrap_servers: ["${HOST}:9096"]
-      cluster_arn: arn:aws:kafka:eu:1:cluster/a/b
+      cluster_arn: arn:aws:kafka:eu-west-1:123456789012:cluster/a/b
       auth: {mode: scram-sha-512, username: me, password: "${PASSWORD}"}
       tls: {ca_file: /ca.pem}
     target:
@@ -102,6 +102,7 @@ migration:
   source:
     bootstrap_servers: [a, b:9092]
     auth: {mode: iam}
+    tls: {enabled: false}
   target:
     cluster_arn: arn
     auth: {mode: scram-sha-512, username: me, cert_file: /c}
@@ -115,17 +116,31 @@ migration:
             "backup.directory: it is missing; give a folder, or backup.s3_bucket",
             "cutover.standstill_window: it is not shorter than cutover.max_producer_freeze, so that no cutover can be in time; make it shorter, or max_producer_freeze longer",
             "target.auth.password: it is missing, and auth.mode scram-sha-512 needs it; give it",
-            "target.bootstrap_servers: it is missing, and brokers cannot be looked up by cluster_arn yet; give at least one broker as host:port",
             "line 4: source.bootstrap_servers: a is not a broker's address; write host:port",
-            "line 5: source.auth.mode: iam does not work yet; use scram-sha-512, mtls or none until it does",
-            "line 8: target.auth.cert_file: auth.mode scram-sha-512 does not use it; leave it out, or change auth.mode",
-            "line 9: backup.s3_prefix: there is no backup.s3_bucket; leave it out, or give the bucket",
-            "line 10: evidence.directory: the environment variable NOT_SET is not set; set NOT_SET, or write the value here",
-            "line 11: cutover.drain_max_partition_lag: \"-1\" is not a number; write a whole number",
-            "line 11: cutover.drain_timeout: \"soon\" is not a duration; write a number and a unit: 30s, 30m, 12h, 7d, 7y",
-            "line 11: cutover.producer_freeze_webhok: there is no such field; did you mean cutover.producer_freeze_webhook?",
-            "line 13: seed.segment_max_bytes: 1GiB is out of bounds; write 1048576 to 268435456",
+            "line 6: source.tls.enabled: iam sends a token that anybody could use; leave it out",
+            "line 8: target.cluster_arn: arn is not the ARN of an MSK cluster; write arn:aws:kafka:REGION:ACCOUNT:cluster/NAME/UUID, as `aws kafka list-clusters-v2` shows it",
+            "line 9: target.auth.cert_file: auth.mode scram-sha-512 does not use it; leave it out, or change auth.mode",
+            "line 10: backup.s3_prefix: there is no backup.s3_bucket; leave it out, or give the bucket",
+            "line 11: evidence.directory: the environment variable NOT_SET is not set; set NOT_SET, or write the value here",
+            "line 12: cutover.drain_max_partition_lag: \"-1\" is not a number; write a whole number",
+            "line 12: cutover.drain_timeout: \"soon\" is not a duration; write a number and a unit: 30s, 30m, 12h, 7d, 7y",
+            "line 12: cutover.producer_freeze_webhok: there is no such field; did you mean cutover.producer_freeze_webhook?",
+            "line 14: seed.segment_max_bytes: 1GiB is out of bounds; write 1048576 to 268435456",
         ],
+    );
+}
+
+#[test]
+fn brokers_and_their_certificates_need_not_be_named_where_the_arn_is() {
+    let arn = "arn:aws:kafka:eu-west-1:123456789012:cluster/orders/1a-2b";
+    let iam = format!("cluster_arn: '{arn}'\n    auth: {{mode: iam}}");
+    let config = Config::parse(&SMALLEST.replace("bootstrap_servers: [c:9092]", &iam), no_env).unwrap();
+    assert_eq!((config.target.auth, config.target.tls), (Auth::Iam, Some(Tls { trust: Trust::System })));
+    assert_eq!((config.target.bootstrap_servers, config.target.cluster_arn), (Vec::new(), Some(arn.to_owned())));
+    let none = SMALLEST.replace("bootstrap_servers: [c:9092]", "auth: {mode: iam}");
+    check(
+        &none,
+        &["target.bootstrap_servers: it is missing; give at least one broker as host:port, or target.cluster_arn"],
     );
 }
 
@@ -192,6 +207,14 @@ fn segments_and_evidence_are_in_a_folder_or_in_a_bucket() {
     assert_eq!(config.backup.place, Place::Bucket(bucket(Some("k".to_owned()))));
     assert_eq!(config.evidence.place.of("m/evidence.json"), "s3://evidence/m/evidence.json");
     assert_eq!((config.ledger.dynamodb_table, config.aws.s3_path_style), (None, false));
+    assert_eq!(config.evidence.signing_key, SigningKey::DefaultFile);
+    let text = with("{directory: /b}", "{directory: /e, kms_key_id: alias/evidence}");
+    let config = Config::parse(&text, no_env).unwrap();
+    assert_eq!(config.evidence.signing_key, SigningKey::Kms("alias/evidence".to_owned()));
+    check(
+        &with("{directory: /b}", "{directory: /e, kms_key_id: k, signing_key_file: /k.pem}"),
+        &["line 7: evidence.kms_key_id: evidence.signing_key_file is given as well; give one of the two"],
+    );
     check(
         &with("{directory: /b, s3_bucket: segments}", "{directory: /e}"),
         &["line 6: backup.s3_bucket: backup.directory is given as well; give one of the two"],
@@ -252,5 +275,55 @@ fn key_stores_stand_for_pem_files_and_not_beside_them() {
     check(
         &with("{mode: mtls, cert_file: /c.pem, key_file: /k.pem, truststore: /t.jks}"),
         &["target.auth.truststore_password: it is missing, and the key store needs it; give it"],
+    );
+}
+
+#[test]
+fn secrets_are_asked_for_first_and_then_stand_where_they_are_named() {
+    let text = SMALLEST.replace(
+        "[c:9092]",
+        "[c:9092]\n    auth: {mode: scram-sha-512, username: '${secretsmanager:kafka:user}', password: '${secretsmanager:kafka:pass}'}",
+    ) + "  cutover: {producer_freeze_webhook: 'https://f/', producer_freeze_webhook_secret: '${secretsmanager:freeze}'}\n\
+         # ${secretsmanager:in-a-comment}\n  aws: {region: '${REGION}'}\n";
+    let env = |name: &str| (name == "REGION").then(|| "eu-west-1".to_owned());
+    let wanted = Config::wanted(&text, env);
+    assert_eq!(wanted.secrets, ["freeze", "kafka"].map(str::to_owned).into());
+    assert_eq!(wanted.region.as_deref(), Some("eu-west-1"));
+    let kafka = Secret::new(r#"{"user": "alice", "pass": "hunter2"}"#);
+    let secrets = Secrets::from([("kafka".to_owned(), Ok(kafka)), ("freeze".to_owned(), Ok(Secret::new("whole")))]);
+    let config = Config::parse_with(&text, env, &secrets).unwrap();
+    let password = Secret::new("hunter2");
+    assert_eq!(config.target.auth, Auth::ScramSha512 { username: "alice".to_owned(), password });
+    assert!(
+        matches!(config.cutover.freeze, FreezeConfig::Webhook { secret: Some(secret), .. } if secret.expose() == "whole")
+    );
+}
+
+#[test]
+fn a_secret_that_cannot_be_had_or_does_not_fit_is_named_and_never_shown() {
+    let text = "
+migration:
+  source: {bootstrap_servers: '${secretsmanager:brokers}', auth: {mode: '${secretsmanager:mode}'}}
+  target: {bootstrap_servers: 'b:1', auth: {mode: scram-sha-512, username: me, password: '${secretsmanager:kafka:pass}'}}
+  backup: {directory: /b}
+  evidence: {directory: '${secretsmanager:gone}'}
+";
+    let gone = Unavailable { what: "the secret gone cannot be read".to_owned(), remedy: "make it".to_owned() };
+    let secrets = Secrets::from([
+        ("brokers".to_owned(), Ok(Secret::new("hunter2, b:9092"))),
+        ("mode".to_owned(), Ok(Secret::new("hun\"ter2"))),
+        ("kafka".to_owned(), Ok(Secret::new(r#"{"password": "hunter2"}"#))),
+        ("gone".to_owned(), Err(gone)),
+    ]);
+    let problems = Config::parse_with(text, no_env, &secrets).expect_err("it has problems");
+    let shown: Vec<String> = problems.iter().map(ToString::to_string).collect();
+    assert_eq!(
+        shown,
+        [
+            "line 3: source.auth.mode: what its secret holds does not fit here; write none or scram-sha-512 or mtls or iam",
+            "line 3: source.bootstrap_servers: what its secret holds does not fit here; write host:port",
+            "line 4: target.auth.password: the secret kafka has no key pass; correct the key, or add it to the secret",
+            "line 6: evidence.directory: the secret gone cannot be read; make it",
+        ]
     );
 }

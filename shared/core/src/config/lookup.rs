@@ -1,0 +1,160 @@
+//! Values that a file takes from elsewhere: `${NAME}` from the environment, `${secretsmanager:NAME:KEY}` from AWS
+//! Secrets Manager.
+//!
+//! Reading a configuration waits for nothing: which secrets it names is told first ([`Config::wanted`]), whoever can
+//! reach them brings them, and then it is read. A secret is brought whole and once, whatever keys are taken out of it.
+//!
+//! Invariant: no problem says what a secret holds, and none says so by showing a value that came out of one.
+
+use std::{
+    cell::RefCell,
+    collections::{BTreeMap, BTreeSet},
+};
+
+use serde_json::Value;
+
+use super::{Config, Secret, reading::Reading};
+
+/// What a reference to a secret begins with.
+const SECRETS_MANAGER: &str = "secretsmanager:";
+
+/// Why a value cannot be had: what is wrong, and what to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unavailable {
+    /// What is wrong; not what the secret holds.
+    pub what: String,
+    /// What to do.
+    pub remedy: String,
+}
+
+/// Secrets by name, each whole, or why it cannot be had.
+pub type Secrets = BTreeMap<String, Result<Secret, Unavailable>>;
+
+/// What must be brought before a configuration can be read.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Wanted {
+    /// Names (or ARNs) of secrets.
+    pub secrets: BTreeSet<String>,
+    /// The region that the configuration gives.
+    pub region: Option<String>,
+}
+
+/// What stands between `${` and `}`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Reference<'a> {
+    /// An environment variable.
+    Variable(&'a str),
+    /// A secret, or the value under one key of it.
+    Secret { name: &'a str, key: Option<&'a str> },
+}
+
+impl<'a> Reference<'a> {
+    pub(super) fn parse(text: &'a str) -> Self {
+        let Some(secret) = text.strip_prefix(SECRETS_MANAGER) else { return Reference::Variable(text) };
+        // An ARN has six colons of its own; a name has none.
+        let colons = if secret.starts_with("arn:") { 6 } else { 0 };
+        let (name, key) = match secret.match_indices(':').nth(colons) {
+            Some((at, _)) => (&secret[..at], Some(&secret[at + 1..])),
+            None => (secret, None),
+        };
+        Reference::Secret { name, key: key.filter(|key| !key.is_empty()) }
+    }
+}
+
+/// Answers a reference.
+pub(super) fn look_up(
+    reference: Reference<'_>,
+    env: &impl Fn(&str) -> Option<String>,
+    secrets: &Secrets,
+) -> Result<String, Unavailable> {
+    match reference {
+        Reference::Variable(name) => env(name).ok_or_else(|| Unavailable {
+            what: format!("the environment variable {name} is not set"),
+            remedy: format!("set {name}, or write the value here"),
+        }),
+        Reference::Secret { name: "", .. } => Err(Unavailable {
+            what: "it names no secret".to_owned(),
+            remedy: "write ${secretsmanager:NAME} or ${secretsmanager:NAME:KEY}".to_owned(),
+        }),
+        Reference::Secret { name, key } => {
+            let not_asked = || Unavailable {
+                what: format!("the secret {name} was not asked for: secrets are not looked up here"),
+                remedy: "write the value here, or take it from the environment".to_owned(),
+            };
+            let secret = secrets.get(name).cloned().unwrap_or_else(|| Err(not_asked()))?;
+            key.map_or_else(|| Ok(secret.expose().to_owned()), |key| value_of(name, key, secret.expose()))
+        }
+    }
+}
+
+/// The value under a key of a secret that is a JSON object, which is what Secrets Manager's own pages write.
+fn value_of(name: &str, key: &str, secret: &str) -> Result<String, Unavailable> {
+    let unavailable = |what, remedy: &str| Err(Unavailable { what, remedy: remedy.to_owned() });
+    // What the parser complains of would show what stands there.
+    let Ok(Value::Object(values)) = serde_json::from_str(secret) else {
+        return unavailable(
+            format!("the secret {name} is not a JSON object, so that it has no key {key}"),
+            "store it as key/value pairs, or leave the key out to take it whole",
+        );
+    };
+    match values.get(key) {
+        Some(Value::String(text)) => Ok(text.clone()),
+        Some(value @ (Value::Number(_) | Value::Bool(_))) => Ok(value.to_string()),
+        Some(Value::Null | Value::Array(_) | Value::Object(_)) => unavailable(
+            format!("what the secret {name} has under {key} is no text"),
+            "store a text there, or name another key",
+        ),
+        None => unavailable(format!("the secret {name} has no key {key}"), "correct the key, or add it to the secret"),
+    }
+}
+
+impl Config {
+    /// What must be brought before this text can be read. What is wrong with the text is told when it is read.
+    pub fn wanted(text: &str, env: impl Fn(&str) -> Option<String>) -> Wanted {
+        let secrets = RefCell::new(BTreeSet::new());
+        let reading = Reading::first_look(text, |reference| match reference {
+            Reference::Variable(name) => Ok(env(name).unwrap_or_default()),
+            Reference::Secret { name, .. } => {
+                if !name.is_empty() {
+                    secrets.borrow_mut().insert(name.to_owned());
+                }
+                Ok(String::new())
+            }
+        });
+        Wanted { region: reading.written("aws.region").filter(|region| !region.is_empty()), secrets: secrets.take() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(text: &str, name: &str, key: Option<&str>) {
+        assert_eq!(Reference::parse(text), Reference::Secret { name, key }, "{text}");
+    }
+
+    #[test]
+    fn secrets_are_named_by_name_or_arn_with_or_without_a_key() {
+        const ARN: &str = "arn:aws:secretsmanager:eu-west-1:123456789012:secret:AmazonMSK_orders-a1B2c3";
+        check("secretsmanager:AmazonMSK_orders", "AmazonMSK_orders", None);
+        check("secretsmanager:prod/kafka:password", "prod/kafka", Some("password"));
+        check("secretsmanager:prod/kafka:a:b", "prod/kafka", Some("a:b"));
+        check("secretsmanager:prod/kafka:", "prod/kafka", None);
+        check(&format!("secretsmanager:{ARN}"), ARN, None);
+        check(&format!("secretsmanager:{ARN}:password"), ARN, Some("password"));
+        assert_eq!(Reference::parse("PASSWORD"), Reference::Variable("PASSWORD"));
+    }
+
+    #[test]
+    fn a_value_is_taken_out_of_an_object_and_nothing_else_is_told() {
+        let said = |secret: &str, key: &str| value_of("s", key, secret).map_err(|no| no.what);
+        assert_eq!(said(r#"{"password": "p:1", "port": 9096}"#, "password"), Ok("p:1".to_owned()));
+        assert_eq!(said(r#"{"password": "p:1", "port": 9096}"#, "port"), Ok("9096".to_owned()));
+        for secret in
+            ["hunter2", r#"{"other": "hunter2"}"#, r#"["hunter2"]"#, r#"{"k": ["hunter2"]}"#, r#"{"k": hunter2}"#]
+        {
+            let said = said(secret, "k").expect_err("there is no such value");
+            assert!(said.contains("secret s") && said.contains('k') && !said.contains("hunter2"), "{said}");
+        }
+    }
+}
