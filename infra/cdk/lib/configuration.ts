@@ -6,7 +6,7 @@
  * once. What a field may hold is the business of Krossing's own reading, which the plan runs first.
  */
 import { readFileSync } from 'node:fs';
-import { Token, Tokenization, type Stack } from 'aws-cdk-lib';
+import { Token, type Stack } from 'aws-cdk-lib';
 import { parse } from 'yaml';
 
 /** All variables of a function together, names and values: Lambda's limit, in bytes. */
@@ -140,7 +140,7 @@ export function refuseLargeEnvironment(stack: Stack, variables: Record<string, s
 }
 
 function bytesAtMost(stack: Stack, value: string): number {
-  const resolved: unknown = stack.resolve(Tokenization.reverseString(value));
+  const resolved: unknown = stack.resolve(value);
   const length = (part: unknown): number => {
     if (typeof part === 'string') return Buffer.byteLength(part);
     const join = (part as { 'Fn::Join'?: [string, unknown[]] } | null)?.['Fn::Join'];

@@ -8,6 +8,7 @@
 import { existsSync, readFileSync } from 'node:fs';
 import * as path from 'node:path';
 import {
+  Annotations,
   ArnFormat,
   CfnOutput,
   Duration,
@@ -212,6 +213,11 @@ export class Krossing extends Construct {
     const groups = props.network.securityGroupIds.map((group, index) =>
       ec2.SecurityGroup.fromSecurityGroupId(this, `SecurityGroup${index}`, group, { mutable: false }),
     );
+
+    const known = Annotations.of(this);
+    known.acknowledgeWarning('@aws-cdk/aws-ec2:noSubnetRouteTableId', 'nobody here asks a subnet for its routes');
+    known.acknowledgeWarning('@aws-cdk/aws-ecs:ecrImageRequiresPolicy', 'the right to pull is in infra/stack.json');
+    known.acknowledgeWarning('CloudFormation-Validate::E1029', '${secretsmanager:…} is read by Krossing, not by CloudFormation');
 
     const logGroups: Record<string, logs.LogGroup> = {};
     const logGroup = (name: string, logGroupName: string) =>
