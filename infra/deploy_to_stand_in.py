@@ -6,6 +6,7 @@ says so; the list of that is held here, so that it can only get shorter unnotice
 
 import io
 import json
+import logging
 import sys
 import warnings
 import zipfile
@@ -31,7 +32,9 @@ UNKNOWN_TO_MOTO = {
 
 @mock_aws
 def main(folder: Path) -> None:
+    # Each type that moto passes over, twice; what was passed over is held below.
     warnings.simplefilter("ignore")
+    logging.getLogger("moto").setLevel(logging.ERROR)
     region = "eu-west-1"
     session = boto3.Session(aws_access_key_id="test", aws_secret_access_key="test", region_name=region)
     client = session.client
@@ -60,7 +63,7 @@ def main(folder: Path) -> None:
     assert not odd, f"not made: {odd}"
 
     look(client, outputs)
-    print(f"{len(made)} resources are there; moto passes over {len(missing)} of these types: {', '.join(sorted(set(missing.values())))}")
+    print(f"{len(made)} resources are there; moto passes over {len(missing)} others, of the types {', '.join(sorted(set(missing.values())))}")
 
 
 def publish_assets(s3, folder: Path, region: str) -> None:
