@@ -113,6 +113,12 @@ export class Configuration {
     return this.text('cutover.marker') !== 'none';
   }
 
+  /** How long evidence is locked at most by what the configuration says. */
+  get retentionDaysMax(): number | undefined {
+    const match = this.text('evidence.retention')?.match(/^(\d+)\s*(d|y)$/);
+    return match ? Number(match[1]) * (match[2] === 'y' ? 366 : 1) : undefined;
+  }
+
   /** As JSON, with values where it says nothing. */
   completed(stack: Stack, values: Record<string, string>): string {
     const migration = structuredClone(this.migration);

@@ -56,7 +56,7 @@ export interface KrossingProps {
   };
   readonly worker: {
     readonly image: WorkerImage;
-    /** Fargate's CPU units. Default: 2048, which carries about 100 MB/s. */
+    /** Fargate's CPU units. Default: 2048, with 4096 MB. */
     readonly cpu?: number;
     readonly memoryMb?: number;
   };
@@ -70,7 +70,7 @@ export interface KrossingProps {
   readonly seedConcurrency?: number;
   /** How long a gate waits for an operator. Default: 14 days. */
   readonly decisionTimeout?: Duration;
-  /** How long signed evidence is locked. Default: 2557 days, 7 years. */
+  /** How long signed evidence is locked, where the configuration does not say. Default: 2557 days, 7 years. */
   readonly evidenceRetentionDays?: number;
   /** When segments are removed. Must be longer than the migration takes. Default: 90 days. */
   readonly segmentsExpireDays?: number;
@@ -116,6 +116,9 @@ export class Krossing extends Construct {
       );
     }
     const configuration = Configuration.read(props.configuration);
+    if (props.evidenceRetentionDays !== undefined && configuration.text('evidence.retention') !== undefined) {
+      throw new Error('evidenceRetentionDays and evidence.retention of the configuration say the same thing: give one');
+    }
     const names = this.names(props);
     const dataKey = this.dataKey(props);
     const stores = this.stores(props, configuration, dataKey);
@@ -183,7 +186,7 @@ export class Krossing extends Construct {
         DrainMaxPartitionLag: String(configuration.drainMaxPartitionLag),
         FreezeBudgetMs: String(configuration.freezeBudgetMs),
         // A day more: what is left is counted in days that have begun.
-        EvidenceRetentionDaysMax: String(retentionDays(props) + 1),
+        EvidenceRetentionDaysMax: String((configuration.retentionDaysMax ?? retentionDays(props)) + 1),
       },
     };
 
@@ -407,7 +410,6 @@ export class Krossing extends Construct {
         principals: [new iam.ServicePrincipal('events.amazonaws.com'), new iam.ServicePrincipal('cloudwatch.amazonaws.com')],
         actions: ['kms:Decrypt', 'kms:GenerateDataKey'],
         resources: ['*'],
-        conditions: { StringEquals: { 'aws:SourceAccount': this.stack.account } },
       }),
     );
     return key;
@@ -484,7 +486,7 @@ export class Krossing extends Construct {
         principals: [new iam.ServicePrincipal('cloudwatch.amazonaws.com')],
         actions: ['sns:Publish'],
         resources: [topic.topicArn],
-        conditions: { StringEquals: { 'aws:SourceAccount': this.stack.account } },
+        conditions: { ArnLike: { 'aws:SourceArn': this.arn('cloudwatch', 'alarm', `${this.prefix}-*`, ArnFormat.COLON_RESOURCE_NAME) } },
       }),
     );
     return topic;

@@ -109,6 +109,16 @@ test('buckets and a table that are there are used, and none is made', () => {
   assert.ok(JSON.stringify(statementsByRole(other)).includes(':s3:::my-evidence/*/evidence.json'));
 });
 
+test('evidence is locked for no longer than agreed, whoever says how long', () => {
+  const condition = (change: Parameters<typeof synth>[0]) =>
+    statementsByRole(synth(change))['Worker']!.find((one) => one.Action === 's3:PutObjectRetention')!.Condition as Record<string, Record<string, string>>;
+  const days = (change: Parameters<typeof synth>[0]) => condition(change)['NumericLessThanEquals']!['s3:object-lock-remaining-retention-days'];
+  assert.equal(days({ evidenceRetentionDays: 30 }), '31');
+  const said = { migration: { ...MIGRATION.migration, evidence: { retention: '2y' } } };
+  assert.equal(days({ configuration: said, evidenceRetentionDays: undefined }), '733');
+  assert.throws(() => synth({ configuration: said, evidenceRetentionDays: 30 }), /say the same thing: give one/);
+});
+
 test('keys and a topic that are there are used, and none is made', () => {
   const other = synth({
     keys: { dataKeyArn: 'arn:aws:kms:eu-west-1:123456789012:key/data', signingKeyArn: 'arn:aws:kms:eu-west-1:123456789012:key/sign' },
