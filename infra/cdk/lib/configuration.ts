@@ -6,7 +6,7 @@
  * once. What a field may hold is the business of Krossing's own reading, which the plan runs first.
  */
 import { readFileSync } from 'node:fs';
-import { Token, type Stack } from 'aws-cdk-lib';
+import type { Stack } from 'aws-cdk-lib';
 import { parse } from 'yaml';
 
 /** All variables of a function together, names and values: Lambda's limit, in bytes. */
@@ -65,7 +65,7 @@ export class Configuration {
         problems.push(`${side}.auth.mode is iam, which needs ${side}.cluster_arn: roles are given rights on that cluster alone`);
       }
       const arn = this.text(`${side}.cluster_arn`);
-      if (arn !== undefined && !Token.isUnresolved(arn) && !/^arn:[^:]+:kafka:[^:]+:\d{12}:cluster\/[^/]+\/[^/]+$/.test(arn)) {
+      if (arn !== undefined && !/^arn:[^:]+:kafka:[^:]+:\d{12}:cluster\/[^/]+\/[^/]+$/.test(arn)) {
         problems.push(`${side}.cluster_arn is no cluster's ARN: arn:aws:kafka:REGION:ACCOUNT:cluster/NAME/UUID`);
       }
     }

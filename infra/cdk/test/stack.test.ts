@@ -94,6 +94,12 @@ test('an image is made of the binary where no other is given', () => {
   assert.ok(JSON.stringify(statementsByRole(made)['WorkerStart']).includes('container-assets'));
 });
 
+test('functions and worker are built for the same processor', () => {
+  const arm = synth({ architecture: 'arm64' });
+  arm.allResourcesProperties('AWS::Lambda::Function', { Architectures: ['arm64'] });
+  arm.hasResourceProperties('AWS::ECS::TaskDefinition', { RuntimePlatform: { CpuArchitecture: 'ARM64' } });
+});
+
 test('functions get the configuration with what was made', () => {
   const [, plan] = resources(template, 'AWS::Lambda::Function')[0]!;
   const variables = (plan.Properties['Environment'] as { Variables: Record<string, unknown> }).Variables;
