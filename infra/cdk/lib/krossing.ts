@@ -128,39 +128,10 @@ export class Krossing extends Construct {
     const image = workerImage(this, props.worker.image, props.architecture ?? 'x86_64');
 
     const facts: Facts = {
-      resources: {
-        ...kafkaResources('Source', configuration.clusterArn('source')),
-        ...kafkaResources('Target', configuration.clusterArn('target')),
-        ClusterConfigurations: ['source', 'target']
-          .map((side) => configuration.clusterArn(side))
-          .filter((arn) => arn !== undefined)
-          .map((arn) => arn.replace(/:cluster\/.*$/, ':configuration/*'))
-          .filter(unique),
-        NetworkOfAccount: [this.arn('ec2', '*', '*')],
+      lists: {
         Secrets: configuration.secrets().map((secret) => this.secretArn(secret)),
-        DataKey: [dataKey.keyArn],
         OtherKeys: props.keys?.otherKeyArns ?? [],
-        SigningKey: [signingKeyArn],
-        Table: [stores.table.tableArn],
-        EventBus: [this.arn('events', 'event-bus', props.eventBus ?? 'default')],
-        SegmentsBucket: [stores.segments.bucketArn],
-        SegmentsObjects: [stores.segments.arnForObjects('*')],
-        EvidenceBucket: [stores.evidence.bucketArn],
-        EvidenceObjects: [stores.evidence.arnForObjects('*')],
-        // What Krossing's rules call signed evidence.
-        SignedEvidence: ['*/evidence.json', '*/evidence-attempts/*'].map((keys) => stores.evidence.arnForObjects(keys)),
-        DeadLetters: [letters.queueArn],
-        StateMachine: [names.stateMachineArn],
-        Executions: [this.arn('states', 'execution', `${this.prefix}:*`, ArnFormat.COLON_RESOURCE_NAME)],
-        ChildExecutions: [
-          this.arn('states', 'execution', `${this.prefix}:*`, ArnFormat.COLON_RESOURCE_NAME),
-          this.arn('states', 'execution', `${this.prefix}/*`, ArnFormat.COLON_RESOURCE_NAME),
-        ],
         FunctionsOfStateMachine: this.file.functions.filter((one) => one.name !== 'decide').map((one) => names.functionArn(one.name)),
-        DecideFunction: [names.functionArn('decide')],
-        // A state names the family; which revision it becomes, IAM asks with or without it.
-        WorkerTask: [names.workerTaskArn, `${names.workerTaskArn}:*`],
-        WorkerTasks: [this.arn('ecs', 'task', `${this.prefix}/*`)],
         ImageRepository: image.repositoryArn === undefined ? [] : [image.repositoryArn],
       },
       holds: {
@@ -176,7 +147,19 @@ export class Krossing extends Construct {
         tracing: props.tracing === true,
       },
       texts: {
+        ...clusterTexts('Source', configuration.clusterArn('source')),
+        ...clusterTexts('Target', configuration.clusterArn('target')),
+        Partition: this.stack.partition,
+        Region: this.stack.region,
+        Account: this.stack.account,
         Stack: props.name,
+        TableArn: stores.table.tableArn,
+        SegmentsBucketArn: stores.segments.bucketArn,
+        EvidenceBucketArn: stores.evidence.bucketArn,
+        DataKeyArn: dataKey.keyArn,
+        SigningKeyArn: signingKeyArn,
+        DeadLettersArn: letters.queueArn,
+        EventBus: props.eventBus ?? 'default',
         Metrics: `Krossing/${props.name}`,
         StateMachine: names.stateMachineArn,
         Cluster: names.clusterArn,
@@ -236,7 +219,7 @@ export class Krossing extends Construct {
         assumedBy: new iam.ServicePrincipal(service, this.trustConditions(service)),
         inlinePolicies: {
           krossing: new iam.PolicyDocument({
-            statements: statements(this.file, grants, { ...facts, resources: { ...facts.resources, ...more } }),
+            statements: statements(this.file, grants, { ...facts, lists: { ...facts.lists, ...more } }),
           }),
         },
       });
@@ -547,15 +530,10 @@ export class Krossing extends Construct {
   }
 }
 
-/** A cluster, and what is on it: `…:cluster/NAME/UUID` becomes `…:topic/NAME/UUID/*`. */
-function kafkaResources(side: 'Source' | 'Target', cluster: string | undefined): Record<string, string[]> {
-  const on = (kind: string, names: string) => (cluster === undefined ? [] : [`${cluster.replace(':cluster/', `:${kind}/`)}/${names}`]);
-  return {
-    [`${side}Cluster`]: cluster === undefined ? [] : [cluster],
-    [`${side}Topics`]: on('topic', '*'),
-    [`${side}Groups`]: on('group', '*'),
-    [`${side}TransactionalIds`]: on('transactional-id', 'krossing.*'),
-  };
+/** What the ARNs of topics and groups are made of: they differ from their cluster's in the middle. */
+function clusterTexts(side: 'Source' | 'Target', cluster: string | undefined): Record<string, string> {
+  const [head, tail] = cluster?.split(':cluster/') ?? [];
+  return head === undefined || tail === undefined ? {} : { [`${side}ArnHead`]: head, [`${side}ArnTail`]: tail };
 }
 
 function eventPattern(pattern: Record<string, unknown>): events.EventPattern {
@@ -598,8 +576,4 @@ function only(variables: Record<string, string>, names: string[]): Record<string
 
 function pascal(name: string): string {
   return name.split('-').map((part) => part[0]!.toUpperCase() + part.slice(1)).join('');
-}
-
-function unique<T>(value: T, index: number, all: T[]): boolean {
-  return all.indexOf(value) === index;
 }

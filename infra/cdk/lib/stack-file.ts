@@ -72,6 +72,8 @@ export interface StackFile {
     readonly grants: string[];
   };
   readonly other_roles: Record<string, { readonly does: string; readonly trusts: string; readonly grants: string[] }>;
+  readonly resources: Record<string, string[]>;
+  readonly resource_lists: Record<string, string>;
   readonly only_if: Record<string, string>;
   readonly grants: Record<string, Statement[]>;
   readonly state_machine: { readonly definition: string; readonly placeholders: Record<string, string> };
@@ -87,8 +89,8 @@ export function readStackFile(): StackFile {
 
 /** What stands for the names that the file uses. */
 export interface Facts {
-  /** ARNs by symbolic name; an empty list where there is nothing of the kind. */
-  readonly resources: Record<string, string[]>;
+  /** ARNs of `resource_lists`; an empty list where there is nothing of the kind. */
+  readonly lists: Record<string, string[]>;
   /** Which of `only_if` hold. */
   readonly holds: Record<string, boolean>;
   /** Texts for `${Name}`. */
@@ -104,7 +106,7 @@ export function statements(file: StackFile, grants: string[], facts: Facts): iam
     )
     .map((statement) => {
       const resources = statement.resources.flatMap((name) =>
-        name === '*' ? ['*'] : known(facts.resources, name, 'resource'),
+        name === '*' ? ['*'] : (facts.lists[name] ?? filled(known(file.resources, name, 'resource'), facts.texts)),
       );
       if (resources.length === 0) {
         throw new Error(`${statement.resources.join(', ')}: there is no such resource, but ${statement.actions.join(', ')} asks for it`);

@@ -1,7 +1,7 @@
 /** Who may do what: facts that a reviewer would look for, read from the template and not from infra/stack.json. */
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { MIGRATION, file, list, resources, statementsByRole, synth } from './example';
+import { MIGRATION, file, list, resources as made, statementsByRole, synth } from './example';
 
 const template = synth();
 const roles = statementsByRole(template);
@@ -55,15 +55,15 @@ test('every resource stands for no more than a list that is known', () => {
 });
 
 test('roles hold what infra/stack.json says and nothing else', () => {
-  assert.equal(resources(template, 'AWS::IAM::Policy').length, 0);
-  const managed = resources(template, 'AWS::IAM::Role').filter(([, role]) => role.Properties['ManagedPolicyArns'] !== undefined);
+  assert.equal(made(template, 'AWS::IAM::Policy').length, 0);
+  const managed = made(template, 'AWS::IAM::Role').filter(([, role]) => role.Properties['ManagedPolicyArns'] !== undefined);
   assert.deepEqual(managed, []);
   const given = [...file.functions.map((one) => one.grants), file.worker.grants, ...Object.values(file.other_roles).map((one) => one.grants)];
   assert.equal(Object.keys(roles).length, given.length);
 });
 
 test('every role has the permissions boundary', () => {
-  for (const [name, role] of resources(template, 'AWS::IAM::Role')) {
+  for (const [name, role] of made(template, 'AWS::IAM::Role')) {
     assert.equal(role.Properties['PermissionsBoundary'], 'arn:aws:iam::123456789012:policy/boundary', name);
   }
 });
@@ -95,8 +95,11 @@ test('each statement says why, and each condition and environment name is explai
   for (const [name, one] of grants) {
     assert.ok(one.reason.length > 10, name);
     for (const condition of [one.only_if, one.and_if]) assert.ok(condition === undefined || condition in file.only_if, `${name}: ${condition}`);
+    for (const resource of one.resources) assert.ok(resource === '*' || resource in file.resources || resource in file.resource_lists, `${name}: ${resource}`);
     if (one.resources.includes('*') && one.effect !== 'Deny') assert.match(one.reason, /AWS knows no resource/, name);
   }
+  const resources = grants.flatMap(([, one]) => one.resources);
+  assert.deepEqual([...Object.keys(file.resources), ...Object.keys(file.resource_lists)].filter((name) => !resources.includes(name)), []);
   const used = [...file.functions.flatMap((one) => one.grants), ...file.worker.grants, ...Object.values(file.other_roles).flatMap((one) => one.grants)];
   assert.deepEqual(Object.keys(file.grants).filter((name) => !used.includes(name)), []);
   for (const name of [...file.functions.flatMap((one) => one.environment), ...file.worker.environment]) assert.ok(name in file.environment, name);
