@@ -21,7 +21,6 @@ STACK = "krossing-prod"
 UNKNOWN_TO_MOTO = {
     "AWS::CloudWatch::Alarm",
     "AWS::Chatbot::SlackChannelConfiguration",
-    "AWS::ECS::ClusterCapacityProviderAssociations",
     "AWS::Lambda::EventInvokeConfig",
     "AWS::Logs::MetricFilter",
     "AWS::S3::BucketPolicy",

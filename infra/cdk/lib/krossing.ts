@@ -16,18 +16,16 @@ import {
   Stack,
   Validations,
   aws_chatbot as chatbot,
-  aws_dynamodb as dynamodb,
   aws_ec2 as ec2,
   aws_ecs as ecs,
   aws_events as events,
   aws_events_targets as targets,
   aws_iam as iam,
-  aws_kms as kms,
+  type aws_kms as kms,
   aws_lambda as lambda,
   aws_logs as logs,
-  aws_s3 as s3,
-  aws_sns as sns,
-  aws_sqs as sqs,
+  type aws_sns as sns,
+  type aws_sqs as sqs,
   aws_stepfunctions as sfn,
 } from 'aws-cdk-lib';
 import { Construct } from 'constructs';
@@ -35,7 +33,8 @@ import { Configuration, refuseLargeEnvironment } from './configuration';
 import { makeEndpoints } from './endpoints';
 import { type Facts, type RuleEntry, REPOSITORY, type StackFile, filled, readStackFile, statements } from './stack-file';
 import { makeAlarms, makeDashboard } from './watching';
-import { type WorkerImage, workerImage } from './worker-image';
+import { arnOf, makeChatTopic, makeDataKey, makeDeadLetters, makeSigningKey, makeStores } from './stores';
+import { type MadeImage, type WorkerImage, workerImage } from './worker-image';
 
 export interface KrossingProps {
   /** Name of this deployment: `prod` makes the state machine `krossing-prod`. */
@@ -98,243 +97,84 @@ export interface KrossingProps {
   readonly logLevel?: string;
 }
 
+/** Names that are given before anything is made. */
+interface Names {
+  readonly workerFamily: string;
+  readonly workerTaskArn: string;
+  readonly clusterArn: string;
+  readonly stateMachineArn: string;
+  readonly functionArn: (name: string) => string;
+}
+
+interface Kept extends ReturnType<typeof makeStores> {
+  readonly dataKey: kms.IKey;
+  readonly signingKeyArn: string;
+  readonly topic: sns.ITopic;
+  readonly letters: sqs.IQueue;
+}
+
+interface Worker {
+  readonly cluster: ecs.ICluster;
+  readonly task: ecs.FargateTaskDefinition;
+  readonly roles: iam.Role[];
+}
+
 export class Krossing extends Construct {
   readonly stateMachine: sfn.StateMachine;
-  readonly functions: Record<string, lambda.Function>;
+  readonly functions: Record<string, lambda.Function> = {};
 
   private readonly file: StackFile = readStackFile();
   private readonly stack = Stack.of(this);
   private readonly prefix: string;
+  private readonly configuration: Configuration;
+  private readonly names: Names;
+  private readonly kept: Kept;
+  private readonly image: MadeImage;
+  private readonly facts: Facts;
+  private readonly logGroups: Record<string, logs.LogGroup> = {};
 
-  constructor(scope: Construct, id: string, props: KrossingProps) {
+  constructor(scope: Construct, id: string, private readonly props: KrossingProps) {
     super(scope, id);
     refuseOddInput(props);
     this.prefix = `krossing-${props.name}`;
+    this.configuration = Configuration.read(props.configuration);
+    if (props.evidenceRetentionDays !== undefined && this.configuration.text('evidence.retention') !== undefined) {
+      throw new Error('evidenceRetentionDays and evidence.retention of the configuration say the same thing: give one');
+    }
     if (props.permissionsBoundaryArn !== undefined) {
       iam.PermissionsBoundary.of(this).apply(
         iam.ManagedPolicy.fromManagedPolicyArn(this, 'Boundary', props.permissionsBoundaryArn),
       );
     }
-    const configuration = Configuration.read(props.configuration);
-    if (props.evidenceRetentionDays !== undefined && configuration.text('evidence.retention') !== undefined) {
-      throw new Error('evidenceRetentionDays and evidence.retention of the configuration say the same thing: give one');
-    }
-    const names = this.names(props);
-    const dataKey = this.dataKey(props);
-    const stores = this.stores(props, configuration, dataKey);
-    const signingKeyArn = props.keys?.signingKeyArn ?? this.signingKey().keyArn;
-    const topic = this.chatTopic(props, dataKey);
-    const letters = this.deadLetters();
-    const image = workerImage(this, props.worker.image, props.architecture ?? 'x86_64');
+    this.acknowledge();
 
-    const facts: Facts = {
-      lists: {
-        Secrets: configuration.secrets().map((secret) => this.secretArn(secret)),
-        OtherKeys: props.keys?.otherKeyArns ?? [],
-        FunctionsOfStateMachine: this.file.functions.filter((one) => one.name !== 'decide').map((one) => names.functionArn(one.name)),
-        ImageRepository: image.repositoryArn === undefined ? [] : [image.repositoryArn],
-      },
-      holds: {
-        source_iam: configuration.text('source.auth.mode') === 'iam',
-        target_iam: configuration.text('target.auth.mode') === 'iam',
-        source_arn: configuration.clusterArn('source') !== undefined,
-        target_arn: configuration.clusterArn('target') !== undefined,
-        any_arn: ['source', 'target'].some((side) => configuration.clusterArn(side) !== undefined),
-        secrets: configuration.secrets().length > 0,
-        other_keys: (props.keys?.otherKeyArns ?? []).length > 0,
-        own_image: image.repositoryArn !== undefined,
-        marks: configuration.marks,
-        tracing: props.tracing === true,
-      },
-      texts: {
-        ...clusterTexts('Source', configuration.clusterArn('source')),
-        ...clusterTexts('Target', configuration.clusterArn('target')),
-        Partition: this.stack.partition,
-        Region: this.stack.region,
-        Account: this.stack.account,
-        Stack: props.name,
-        TableArn: stores.table.tableArn,
-        SegmentsBucketArn: stores.segments.bucketArn,
-        EvidenceBucketArn: stores.evidence.bucketArn,
-        DataKeyArn: dataKey.keyArn,
-        SigningKeyArn: signingKeyArn,
-        DeadLettersArn: letters.queueArn,
-        EventBus: props.eventBus ?? 'default',
-        Metrics: `Krossing/${props.name}`,
-        StateMachine: names.stateMachineArn,
-        Cluster: names.clusterArn,
-        ClusterName: this.prefix,
-        OwnFunctions: names.functionArn('*'),
-        DeadLettersName: letters.queueName,
-        DrainMaxPartitionLag: String(configuration.drainMaxPartitionLag),
-        FreezeBudgetMs: String(configuration.freezeBudgetMs),
-        // A day more: what is left is counted in days that have begun.
-        EvidenceRetentionDaysMax: String((configuration.retentionDaysMax ?? retentionDays(props)) + 1),
-      },
+    this.names = this.namesGiven();
+    const dataKey = makeDataKey(this, props, this.prefix);
+    this.kept = {
+      dataKey,
+      ...makeStores(this, props, this.configuration, dataKey),
+      signingKeyArn: props.keys?.signingKeyArn ?? makeSigningKey(this, this.prefix).keyArn,
+      topic: makeChatTopic(this, props, this.prefix, dataKey),
+      letters: makeDeadLetters(this),
     };
+    this.image = workerImage(this, props.worker.image, props.architecture ?? 'x86_64');
+    this.facts = this.whatStandsForNames();
 
-    const fill: Record<string, string> = {
-      SegmentsBucketName: stores.segments.bucketName,
-      EvidenceBucketName: stores.evidence.bucketName,
-      EvidenceRetention: `${retentionDays(props)}d`,
-      SigningKeyArn: signingKeyArn,
-      TableName: stores.table.tableName,
-      Region: this.stack.region,
-    };
-    const variables: Record<string, string> = {
-      KROSSING_CONFIG: configuration.completed(
-        this.stack,
-        Object.fromEntries(Object.entries(this.file.configuration).map(([place, name]) => [place, fill[name]!])),
-      ),
-      KROSSING_EVENT_BUS: props.eventBus ?? 'default',
-      RUST_LOG: props.logLevel ?? 'info',
-    };
-    refuseLargeEnvironment(this.stack, variables);
-
-    const vpc = ec2.Vpc.fromVpcAttributes(this, 'Vpc', {
-      vpcId: props.network.vpcId,
-      // Nothing here asks in which zones they are, but the library wants as many names as there are subnets.
-      availabilityZones: props.network.subnetIds.map((_, zone) => `zone-${zone}`),
-      privateSubnetIds: props.network.subnetIds,
-    });
-    const groups = props.network.securityGroupIds.map((group, index) =>
-      ec2.SecurityGroup.fromSecurityGroupId(this, `SecurityGroup${index}`, group, { mutable: false }),
-    );
-
-    const known = Annotations.of(this);
-    known.acknowledgeWarning('@aws-cdk/aws-ec2:noSubnetRouteTableId', 'nobody here asks a subnet for its routes');
-    known.acknowledgeWarning('@aws-cdk/aws-ecs:ecrImageRequiresPolicy', 'the right to pull is in infra/stack.json');
-    Validations.of(this).acknowledge({ id: 'CloudFormation-Validate::E1029', reason: '${secretsmanager:…} is read by Krossing, not by CloudFormation' });
-
-    const logGroups: Record<string, logs.LogGroup> = {};
-    const logGroup = (name: string, logGroupName: string) =>
-      (logGroups[name] = new logs.LogGroup(this, `${pascal(name)}Log`, {
-        logGroupName,
-        retention: props.logRetentionDays ?? logs.RetentionDays.THREE_MONTHS,
-        encryptionKey: dataKey,
-        removalPolicy: RemovalPolicy.DESTROY,
-      }));
-    const role = (name: string, service: string, grants: string[], more: Record<string, string[]> = {}) =>
-      new iam.Role(this, `${pascal(name)}Role`, {
-        assumedBy: new iam.ServicePrincipal(service, this.trustConditions(service)),
-        inlinePolicies: {
-          krossing: new iam.PolicyDocument({
-            statements: statements(this.file, grants, { ...facts, lists: { ...facts.lists, ...more } }),
-          }),
-        },
-      });
-
-    this.functions = {};
-    for (const entry of this.file.functions) {
-      const log = logGroup(entry.name, `/aws/lambda/${this.prefix}-${entry.name}`);
-      this.functions[entry.name] = new lambda.Function(this, `${pascal(entry.name)}Function`, {
-        functionName: `${this.prefix}-${entry.name}`,
-        description: `Krossing ${props.name}: ${entry.does}`,
-        runtime: lambda.Runtime.PROVIDED_AL2023,
-        architecture: props.architecture === 'arm64' ? lambda.Architecture.ARM_64 : lambda.Architecture.X86_64,
-        handler: 'bootstrap',
-        code: lambda.Code.fromAsset(functionFolder(props, entry.binary)),
-        timeout: Duration.seconds(entry.timeout_seconds),
-        memorySize: entry.memory_mb,
-        environment: only(variables, entry.environment),
-        environmentEncryption: dataKey,
-        role: role(entry.name, 'lambda.amazonaws.com', entry.grants, { OwnLogStreams: [log.logGroupArn] }).withoutPolicyUpdates(),
-        logGroup: log,
-        vpc,
-        vpcSubnets: { subnets: vpc.privateSubnets },
-        securityGroups: groups,
-        // Only recover is called without anybody waiting for its answer.
-        ...(entry.name === 'recover' && { deadLetterQueue: letters, retryAttempts: 2, maxEventAge: Duration.hours(6) }),
-      });
-    }
-
-    const cluster = new ecs.Cluster(this, 'Cluster', {
-      clusterName: this.prefix,
-      vpc,
-      enableFargateCapacityProviders: true,
-      // The alarm on a stalled heartbeat asks how many tasks run.
-      containerInsightsV2: ecs.ContainerInsights.ENABLED,
-    });
-    const workerLog = logGroup('worker', `/krossing/${props.name}/worker`);
-    const workerRole = role('worker', 'ecs-tasks.amazonaws.com', this.file.worker.grants);
-    const startRole = this.otherRole(role, 'worker-start', { OwnLogStreams: [workerLog.logGroupArn] });
-    const task = new ecs.FargateTaskDefinition(this, 'WorkerTask', {
-      family: names.workerFamily,
-      cpu: props.worker.cpu ?? 2048,
-      memoryLimitMiB: props.worker.memoryMb ?? 4096,
-      taskRole: workerRole.withoutPolicyUpdates(),
-      executionRole: startRole.withoutPolicyUpdates(),
-      runtimePlatform: {
-        cpuArchitecture: props.architecture === 'arm64' ? ecs.CpuArchitecture.ARM64 : ecs.CpuArchitecture.X86_64,
-        operatingSystemFamily: ecs.OperatingSystemFamily.LINUX,
-      },
-    });
-    task.addContainer('Worker', {
-      containerName: this.file.worker.container,
-      image: image.image,
-      environment: only(variables, this.file.worker.environment),
-      logging: ecs.LogDrivers.awsLogs({ logGroup: workerLog, streamPrefix: 'worker', mode: ecs.AwsLogDriverMode.NON_BLOCKING }),
-      user: this.file.worker.user,
-      readonlyRootFilesystem: true,
-      privileged: false,
-      stopTimeout: Duration.seconds(this.file.worker.stop_timeout_seconds),
-    });
-
-    const workflowLog = logGroup('workflow', `/aws/vendedlogs/states/${this.prefix}`);
-    const machineRole = this.otherRole(role, 'state-machine', { WorkerRoles: [workerRole.roleArn, startRole.roleArn] });
-    this.stateMachine = new sfn.StateMachine(this, 'StateMachine', {
-      stateMachineName: this.prefix,
-      stateMachineType: sfn.StateMachineType.STANDARD,
-      definitionBody: sfn.DefinitionBody.fromString(
-        readFileSync(props.stateMachineFile ?? path.join(REPOSITORY, this.file.state_machine.definition), 'utf8'),
-      ),
-      definitionSubstitutions: this.placeholders(props, names),
-      role: machineRole.withoutPolicyUpdates(),
-      // Executions carry identities and outcomes only, and tokens: the log has no use for those.
-      logs: { destination: workflowLog, level: sfn.LogLevel.ALL, includeExecutionData: false },
-      tracingEnabled: props.tracing === true,
-    });
-    this.stateMachine.node.addDependency(task, cluster, machineRole);
-    // cfn-lint 1.58 reads JSONata as text where a number may stand, and falls over in branches; asl-validator judges.
-    (this.stateMachine.node.defaultChild as sfn.CfnStateMachine).addMetadata('cfn-lint', {
-      config: { ignore_checks: ['E3601', 'E1101'] },
-    });
-
-    const rules = filled(this.file.rules, facts.texts);
-    rules.forEach((rule) => this.rule(rule, props, letters, topic));
-
-    if (props.slack !== undefined) {
-      new chatbot.SlackChannelConfiguration(this, 'Slack', {
-        slackChannelConfigurationName: this.prefix,
-        slackWorkspaceId: props.slack.workspaceId,
-        slackChannelId: props.slack.channelId,
-        notificationTopics: [topic],
-        role: this.otherRole(role, 'chat').withoutPolicyUpdates(),
-        // A channel can do no more than its role, whatever its members may do.
-        guardrailPolicies: [iam.ManagedPolicy.fromAwsManagedPolicyName('service-role/AWSLambdaRole')],
-      });
-    }
+    const variables = this.variables();
+    const vpc = this.vpc();
+    this.makeFunctions(variables, vpc);
+    const worker = this.makeWorker(variables, vpc);
+    this.stateMachine = this.makeStateMachine(worker);
+    filled(this.file.rules, this.facts.texts).forEach((rule) => this.rule(rule));
+    this.makeChat();
     makeEndpoints(this, this.file, props.network, this.prefix);
-    makeAlarms(this, { ...this.file, alarms: filled(this.file.alarms, facts.texts) }, this.prefix, `Krossing/${props.name}`, logGroups, topic);
-    const dashboard = makeDashboard(this, this.prefix, workflowLog, this.stateMachine);
-
-    this.output('StateMachineArn', this.stateMachine.stateMachineArn);
-    this.output('Table', stores.table.tableName);
-    this.output('SegmentsBucket', stores.segments.bucketName);
-    this.output('EvidenceBucket', stores.evidence.bucketName);
-    this.output('SigningKey', signingKeyArn);
-    this.output('ChatTopic', topic.topicArn);
-    this.output('DecideFunction', `${this.prefix}-decide`);
-    this.output('Dashboard', dashboard);
-    this.output('WorkerLog', workerLog.logGroupName);
-    this.output(
-      'Start',
-      `aws stepfunctions start-execution --state-machine-arn ${this.stateMachine.stateMachineArn} --name MIGRATION_ID-1 --input '{"migration_id":"MIGRATION_ID"}'`,
-    );
+    makeAlarms(this, { ...this.file, alarms: filled(this.file.alarms, this.facts.texts) }, this.prefix, this.facts.texts['Metrics']!, this.logGroups, this.kept.topic);
+    const dashboard = makeDashboard(this, this.prefix, this.logGroups['workflow']!, this.stateMachine);
+    this.say(dashboard);
   }
 
   /** Names that are given before anything is made: roles and rules name each other's resources without a circle. */
-  private names(props: KrossingProps) {
+  private namesGiven(): Names {
     const workerFamily = `${this.prefix}-worker`;
     return {
       workerFamily,
@@ -342,18 +182,241 @@ export class Krossing extends Construct {
       clusterArn: this.arn('ecs', 'cluster', this.prefix),
       stateMachineArn: this.arn('states', 'stateMachine', this.prefix, ArnFormat.COLON_RESOURCE_NAME),
       functionArn: (name: string) => this.arn('lambda', 'function', `${this.prefix}-${name}`, ArnFormat.COLON_RESOURCE_NAME),
-      subnets: props.network.subnetIds.join(','),
     };
   }
 
-  private placeholders(props: KrossingProps, names: ReturnType<Krossing['names']>): Record<string, string> {
+  /** What stands for the names in `infra/stack.json`. */
+  private whatStandsForNames(): Facts {
+    return {
+      lists: {
+        Secrets: this.configuration.secrets().map((secret) => this.secretArn(secret)),
+        OtherKeys: this.props.keys?.otherKeyArns ?? [],
+        FunctionsOfStateMachine: this.file.functions.filter((one) => one.name !== 'decide').map((one) => this.names.functionArn(one.name)),
+        ImageRepository: this.image.repositoryArn === undefined ? [] : [this.image.repositoryArn],
+      },
+      holds: {
+        source_iam: this.configuration.text('source.auth.mode') === 'iam',
+        target_iam: this.configuration.text('target.auth.mode') === 'iam',
+        source_arn: this.configuration.clusterArn('source') !== undefined,
+        target_arn: this.configuration.clusterArn('target') !== undefined,
+        any_arn: ['source', 'target'].some((side) => this.configuration.clusterArn(side) !== undefined),
+        secrets: this.configuration.secrets().length > 0,
+        other_keys: (this.props.keys?.otherKeyArns ?? []).length > 0,
+        own_image: this.image.repositoryArn !== undefined,
+        marks: this.configuration.marks,
+        tracing: this.props.tracing === true,
+      },
+      texts: {
+        ...clusterTexts('Source', this.configuration.clusterArn('source')),
+        ...clusterTexts('Target', this.configuration.clusterArn('target')),
+        Partition: this.stack.partition,
+        Region: this.stack.region,
+        Account: this.stack.account,
+        Stack: this.props.name,
+        TableArn: this.kept.table.tableArn,
+        SegmentsBucketArn: this.kept.segments.bucketArn,
+        EvidenceBucketArn: this.kept.evidence.bucketArn,
+        DataKeyArn: this.kept.dataKey.keyArn,
+        SigningKeyArn: this.kept.signingKeyArn,
+        DeadLettersArn: this.kept.letters.queueArn,
+        EventBus: this.props.eventBus ?? 'default',
+        Metrics: `Krossing/${this.props.name}`,
+        StateMachine: this.names.stateMachineArn,
+        Cluster: this.names.clusterArn,
+        ClusterName: this.prefix,
+        OwnFunctions: this.names.functionArn('*'),
+        DeadLettersName: this.kept.letters.queueName,
+        DrainMaxPartitionLag: String(this.configuration.drainMaxPartitionLag),
+        FreezeBudgetMs: String(this.configuration.freezeBudgetMs),
+        // A day more: what is left is counted in days that have begun.
+        EvidenceRetentionDaysMax: String((this.configuration.retentionDaysMax ?? retentionDays(this.props)) + 1),
+      },
+    };
+  }
+
+  /** What functions and worker find in their environment. */
+  private variables(): Record<string, string> {
+    const fill: Record<string, string> = {
+      SegmentsBucketName: this.kept.segments.bucketName,
+      EvidenceBucketName: this.kept.evidence.bucketName,
+      EvidenceRetention: `${retentionDays(this.props)}d`,
+      SigningKeyArn: this.kept.signingKeyArn,
+      TableName: this.kept.table.tableName,
+      Region: this.stack.region,
+    };
+    const variables: Record<string, string> = {
+      KROSSING_CONFIG: this.configuration.completed(
+        this.stack,
+        Object.fromEntries(Object.entries(this.file.configuration).map(([place, name]) => [place, fill[name]!])),
+      ),
+      KROSSING_EVENT_BUS: this.props.eventBus ?? 'default',
+      RUST_LOG: this.props.logLevel ?? 'info',
+    };
+    refuseLargeEnvironment(this.stack, variables);
+    return variables;
+  }
+
+  private vpc(): ec2.IVpc {
+    return ec2.Vpc.fromVpcAttributes(this, 'Vpc', {
+      vpcId: this.props.network.vpcId,
+      // Nothing here asks in which zones they are, but the library wants as many names as there are subnets.
+      availabilityZones: this.props.network.subnetIds.map((_, zone) => `zone-${zone}`),
+      privateSubnetIds: this.props.network.subnetIds,
+    });
+  }
+
+  /** Warnings of the library that say nothing here. */
+  private acknowledge(): void {
+    const known = Annotations.of(this);
+    known.acknowledgeWarning('@aws-cdk/aws-ec2:noSubnetRouteTableId', 'nobody here asks a subnet for its routes');
+    known.acknowledgeWarning('@aws-cdk/aws-ecs:ecrImageRequiresPolicy', 'the right to pull is in infra/stack.json');
+    Validations.of(this).acknowledge({ id: 'CloudFormation-Validate::E1029', reason: '${secretsmanager:…} is read by Krossing, not by CloudFormation' });
+  }
+
+  private logGroup(name: string, logGroupName: string): logs.LogGroup {
+    return (this.logGroups[name] = new logs.LogGroup(this, `${pascal(name)}Log`, {
+      logGroupName,
+      retention: this.props.logRetentionDays ?? logs.RetentionDays.THREE_MONTHS,
+      encryptionKey: this.kept.dataKey,
+      removalPolicy: RemovalPolicy.DESTROY,
+    }));
+  }
+
+  private role(name: string, service: string, grants: string[], more: Record<string, string[]> = {}): iam.Role {
+    return new iam.Role(this, `${pascal(name)}Role`, {
+      assumedBy: new iam.ServicePrincipal(service, this.trustConditions(service)),
+      inlinePolicies: {
+        krossing: new iam.PolicyDocument({
+          statements: statements(this.file, grants, { ...this.facts, lists: { ...this.facts.lists, ...more } }),
+        }),
+      },
+    });
+  }
+
+  private makeFunctions(variables: Record<string, string>, vpc: ec2.IVpc): void {
+    const groups = this.props.network.securityGroupIds.map((group, index) =>
+      ec2.SecurityGroup.fromSecurityGroupId(this, `SecurityGroup${index}`, group, { mutable: false }),
+    );
+
+    for (const entry of this.file.functions) {
+      const log = this.logGroup(entry.name, `/aws/lambda/${this.prefix}-${entry.name}`);
+      this.functions[entry.name] = new lambda.Function(this, `${pascal(entry.name)}Function`, {
+        functionName: `${this.prefix}-${entry.name}`,
+        description: `Krossing ${this.props.name}: ${entry.does}`,
+        runtime: lambda.Runtime.PROVIDED_AL2023,
+        architecture: this.props.architecture === 'arm64' ? lambda.Architecture.ARM_64 : lambda.Architecture.X86_64,
+        handler: 'bootstrap',
+        code: lambda.Code.fromAsset(functionFolder(this.props, entry.binary)),
+        timeout: Duration.seconds(entry.timeout_seconds),
+        memorySize: entry.memory_mb,
+        environment: only(variables, entry.environment),
+        environmentEncryption: this.kept.dataKey,
+        role: this.role(entry.name, 'lambda.amazonaws.com', entry.grants, { OwnLogStreams: [log.logGroupArn] }).withoutPolicyUpdates(),
+        logGroup: log,
+        vpc,
+        vpcSubnets: { subnets: vpc.privateSubnets },
+        securityGroups: groups,
+        // Only recover is called without anybody waiting for its answer.
+        ...(entry.name === 'recover' && { deadLetterQueue: this.kept.letters, retryAttempts: 2, maxEventAge: Duration.hours(6) }),
+      });
+    }
+  }
+
+  private makeWorker(variables: Record<string, string>, vpc: ec2.IVpc): Worker {
+    const cluster = new ecs.Cluster(this, 'Cluster', {
+      clusterName: this.prefix,
+      vpc,
+      // The alarm on a stalled heartbeat asks how many tasks run.
+      containerInsightsV2: ecs.ContainerInsights.ENABLED,
+    });
+    const workerLog = this.logGroup('worker', `/krossing/${this.props.name}/worker`);
+    const workerRole = this.role('worker', 'ecs-tasks.amazonaws.com', this.file.worker.grants);
+    const startRole = this.otherRole('worker-start', { OwnLogStreams: [workerLog.logGroupArn] });
+    const task = new ecs.FargateTaskDefinition(this, 'WorkerTask', {
+      family: this.names.workerFamily,
+      cpu: this.props.worker.cpu ?? 2048,
+      memoryLimitMiB: this.props.worker.memoryMb ?? 4096,
+      taskRole: workerRole.withoutPolicyUpdates(),
+      executionRole: startRole.withoutPolicyUpdates(),
+      runtimePlatform: {
+        cpuArchitecture: this.props.architecture === 'arm64' ? ecs.CpuArchitecture.ARM64 : ecs.CpuArchitecture.X86_64,
+        operatingSystemFamily: ecs.OperatingSystemFamily.LINUX,
+      },
+    });
+    task.addContainer('Worker', {
+      containerName: this.file.worker.container,
+      image: this.image.image,
+      environment: only(variables, this.file.worker.environment),
+      logging: ecs.LogDrivers.awsLogs({ logGroup: workerLog, streamPrefix: 'worker', mode: ecs.AwsLogDriverMode.NON_BLOCKING }),
+      user: this.file.worker.user,
+      readonlyRootFilesystem: true,
+      privileged: false,
+      stopTimeout: Duration.seconds(this.file.worker.stop_timeout_seconds),
+    });
+    return { cluster, task, roles: [workerRole, startRole] };
+  }
+
+  private makeStateMachine(worker: Worker): sfn.StateMachine {
+    const workflowLog = this.logGroup('workflow', `/aws/vendedlogs/states/${this.prefix}`);
+    const machineRole = this.otherRole('state-machine', { WorkerRoles: worker.roles.map((role) => role.roleArn) });
+    const machine = new sfn.StateMachine(this, 'StateMachine', {
+      stateMachineName: this.prefix,
+      stateMachineType: sfn.StateMachineType.STANDARD,
+      definitionBody: sfn.DefinitionBody.fromString(
+        readFileSync(this.props.stateMachineFile ?? path.join(REPOSITORY, this.file.state_machine.definition), 'utf8'),
+      ),
+      definitionSubstitutions: this.placeholders(),
+      role: machineRole.withoutPolicyUpdates(),
+      // Executions carry identities and outcomes only, and tokens: the log has no use for those.
+      logs: { destination: workflowLog, level: sfn.LogLevel.ALL, includeExecutionData: false },
+      tracingEnabled: this.props.tracing === true,
+    });
+    machine.node.addDependency(worker.task, worker.cluster, machineRole);
+    // cfn-lint 1.58 reads JSONata as text where a number may stand, and falls over in branches; asl-validator judges.
+    (machine.node.defaultChild as sfn.CfnStateMachine).addMetadata('cfn-lint', {
+      config: { ignore_checks: ['E3601', 'E1101'] },
+    });
+    return machine;
+  }
+
+  private makeChat(): void {
+    if (this.props.slack === undefined) return;
+    new chatbot.SlackChannelConfiguration(this, 'Slack', {
+      slackChannelConfigurationName: this.prefix,
+      slackWorkspaceId: this.props.slack.workspaceId,
+      slackChannelId: this.props.slack.channelId,
+      notificationTopics: [this.kept.topic],
+      role: this.otherRole('chat').withoutPolicyUpdates(),
+      // A channel can do no more than its role, whatever its members may do.
+      guardrailPolicies: [iam.ManagedPolicy.fromAwsManagedPolicyName('service-role/AWSLambdaRole')],
+    });
+  }
+
+  /** What a user needs next. */
+  private say(dashboard: string): void {
+    this.output('StateMachineArn', this.stateMachine.stateMachineArn);
+    this.output('Table', this.kept.table.tableName);
+    this.output('SegmentsBucket', this.kept.segments.bucketName);
+    this.output('EvidenceBucket', this.kept.evidence.bucketName);
+    this.output('SigningKey', this.kept.signingKeyArn);
+    this.output('ChatTopic', this.kept.topic.topicArn);
+    this.output('DecideFunction', `${this.prefix}-decide`);
+    this.output('Dashboard', dashboard);
+    this.output('WorkerLog', this.logGroups['worker']!.logGroupName);
+    this.output(
+      'Start',
+      `aws stepfunctions start-execution --state-machine-arn ${this.stateMachine.stateMachineArn} --name MIGRATION_ID-1 --input '{"migration_id":"MIGRATION_ID"}'`,
+    );
+  }
+
+  private placeholders(): Record<string, string> {
     const values: Record<string, string> = {
-      Cluster: names.clusterArn,
-      WorkerTask: names.workerTaskArn,
-      Subnets: names.subnets,
-      SecurityGroups: props.network.securityGroupIds.join(','),
-      SeedConcurrency: String(props.seedConcurrency ?? 10),
-      DecisionTimeoutSeconds: String((props.decisionTimeout ?? Duration.days(14)).toSeconds()),
+      Cluster: this.names.clusterArn,
+      WorkerTask: this.names.workerTaskArn,
+      Subnets: this.props.network.subnetIds.join(','),
+      SecurityGroups: this.props.network.securityGroupIds.join(','),
+      SeedConcurrency: String(this.props.seedConcurrency ?? 10),
+      DecisionTimeoutSeconds: String((this.props.decisionTimeout ?? Duration.days(14)).toSeconds()),
     };
     return Object.fromEntries(
       Object.entries(this.file.state_machine.placeholders).map(([name, means]) => [
@@ -363,151 +426,26 @@ export class Krossing extends Construct {
     );
   }
 
-  private dataKey(props: KrossingProps): kms.IKey {
-    if (props.keys?.dataKeyArn !== undefined) return kms.Key.fromKeyArn(this, 'DataKey', props.keys.dataKeyArn);
-    const key = new kms.Key(this, 'DataKey', {
-      description: `Krossing ${props.name}: table, buckets, logs, messages`,
-      alias: `${this.prefix}-data`,
-      enableKeyRotation: true,
-      // Evidence that cannot be decrypted proves nothing.
-      removalPolicy: RemovalPolicy.RETAIN,
-    });
-    key.addToResourcePolicy(
-      new iam.PolicyStatement({
-        principals: [new iam.ServicePrincipal(`logs.${this.stack.region}.amazonaws.com`)],
-        actions: ['kms:Encrypt', 'kms:Decrypt', 'kms:ReEncryptFrom', 'kms:ReEncryptTo', 'kms:GenerateDataKey', 'kms:DescribeKey'],
-        resources: ['*'],
-        conditions: {
-          ArnLike: {
-            'kms:EncryptionContext:aws:logs:arn': ['/aws/lambda/', '/aws/vendedlogs/states/']
-              .map((folder) => `${folder}${this.prefix}*`)
-              .concat(`/krossing/${props.name}/*`)
-              .map((group) => this.arn('logs', 'log-group', group, ArnFormat.COLON_RESOURCE_NAME)),
-          },
-        },
-      }),
-    );
-    key.addToResourcePolicy(
-      new iam.PolicyStatement({
-        // What is sent to an encrypted topic is encrypted by the sender.
-        principals: [new iam.ServicePrincipal('events.amazonaws.com'), new iam.ServicePrincipal('cloudwatch.amazonaws.com')],
-        actions: ['kms:Decrypt', 'kms:GenerateDataKey'],
-        resources: ['*'],
-      }),
-    );
-    return key;
-  }
-
-  private signingKey(): kms.Key {
-    return new kms.Key(this, 'SigningKey', {
-      description: 'Krossing: signs evidence (Ed25519)',
-      alias: `${this.prefix}-evidence`,
-      keySpec: kms.KeySpec.ECC_NIST_EDWARDS25519,
-      keyUsage: kms.KeyUsage.SIGN_VERIFY,
-      removalPolicy: RemovalPolicy.RETAIN,
-    });
-  }
-
-  private stores(props: KrossingProps, configuration: Configuration, dataKey: kms.IKey) {
-    const named = (place: string) => configuration.text(place);
-    const bucket: s3.BucketProps = {
-      encryption: s3.BucketEncryption.KMS,
-      encryptionKey: dataKey,
-      bucketKeyEnabled: true,
-      blockPublicAccess: s3.BlockPublicAccess.BLOCK_ALL,
-      objectOwnership: s3.ObjectOwnership.BUCKET_OWNER_ENFORCED,
-      enforceSSL: true,
-      minimumTLSVersion: 1.2,
-      // A bucket that holds anything cannot be removed anyway, and a stack that tries ends half removed.
-      removalPolicy: RemovalPolicy.RETAIN,
-    };
-    const leftovers = { abortIncompleteMultipartUploadAfter: Duration.days(7) };
-    const segments = named('backup.s3_bucket');
-    const evidence = named('evidence.s3_bucket');
-    const table = named('ledger.dynamodb_table');
-    return {
-      segments: segments
-        ? s3.Bucket.fromBucketName(this, 'Segments', segments)
-        : new s3.Bucket(this, 'Segments', {
-            ...bucket,
-            lifecycleRules: [{ id: 'segments-expire', expiration: Duration.days(props.segmentsExpireDays ?? 90), ...leftovers }],
-          }),
-      // No default retention: it would lock plans and maps too. What is signed is locked object by object.
-      evidence: evidence
-        ? s3.Bucket.fromBucketName(this, 'Evidence', evidence)
-        : new s3.Bucket(this, 'Evidence', {
-            ...bucket,
-            versioned: true,
-            objectLockEnabled: true,
-            lifecycleRules: [{ id: 'unfinished-uploads', ...leftovers }],
-          }),
-      table: table
-        ? dynamodb.Table.fromTableName(this, 'Table', table)
-        : new dynamodb.Table(this, 'Table', {
-            partitionKey: { name: 'scope', type: dynamodb.AttributeType.STRING },
-            sortKey: { name: 'item', type: dynamodb.AttributeType.STRING },
-            billingMode: dynamodb.BillingMode.PAY_PER_REQUEST,
-            pointInTimeRecoverySpecification: { pointInTimeRecoveryEnabled: true },
-            encryption: dynamodb.TableEncryption.CUSTOMER_MANAGED,
-            encryptionKey: dataKey,
-            deletionProtection: true,
-            removalPolicy: RemovalPolicy.RETAIN,
-          }),
-    };
-  }
-
-  private chatTopic(props: KrossingProps, dataKey: kms.IKey): sns.ITopic {
-    if (props.chatTopicArn !== undefined) return sns.Topic.fromTopicArn(this, 'ChatTopic', props.chatTopicArn);
-    const topic = new sns.Topic(this, 'ChatTopic', {
-      displayName: `Krossing ${props.name}`,
-      masterKey: dataKey,
-      enforceSSL: true,
-    });
-    topic.addToResourcePolicy(
-      new iam.PolicyStatement({
-        sid: 'AlarmsOfThisAccount',
-        principals: [new iam.ServicePrincipal('cloudwatch.amazonaws.com')],
-        actions: ['sns:Publish'],
-        resources: [topic.topicArn],
-        conditions: { ArnLike: { 'aws:SourceArn': this.arn('cloudwatch', 'alarm', `${this.prefix}-*`, ArnFormat.COLON_RESOURCE_NAME) } },
-      }),
-    );
-    return topic;
-  }
-
-  private deadLetters(): sqs.Queue {
-    return new sqs.Queue(this, 'DeadLetters', {
-      // EventBridge and Lambda write it: with a key of SQS's own neither needs a right on ours.
-      encryption: sqs.QueueEncryption.SQS_MANAGED,
-      enforceSSL: true,
-      retentionPeriod: Duration.days(14),
-    });
-  }
-
-  private rule(rule: RuleEntry, props: KrossingProps, letters: sqs.IQueue, topic: sns.ITopic): void {
-    const bus = props.eventBus ?? 'default';
+  private rule(rule: RuleEntry): void {
+    const bus = this.props.eventBus ?? 'default';
     const made = new events.Rule(this, `${pascal(rule.name)}Rule`, {
       ruleName: `${this.prefix}-${rule.name}`,
-      description: `Krossing ${props.name}: ${rule.why}`,
+      description: `Krossing ${this.props.name}: ${rule.why}`,
       eventPattern: eventPattern(rule.pattern),
       // What AWS itself reports comes on the default bus, whatever ours is.
       ...(rule.bus !== 'default' && bus !== 'default' && { eventBus: events.EventBus.fromEventBusName(this, 'EventBus', bus) }),
     });
-    const delivery = { deadLetterQueue: letters, retryAttempts: 20, maxEventAge: Duration.hours(6) };
+    const delivery = { deadLetterQueue: this.kept.letters, retryAttempts: 20, maxEventAge: Duration.hours(6) };
     made.addTarget(
       rule.target === 'chat topic'
-        ? new targets.SnsTopic(topic, { message: events.RuleTargetInput.fromEventPath(rule.input_path!), ...delivery })
+        ? new targets.SnsTopic(this.kept.topic, { message: events.RuleTargetInput.fromEventPath(rule.input_path!), ...delivery })
         : new targets.LambdaFunction(this.functions[rule.target]!, delivery),
     );
   }
 
-  private otherRole(
-    role: (name: string, service: string, grants: string[], more?: Record<string, string[]>) => iam.Role,
-    name: string,
-    more: Record<string, string[]> = {},
-  ): iam.Role {
+  private otherRole(name: string, more: Record<string, string[]> = {}): iam.Role {
     const entry = this.file.other_roles[name]!;
-    return role(name, entry.trusts, entry.grants, more);
+    return this.role(name, entry.trusts, entry.grants, more);
   }
 
   /** Services that act for many accounts are trusted only when they act for this one. */
@@ -522,7 +460,7 @@ export class Krossing extends Construct {
   }
 
   private arn(service: string, resource: string, resourceName: string, arnFormat = ArnFormat.SLASH_RESOURCE_NAME): string {
-    return this.stack.formatArn({ service, resource, resourceName, arnFormat });
+    return arnOf(this, service, resource, resourceName, arnFormat);
   }
 
   private output(name: string, value: string): void {
