@@ -1,0 +1,167 @@
+/** What is made, and what becomes of it. */
+import assert from 'node:assert/strict';
+import { mkdtempSync, writeFileSync } from 'node:fs';
+import * as os from 'node:os';
+import * as path from 'node:path';
+import { test } from 'node:test';
+import { Match } from 'aws-cdk-lib/assertions';
+import { MIGRATION, file, resources, statementsByRole, synth } from './example';
+
+const template = synth();
+const all = template.toJSON()['Resources'] as Record<string, { Type: string; DeletionPolicy?: string }>;
+
+test('evidence outlives the stack, is versioned and can be locked', () => {
+  template.hasResource('AWS::S3::Bucket', {
+    DeletionPolicy: 'Retain',
+    UpdateReplacePolicy: 'Retain',
+    Properties: { ObjectLockEnabled: true, VersioningConfiguration: { Status: 'Enabled' } },
+  });
+});
+
+test('what evidence needs to be read outlives the stack too', () => {
+  const kept = Object.values(all).filter((one) => one.DeletionPolicy === 'Retain').map((one) => one.Type).sort();
+  assert.deepEqual(kept, ['AWS::DynamoDB::Table', 'AWS::KMS::Key', 'AWS::KMS::Key', 'AWS::S3::Bucket', 'AWS::S3::Bucket']);
+  assert.ok(Object.values(all).every((one) => !one.Type.startsWith('Custom::') && one.Type !== 'AWS::CloudFormation::CustomResource'));
+});
+
+test('the table is the one that the ledger expects', () => {
+  template.hasResourceProperties('AWS::DynamoDB::Table', {
+    KeySchema: [{ AttributeName: 'scope', KeyType: 'HASH' }, { AttributeName: 'item', KeyType: 'RANGE' }],
+    BillingMode: 'PAY_PER_REQUEST',
+    PointInTimeRecoverySpecification: { PointInTimeRecoveryEnabled: true },
+    TimeToLiveSpecification: Match.absent(),
+    SSESpecification: { SSEEnabled: true },
+  });
+});
+
+test('buckets are closed to the public and to plain HTTP', () => {
+  template.allResourcesProperties('AWS::S3::Bucket', {
+    PublicAccessBlockConfiguration: { BlockPublicAcls: true, BlockPublicPolicy: true, IgnorePublicAcls: true, RestrictPublicBuckets: true },
+  });
+  template.allResourcesProperties('AWS::S3::BucketPolicy', {
+    PolicyDocument: { Statement: Match.arrayWith([Match.objectLike({ Effect: 'Deny', Condition: { Bool: { 'aws:SecureTransport': 'false' } } })]) },
+  });
+});
+
+test('nothing of the network but what was asked for is made', () => {
+  assert.equal(resources(synth({ network: { vpcId: 'vpc-1', subnetIds: ['subnet-1'], securityGroupIds: ['sg-1'] } }), 'AWS::EC2::VPCEndpoint').length, 0);
+  const types = [...new Set(Object.values(all).map((one) => one.Type).filter((type) => type.startsWith('AWS::EC2')))].sort();
+  assert.deepEqual(types, ['AWS::EC2::SecurityGroup', 'AWS::EC2::VPCEndpoint']);
+  assert.equal(resources(template, 'AWS::EC2::VPCEndpoint').length, file.endpoints.gateway.length + file.endpoints.interface.length);
+});
+
+test('recover is called when an execution ends badly, or a worker stops', () => {
+  template.hasResourceProperties('AWS::Events::Rule', {
+    EventPattern: {
+      source: ['aws.states'],
+      'detail-type': ['Step Functions Execution Status Change'],
+      detail: { status: ['ABORTED', 'TIMED_OUT', 'FAILED'], stateMachineArn: [{ 'Fn::Join': ['', Match.arrayWith([':stateMachine:krossing-prod'])] }] },
+    },
+    Targets: [Match.objectLike({ Arn: { 'Fn::GetAtt': [Match.stringLikeRegexp('RecoverFunction'), 'Arn'] }, DeadLetterConfig: Match.anyValue() })],
+  });
+  template.hasResourceProperties('AWS::Events::Rule', {
+    EventPattern: { source: ['aws.ecs'], 'detail-type': ['ECS Task State Change'], detail: { lastStatus: ['STOPPED'], clusterArn: Match.anyValue() } },
+    Targets: [Match.objectLike({ DeadLetterConfig: Match.anyValue() })],
+  });
+  template.hasResourceProperties('AWS::Lambda::Function', { FunctionName: 'krossing-prod-recover', DeadLetterConfig: Match.anyValue() });
+});
+
+test('chat gets the part of an event that is for it', () => {
+  template.hasResourceProperties('AWS::Events::Rule', {
+    EventPattern: { source: ['krossing'] },
+    Targets: [Match.objectLike({ InputPath: '$.detail.chat', DeadLetterConfig: Match.anyValue() })],
+  });
+});
+
+test('every placeholder is filled', () => {
+  const [, machine] = resources(template, 'AWS::StepFunctions::StateMachine')[0]!;
+  assert.deepEqual(Object.keys(machine.Properties['DefinitionSubstitutions'] as object).sort(), Object.keys(file.state_machine.placeholders).sort());
+  assert.equal(machine.Properties['StateMachineName'], 'krossing-prod');
+  assert.equal((machine.Properties['LoggingConfiguration'] as { IncludeExecutionData: boolean }).IncludeExecutionData, false);
+});
+
+test('the worker is nobody, and cannot write to its disk', () => {
+  template.hasResourceProperties('AWS::ECS::TaskDefinition', {
+    ContainerDefinitions: [Match.objectLike({ Name: 'worker', User: '65532:65532', ReadonlyRootFilesystem: true, Privileged: false, StopTimeout: 120 })],
+  });
+});
+
+test('an image is made of the binary where no other is given', () => {
+  const binary = path.join(mkdtempSync(path.join(os.tmpdir(), 'krossing-binary-')), 'krossing-worker');
+  writeFileSync(binary, 'a program');
+  const made = synth({ worker: { image: { binary } } });
+  assert.ok(JSON.stringify(resources(made, 'AWS::ECS::TaskDefinition')).includes('container-assets'));
+  assert.ok(JSON.stringify(statementsByRole(made)['WorkerStart']).includes('container-assets'));
+});
+
+test('functions and worker are built for the same processor', () => {
+  const arm = synth({ architecture: 'arm64' });
+  arm.allResourcesProperties('AWS::Lambda::Function', { Architectures: ['arm64'] });
+  arm.hasResourceProperties('AWS::ECS::TaskDefinition', { RuntimePlatform: { CpuArchitecture: 'ARM64' } });
+});
+
+test('functions get the configuration with what was made', () => {
+  const [, plan] = resources(template, 'AWS::Lambda::Function')[0]!;
+  const variables = (plan.Properties['Environment'] as { Variables: Record<string, unknown> }).Variables;
+  assert.deepEqual(Object.keys(variables).sort(), ['KROSSING_CONFIG', 'KROSSING_EVENT_BUS', 'RUST_LOG']);
+  const text = JSON.stringify(variables['KROSSING_CONFIG']);
+  for (const made of ['KrossingSegments', 'KrossingEvidence', 'KrossingTable', 'KrossingSigningKey', '2557d', 'eu-west-1']) assert.ok(text.includes(made), made);
+});
+
+test('buckets and a table that are there are used, and none is made', () => {
+  const named = { ...MIGRATION.migration, backup: { s3_bucket: 'my-segments' }, evidence: { s3_bucket: 'my-evidence' }, ledger: { dynamodb_table: 'my-ledger' } };
+  const other = synth({ configuration: { migration: named } });
+  assert.equal(resources(other, 'AWS::S3::Bucket').length + resources(other, 'AWS::DynamoDB::Table').length, 0);
+  assert.ok(JSON.stringify(statementsByRole(other)).includes(':s3:::my-evidence/*/evidence.json'));
+});
+
+test('evidence is locked for no longer than agreed, whoever says how long', () => {
+  const condition = (change: Parameters<typeof synth>[0]) =>
+    statementsByRole(synth(change))['Worker']!.find((one) => one.Action === 's3:PutObjectRetention')!.Condition as Record<string, Record<string, string>>;
+  const days = (change: Parameters<typeof synth>[0]) => condition(change)['NumericLessThanEquals']!['s3:object-lock-remaining-retention-days'];
+  assert.equal(days({ evidenceRetentionDays: 30 }), '31');
+  const said = { migration: { ...MIGRATION.migration, evidence: { retention: '2y' } } };
+  assert.equal(days({ configuration: said, evidenceRetentionDays: undefined }), '733');
+  assert.throws(() => synth({ configuration: said, evidenceRetentionDays: 30 }), /say the same thing: give one/);
+});
+
+test('keys and a topic that are there are used, and none is made', () => {
+  const other = synth({
+    keys: { dataKeyArn: 'arn:aws:kms:eu-west-1:123456789012:key/data', signingKeyArn: 'arn:aws:kms:eu-west-1:123456789012:key/sign' },
+    chatTopicArn: 'arn:aws:sns:eu-west-1:123456789012:chat',
+  });
+  assert.equal(resources(other, 'AWS::KMS::Key').length + resources(other, 'AWS::SNS::Topic').length, 0);
+});
+
+test('alarms are on, and say what happened', () => {
+  const alarms = resources(template, 'AWS::CloudWatch::Alarm').map(([, one]) => one.Properties as Record<string, unknown>);
+  assert.deepEqual(alarms.map((one) => one['AlarmName']).sort(), file.alarms.map((one) => `krossing-prod-${one.name}`).sort());
+  assert.ok(alarms.every((one) => (one['AlarmActions'] as unknown[]).length === 1 && one['AlarmDescription']));
+  assert.match(JSON.stringify(alarms), /frozen > 60000/);
+});
+
+test('bad input is refused with what to do', () => {
+  const { source, target } = MIGRATION.migration;
+  const refused = (change: Parameters<typeof synth>[0], sentence: RegExp) => assert.throws(() => synth(change), sentence);
+  const migration = (more: object) => ({ configuration: { migration: { source, target, ...more } } });
+  refused(migration({ topics: { include: Array.from({ length: 300 }, (_, n) => `orders-of-country-${n}`) } }), /Lambda allows 4096\. Leave \d+ out: write patterns/);
+  refused(migration({ target: { ...target, auth: { mode: 'scram-sha-512', username: 'me', password: 'hunter2' } } }), /target\.auth\.password is a secret and would stand in the template/);
+  refused(migration({ source: { ...source, auth: { mode: 'scram-sha-512', password: '${PASSWORD}' } } }), /source\.auth\.password takes \$\{PASSWORD\} from the environment/);
+  refused(migration({ evidence: { directory: '/var/evidence' } }), /evidence\.directory is a file or folder of a machine/);
+  refused(migration({ source: { auth: { mode: 'iam' } } }), /source\.auth\.mode is iam, which needs source\.cluster_arn/);
+  refused(migration({ source: { ...source, cluster_arn: 'arn:aws:kafka:eu-west-1:1:cluster/zk' } }), /source\.cluster_arn is no cluster's ARN/);
+  refused({ configuration: {} }, /nothing below `migration`/);
+  refused({ name: 'Prod!' }, /name: 1 to 30 small letters/);
+  refused({ functionsFolder: '/nowhere' }, /bootstrap is not there: build the functions first/);
+  refused({ worker: { image: { binary: '/nowhere' } } }, /\/nowhere is not there: build the worker first/);
+  refused({ network: { vpcId: 'vpc-1', subnetIds: ['subnet-1'], securityGroupIds: ['sg-1'], endpoints: ['s3'] } }, /network\.routeTableIds/);
+  refused({ network: { vpcId: 'vpc-1', subnetIds: ['subnet-1'], securityGroupIds: ['sg-1'], endpoints: ['sqs'] } }, /sqs is not among/);
+});
+
+test('no secret stands in the template', () => {
+  const password = { auth: { mode: 'scram-sha-512', username: 'me', password: '${secretsmanager:AmazonMSK_me:password}' } };
+  const { source, target } = MIGRATION.migration;
+  const text = JSON.stringify(synth({ configuration: { migration: { source: { ...source, ...password }, target: { ...target, ...password } } } }).toJSON());
+  const values = [...text.matchAll(/password\\*":\\*"([^"\\]*)/g)].map((match) => match[1]);
+  assert.ok(values.length > 0 && values.every((value) => value === '${secretsmanager:AmazonMSK_me:password}'), String(values));
+});
