@@ -113,7 +113,7 @@ def look(client, outputs: dict) -> None:
     assert config["ledger"]["dynamodb_table"] == outputs["Table"], config
     assert config["backup"]["s3_bucket"] == outputs["SegmentsBucket"], config
     assert config["evidence"]["s3_bucket"] == outputs["EvidenceBucket"], config
-    assert config["evidence"]["signing_kms_key_id"] == outputs["SigningKey"], config
+    assert config["evidence"]["kms_key_id"] == outputs["SigningKey"], config
     task = client("ecs").describe_task_definition(taskDefinition="krossing-prod-worker")["taskDefinition"]
     assert task["containerDefinitions"][0]["name"] == "worker", task
     machine = client("stepfunctions").describe_state_machine(stateMachineArn=outputs["StateMachineArn"])
