@@ -254,6 +254,11 @@ fn a_migration_logs_in_to_both_clusters_with_iam() {
         let checked = rehearsal.start("precheck", &[])?.finish().await?.expect_code(0)?;
         eprintln!("{}", checked.stdout);
         ensure!(!checked.stdout.contains("cluster_arn"), "nothing is wrong with them: {}", checked.stdout);
+        let files = rehearsal.folder.join("files");
+        let all = ["--format", "all", "--out-dir", &files.to_string_lossy()];
+        rehearsal.start("plan", &all)?.finish().await?.expect_code(0)?;
+        let map: Value = serde_json::from_slice(&fs::read(files.join("access-map.json"))?)?;
+        ensure!(map == json!({"version": 1, "principals": []}), "the source has no authorizer: {map}");
         rehearsal.run("execute").await?.expect_done()?;
         rehearsal.run("cutover").await?.expect_done()?;
         rehearsal.groups.stop_live().await?;
