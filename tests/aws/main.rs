@@ -11,6 +11,7 @@ mod migration;
 mod msk;
 mod objects;
 mod secrets;
+mod stack;
 
 use anyhow::Result;
 use aws_config::{BehaviorVersion, Region, SdkConfig};

@@ -103,7 +103,7 @@ fn s3(gateway: &Path, port: u16, folder: &Path) -> Result<Command> {
     Ok(command)
 }
 
-async fn until_answering(port: u16, process: &mut Process) -> Result<()> {
+pub(crate) async fn until_answering(port: u16, process: &mut Process) -> Result<()> {
     let begun = Instant::now();
     loop {
         if answers(port).await {

@@ -16,6 +16,7 @@ pub mod process;
 pub mod proxy;
 pub mod reading;
 pub mod rehearsal;
+pub mod stack;
 pub mod state;
 pub mod tools;
 pub mod workload;
@@ -36,6 +37,7 @@ pub use cluster::{Cluster, ClusterSpec, Listener, Security, User, Version};
 pub use freeze::{FreezeWebhook, Misbehaviour};
 use process::ProcessGroup;
 pub use proxy::{Call, Fault, Proxy};
+pub use stack::{Stack, StackSpec};
 
 /// The folder of the checkout.
 pub fn repository() -> &'static Path {

@@ -96,3 +96,16 @@ if [ ! -x "$folder/versitygw" ]; then
   rm -rf "$folder"
   mv "$fresh" "$folder"
 fi
+
+python=$lab/python-aws
+wanted=$(cksum <"$here/stack/requirements.txt")
+if [ "$(cat "$python/requirements.cksum" 2>/dev/null)" != "$wanted" ]; then
+  command -v python3 >/dev/null && python3 -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 10))' 2>/dev/null ||
+    complain "python3 is missing or has no venv: install Python 3.10 or later (Debian: python3-venv)"
+  echo "setup: installing moto, the stand-in for Step Functions, with pip into .lab/python-aws (half a minute)"
+  # A virtual environment knows its own path: it is made in its place, and what marks it as whole comes last.
+  rm -rf "$python"
+  python3 -m venv "$python"
+  "$python/bin/pip" install --quiet --disable-pip-version-check --requirement "$here/stack/requirements.txt"
+  printf '%s\n' "$wanted" >"$python/requirements.cksum"
+fi

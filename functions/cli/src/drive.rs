@@ -24,7 +24,7 @@ use krossing_cutover::{Cutover, Step};
 use krossing_finalize::FinalizeReport;
 use krossing_replication::{LaneError, LanePlan, Notice};
 use krossing_rollback::RollbackReport;
-use krossing_runtime::Migration;
+use krossing_runtime::{Migration, MigrationResult};
 use krossing_stragglers::{Undecided, Wanted};
 use krossing_worker::{Workers, journal_notice, lane_context};
 use serde::Serialize;
@@ -46,7 +46,7 @@ pub struct Drive<P: Ports> {
     /// Its journal.
     pub journal: Journal,
     /// Names this process in leases.
-    pub(crate) owner: String,
+    pub owner: String,
     pub(crate) voice: Voice,
     /// How many entries of the journal have been shown.
     shown: usize,
@@ -163,6 +163,47 @@ impl<P: Ports> Drive<P> {
                 Err(error)
             }
         }
+    }
+
+    /// Goes on with the state that failed, where one has.
+    pub async fn resume_what_failed(&mut self) -> anyhow::Result<()> {
+        match self.journal.standing() {
+            Position::FailedIn(state) => self.enter(state, "resumed", json!({})).await,
+            Position::Unborn | Position::At(_) | Position::FailedTooOften(_) => Ok(()),
+        }
+    }
+
+    /// Up to `topology_copy`, from the beginning or from where it stands before that. The caller holds the lock.
+    pub async fn to_topology_copy(&mut self) -> anyhow::Result<()> {
+        if self.journal.standing() == Position::Unborn {
+            return self.begin(async || Ok(())).await.map(drop);
+        }
+        self.resume_what_failed().await?;
+        if self.journal.tip() == Some(State::Planned) {
+            self.enter(State::Precheck, "", json!({})).await?;
+        }
+        if self.journal.tip() == Some(State::Precheck) {
+            let planned = self.planned().await?;
+            phases::precheck(self, &planned).await?;
+        }
+        Ok(())
+    }
+
+    /// Makes on the target what is missing there of everything that is planned or has appeared: behind `topology_copy`
+    /// when it returns. Answers all there is to copy.
+    pub async fn topology(&mut self) -> anyhow::Result<Planned> {
+        self.resume_what_failed().await?;
+        let mut planned = self.planned().await?;
+        if self.journal.tip() == Some(State::TopologyCopy) {
+            phases::topology(self, &planned).await?;
+        }
+        phases::take_in_what_appeared(self, &mut planned).await?;
+        Ok(planned)
+    }
+
+    /// Adds to the plan what has appeared on the source, and makes it on the target.
+    pub async fn take_in_what_appeared(&mut self, planned: &mut Planned) -> anyhow::Result<()> {
+        phases::take_in_what_appeared(self, planned).await
     }
 
     /// Goes on from the journal's last entry, as far as no decision of the operator is needed. Answers where that was.
@@ -325,20 +366,18 @@ impl<P: Ports> Drive<P> {
 
     /// The stored plan and its amendments.
     pub async fn planned(&self) -> anyhow::Result<Planned> {
-        let plan = krossing_plan::load(&self.migration, &self.journal).await?;
-        let amendments = krossing_plan::load_amendments(&self.migration, &self.journal).await?;
-        Ok(Planned { plan, amendments })
+        Ok(load_planned(&self.migration, &self.journal).await?)
     }
 
     /// Reads the journal again, after another may have written it.
-    pub(crate) async fn reload(&mut self) -> anyhow::Result<()> {
+    pub async fn reload(&mut self) -> anyhow::Result<()> {
         self.journal = self.migration.journal().await?;
         self.shown = self.shown.min(self.journal.position());
         Ok(())
     }
 
     /// Journals a change of state, and shows it.
-    pub(crate) async fn enter(
+    pub async fn enter(
         &mut self,
         state: State,
         reason: impl Into<String>,
@@ -359,7 +398,7 @@ impl<P: Ports> Drive<P> {
 
     /// Journals that the present state failed, unless that is what the journal says already, or another process has
     /// taken over: then what failed here says nothing of the migration, and the journal is for the other to write.
-    pub(crate) async fn fail(&mut self, error: &anyhow::Error) {
+    pub async fn fail(&mut self, error: &anyhow::Error) {
         self.show_entries();
         if is_fenced(error) {
             self.voice.advice("another process goes on with this migration; nothing more is written by this one");
@@ -372,6 +411,13 @@ impl<P: Ports> Drive<P> {
             self.voice.advice(&format!("the failure could not be journaled: {}", show::chain(unwritten.as_ref())));
         }
     }
+}
+
+/// The stored plan and its amendments, held against the journal.
+pub async fn load_planned<P: Ports>(migration: &Migration<P>, journal: &Journal) -> MigrationResult<Planned> {
+    let plan = krossing_plan::load(migration, journal).await?;
+    let amendments = krossing_plan::load_amendments(migration, journal).await?;
+    Ok(Planned { plan, amendments })
 }
 
 /// Whether another owner was why it ended.

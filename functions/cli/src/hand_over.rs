@@ -13,7 +13,7 @@ use krossing_core::{
     ErrorClass, LaneId,
     lease::{LeaseState, Observation},
     limits::{CALL_RETRY_MAX, LEASE_RENEWAL, MARK_VISIBLE_WAIT_MAX, PRODUCE_REPLICAS_WAIT_MAX, REQUEST_WAIT_MAX},
-    ports::{Clock, Ledger, Ports, Version},
+    ports::{Clock, Ledger, Ports, StoreError, Version},
 };
 use krossing_replication::{LanePlan, read_lease};
 use krossing_runtime::{ForStep, Migration, MigrationError, MigrationResult};
@@ -36,13 +36,13 @@ const HAND_OVER_WAIT_MAX: Duration = PRODUCE_REPLICAS_WAIT_MAX
     .saturating_add(MARK_VISIBLE_WAIT_MAX);
 
 /// The question as it stands: a higher one later means that somebody has asked.
-pub(crate) async fn question<P: Ports>(migration: &Migration<P>) -> MigrationResult<Option<Version>> {
+pub async fn question<P: Ports>(migration: &Migration<P>) -> MigrationResult<Option<Version>> {
     let document = migration.ledger.document(DOCUMENT).await.during("look whether a cutover wants the lanes")?;
     Ok(document.map(|(version, _)| version))
 }
 
 /// Ends when somebody asks for the lanes after `seen`. A ledger that does not answer for now is asked again.
-pub(crate) async fn asked<P: Ports>(migration: &Migration<P>, seen: Option<Version>) -> MigrationResult<()> {
+pub async fn asked<P: Ports>(migration: &Migration<P>, seen: Option<Version>) -> MigrationResult<()> {
     loop {
         match question(migration).await {
             Ok(now) if now != seen => return Ok(()),
@@ -55,7 +55,7 @@ pub(crate) async fn asked<P: Ports>(migration: &Migration<P>, seen: Option<Versi
 }
 
 /// Asks whoever runs lanes to let go of them, and waits until nobody does that is alive.
-pub(crate) async fn ask<P: Ports>(migration: &Migration<P>, lanes: &[LanePlan], owner: &str) -> MigrationResult<()> {
+pub async fn ask<P: Ports>(migration: &Migration<P>, lanes: &[LanePlan], owner: &str) -> MigrationResult<()> {
     let started = migration.clock.now();
     let mut seen: BTreeMap<LaneId, Seen> = BTreeMap::new();
     let mut asked = false;
@@ -79,6 +79,17 @@ pub(crate) async fn ask<P: Ports>(migration: &Migration<P>, lanes: &[LanePlan], 
             });
         }
         migration.clock.sleep(LOOK_EVERY).await;
+    }
+}
+
+/// Tells whoever runs lanes to let go of them, and does not wait until that is done.
+pub async fn tell<P: Ports>(migration: &Migration<P>, owner: &str) -> MigrationResult<()> {
+    let expected = question(migration).await?;
+    let content = owner.as_bytes().to_vec().into();
+    match migration.ledger.put_document(DOCUMENT, expected, content).await {
+        // Another has told them in the same moment.
+        Err(StoreError::Conflict { .. }) => Ok(()),
+        told => told.map(drop).during("ask for the lanes"),
     }
 }
 

@@ -12,8 +12,7 @@
 mod arguments;
 mod commands;
 pub mod drive;
-mod hand_over;
-mod lock;
+pub mod hand_over;
 mod phases;
 mod progress;
 mod runbook;

@@ -82,7 +82,7 @@ pub(crate) fn show_findings(voice: Voice, findings: &[Finding]) -> anyhow::Resul
     Err(anyhow!("precheck found {blockers} blocker(s): put right what it names and run the command again"))
 }
 
-async fn precheck<P: Ports>(drive: &mut Drive<P>, planned: &Planned) -> anyhow::Result<()> {
+pub(crate) async fn precheck<P: Ports>(drive: &mut Drive<P>, planned: &Planned) -> anyhow::Result<()> {
     let checked = krossing_precheck::run(&drive.migration, Some(&planned.plan)).await?;
     show_findings(drive.voice, &checked.findings)?;
     enter_topology(drive, &checked.findings).await
@@ -95,7 +95,7 @@ pub(crate) async fn enter_topology<P: Ports>(drive: &mut Drive<P>, findings: &[F
     drive.enter(State::TopologyCopy, reason, json!({ "findings": findings })).await
 }
 
-async fn topology<P: Ports>(drive: &mut Drive<P>, planned: &Planned) -> anyhow::Result<()> {
+pub(crate) async fn topology<P: Ports>(drive: &mut Drive<P>, planned: &Planned) -> anyhow::Result<()> {
     let report = krossing_topology::create(&drive.migration, &planned.scope().topics).await?;
     let acls = krossing_topology::make_acls(&drive.migration, &planned.plan).await?;
     let reason = format!(

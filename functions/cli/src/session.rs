@@ -15,13 +15,13 @@ use krossing_core::{
 use krossing_runtime::{
     Migration,
     connect::{LedgerPlace, Real, connect, owner, reach, read_config, remove_if_unused},
+    lock::CommandLock,
 };
 
 use crate::{
     arguments::{Common, Existing},
     drive::{Drive, Planned},
-    lock::CommandLock,
-    show::Voice,
+    show::{Voice, advice},
 };
 
 /// A migration that this command drives.
@@ -69,7 +69,7 @@ impl Session {
         let begun = has_begun(&migration).await?;
         let owner = owner();
         let lock = match begun || (there && place.folder().is_some()) {
-            true => Some(CommandLock::take(&place, &migration, &owner).await?),
+            true => Some(CommandLock::take(&place, &migration, &owner, advice).await?),
             false => None,
         };
         let command = if again && begun { transition::Command::Resume } else { transition::Command::Execute };
@@ -89,7 +89,7 @@ impl Session {
     pub(crate) async fn resume(existing: &Existing, command: transition::Command) -> anyhow::Result<Self> {
         let (place, migration) = begun_before(existing).await?;
         let owner = owner();
-        let lock = CommandLock::take(&place, &migration, &owner).await?;
+        let lock = CommandLock::take(&place, &migration, &owner, advice).await?;
         Self::open(&existing.common, place, migration, owner, Some(lock), command).await
     }
 
@@ -121,7 +121,7 @@ impl Session {
         let lock = &mut self.lock;
         let take = async || {
             if lock.is_none() {
-                *lock = Some(CommandLock::take(&place, &migration, &owner).await?);
+                *lock = Some(CommandLock::take(&place, &migration, &owner, advice).await?);
             }
             Ok(())
         };
@@ -132,7 +132,8 @@ impl Session {
     pub(crate) async fn when_free(&mut self) -> anyhow::Result<State> {
         while self.lock.is_none() {
             self.drive.migration.clock.sleep(LOCK_LOOK).await;
-            self.lock = CommandLock::take_when_free(&self.place, &self.drive.migration, &self.drive.owner).await?;
+            self.lock =
+                CommandLock::take_when_free(&self.place, &self.drive.migration, &self.drive.owner, advice).await?;
         }
         self.drive.reload().await?;
         self.drive.show_entries();

@@ -1,8 +1,10 @@
-//! Runs the lanes of a migration in this process: the seed, then the tail until the target has kept up.
+//! Runs the lanes of a migration, all in this process or one in each of many ([`tail_lane`]): the seed, then the tail until the target has kept up.
 //!
 //! The rules of a lane are in `krossing-replication`, the rule of when the target has kept up is in
 //! `krossing_core::drain`. Here they meet the journal: gaps and roll-backs that lanes notice become entries, and what
 //! appears on the source meanwhile becomes lanes.
+
+mod tail_lane;
 
 use std::{
     collections::BTreeMap,
@@ -11,20 +13,22 @@ use std::{
 };
 
 use krossing_core::{
-    ErrorClass, TopicPartition,
+    ErrorClass, SourceOffset, TopicPartition,
     codes::{SOURCE_GAP, TARGET_ROLLED_BACK},
     drain::{DrainReadiness, PartitionDrain},
     journal::{EntryKind, Journal},
     limits::{INVENTORY_REFRESH, LEASE},
-    ports::{Clock, Ports},
+    ports::{Clock, Ledger, Ports},
 };
 use krossing_replication::{
-    Crew, LaneContext, LaneError, LanePlan, Notice, PartitionLag, Settings, Shared, TailBoard, drain_sentence,
-    read_lease, seed_lanes,
+    Crew, LaneContext, LaneError, LanePartition, LanePlan, Meter, Notice, PartitionLag, Settings, Shared, TailBoard,
+    drain_sentence, read_lease, seed_lanes,
 };
-use krossing_runtime::{Migration, MigrationError, MigrationResult};
+use krossing_runtime::{ForStep, Migration, MigrationError, MigrationResult};
 use serde::Serialize;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
+
+pub use tail_lane::{AllLanes, LaneReport, LaneWatch, TailEnd, lane_report, tail_lane, told_to_stop};
 
 /// How often the board is judged.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
@@ -150,6 +154,37 @@ impl View {
     }
 }
 
+/// Seeds one lane in a process of its own, until it is done or `stop` turns true. `lanes` run at the same time, so that
+/// what may be read from a broker is a share of it. `reported` hears how far it is.
+pub async fn seed_lane<P: Ports>(
+    migration: &Arc<Migration<P>>,
+    lane: &LanePlan,
+    lanes: usize,
+    owner: &str,
+    mut stop: watch::Receiver<bool>,
+    mut reported: impl FnMut(&Meter) + Send,
+) -> Result<(), WorkerError> {
+    let (notices, mut noticed) = mpsc::unbounded_channel();
+    let share = |limit: u64| (limit / lanes.max(1) as u64).max(1);
+    let settings = settings(migration, owner);
+    let bytes_per_second_per_broker = settings.bytes_per_second_per_broker.map(share);
+    let ctx = context(migration, Settings { bytes_per_second_per_broker, ..settings }, notices);
+    let one = [lane.clone()];
+    let mut seeding = std::pin::pin!(seed_lanes(&ctx, &one));
+    let mut stopped = false;
+    loop {
+        tokio::select! {
+            seeded = &mut seeding => return seeded.map_err(WorkerError::Lane),
+            Some(notice) = noticed.recv() => tracing::warn!(?notice, "noticed"),
+            () = told_to_stop(&mut stop), if !stopped => {
+                stopped = true;
+                ctx.shared.halt();
+            }
+            () = migration.clock.sleep(LOOK_EVERY) => reported(&ctx.shared.meter),
+        }
+    }
+}
+
 /// The settings of the data path, from what the operator has set.
 pub fn settings<P: Ports>(migration: &Migration<P>, owner: &str) -> Settings {
     let seed = &migration.config.seed;
@@ -168,7 +203,14 @@ pub fn lane_context<P: Ports>(
     owner: &str,
     notices: mpsc::UnboundedSender<Notice>,
 ) -> Arc<LaneContext<P>> {
-    let settings = settings(migration, owner);
+    context(migration, settings(migration, owner), notices)
+}
+
+fn context<P: Ports>(
+    migration: &Migration<P>,
+    settings: Settings,
+    notices: mpsc::UnboundedSender<Notice>,
+) -> Arc<LaneContext<P>> {
     let shared = Shared::new(&settings, notices);
     Arc::new(LaneContext {
         source: migration.source.clone(),
@@ -271,10 +313,11 @@ impl<P: Ports> Workers<P> {
                 }
             }
             let board = crew.board().partitions();
-            let causes = match readiness.judge(now, &self.drains(now, &board)) {
-                Ok(()) => break,
-                Err(causes) => causes,
-            };
+            let causes =
+                match readiness.judge(now, &drains(now, &board, self.lanes.iter().flat_map(|lane| &lane.partitions))) {
+                    Ok(()) => break,
+                    Err(causes) => causes,
+                };
             if now - started > cutover.drain_timeout {
                 crew.stop().await.map_err(WorkerError::Lane)?;
                 let causes = drain_sentence(&self.migration.source, &clock, &causes).await;
@@ -331,26 +374,6 @@ impl<P: Ports> Workers<P> {
         Ok(())
     }
 
-    fn drains(
-        &self,
-        now: Instant,
-        board: &BTreeMap<TopicPartition, PartitionLag>,
-    ) -> BTreeMap<TopicPartition, PartitionDrain> {
-        let partitions = self.lanes.iter().flat_map(|lane| &lane.partitions);
-        partitions
-            .map(|planned| {
-                // What was heard before a stall says nothing of now.
-                let lag =
-                    board.get(&planned.partition).filter(|lag| now.saturating_duration_since(lag.heard_at) < LEASE);
-                let drain = lag.map_or(PartitionDrain::NotHeardOf, |lag| PartitionDrain::At {
-                    lag: lag.lag(),
-                    waits_for_transaction: lag.waits_for_transaction(),
-                });
-                (planned.partition.clone(), drain)
-            })
-            .collect()
-    }
-
     async fn noted(&self, journal: &mut Journal, notice: Notice) -> Result<(), WorkerError> {
         journal_notice(&self.migration, journal, notice).await.map_err(WorkerError::Migration)
     }
@@ -363,6 +386,45 @@ impl<P: Ports> Workers<P> {
     }
 }
 
+/// Where each planned partition stands. What was heard before a stall says nothing of now.
+pub(crate) fn drains<'a>(
+    now: Instant,
+    board: &BTreeMap<TopicPartition, PartitionLag>,
+    planned: impl IntoIterator<Item = &'a LanePartition>,
+) -> BTreeMap<TopicPartition, PartitionDrain> {
+    let drain = |planned: &LanePartition| {
+        let lag = board.get(&planned.partition).filter(|lag| now.saturating_duration_since(lag.heard_at) < LEASE);
+        lag.map_or(PartitionDrain::NotHeardOf, |lag| PartitionDrain::At {
+            lag: lag.lag(),
+            waits_for_transaction: lag.waits_for_transaction(),
+        })
+    };
+    planned.into_iter().map(|planned| (planned.partition.clone(), drain(planned))).collect()
+}
+
+/// Journals gaps that lanes in other processes have met and nobody has journaled yet.
+pub async fn journal_gaps<P: Ports>(
+    migration: &Migration<P>,
+    journal: &mut Journal,
+    lanes: &[LanePlan],
+) -> MigrationResult<()> {
+    for lane in lanes {
+        let progress = migration.ledger.lane_progress(lane.id).await.during("read how far lanes have copied")?;
+        for (partition, gap) in progress.iter().flat_map(|p| p.gaps.iter().map(move |gap| (&p.partition, gap))) {
+            let notice = Notice::Gap { partition: partition.clone(), from: gap.from, to: gap.to };
+            let said = gap_detail(partition, gap.from, gap.to);
+            if !journal.entries().iter().any(|e| e.kind == EntryKind::SourceGap && e.detail == said) {
+                journal_notice(migration, journal, notice).await?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn gap_detail(partition: &TopicPartition, from: SourceOffset, to: SourceOffset) -> serde_json::Value {
+    serde_json::json!({ "code": SOURCE_GAP.name, "partition": partition, "from": from, "to": to })
+}
+
 /// Journals what a lane has noticed.
 pub async fn journal_notice<P: Ports>(
     migration: &Migration<P>,
@@ -373,7 +435,7 @@ pub async fn journal_notice<P: Ports>(
         Notice::Gap { partition, from, to } => (
             EntryKind::SourceGap,
             format!("{SOURCE_GAP}: source offsets {from} to {to} of {partition} were gone before they were read"),
-            serde_json::json!({ "code": SOURCE_GAP.name, "partition": partition, "from": from, "to": to }),
+            gap_detail(&partition, from, to),
         ),
         Notice::RolledBack { partition, records } => (
             EntryKind::TargetRolledBack,

@@ -78,14 +78,34 @@ impl Aws {
     }
 
     pub(crate) fn dynamodb(&self) -> aws_sdk_dynamodb::Client {
-        let timeouts = TimeoutConfig::builder()
+        let config = aws_sdk_dynamodb::config::Builder::from(&self.sdk);
+        aws_sdk_dynamodb::Client::from_conf(config.timeout_config(self.small_calls()).retry_config(retries()).build())
+    }
+
+    /// Of services that answer in a moment: timeouts and retries.
+    fn small_calls(&self) -> TimeoutConfig {
+        TimeoutConfig::builder()
             .connect_timeout(AWS_CONNECT_WAIT_MAX)
             .operation_attempt_timeout(LEDGER_ATTEMPT_WAIT_MAX)
             .operation_timeout(LEDGER_OPERATION_WAIT_MAX)
-            .build();
-        let config =
-            aws_sdk_dynamodb::config::Builder::from(&self.sdk).timeout_config(timeouts).retry_config(retries());
-        aws_sdk_dynamodb::Client::from_conf(config.build())
+            .build()
+    }
+
+    pub(crate) fn sfn(&self) -> aws_sdk_sfn::Client {
+        let config = aws_sdk_sfn::config::Builder::from(&self.sdk);
+        aws_sdk_sfn::Client::from_conf(config.timeout_config(self.small_calls()).retry_config(retries()).build())
+    }
+
+    pub(crate) fn sts(&self) -> aws_sdk_sts::Client {
+        let config = aws_sdk_sts::config::Builder::from(&self.sdk);
+        aws_sdk_sts::Client::from_conf(config.timeout_config(self.small_calls()).retry_config(retries()).build())
+    }
+
+    pub(crate) fn eventbridge(&self) -> aws_sdk_eventbridge::Client {
+        let config = aws_sdk_eventbridge::config::Builder::from(&self.sdk);
+        aws_sdk_eventbridge::Client::from_conf(
+            config.timeout_config(self.small_calls()).retry_config(retries()).build(),
+        )
     }
 
     pub(crate) fn s3(&self, path_style: bool) -> aws_sdk_s3::Client {

@@ -36,7 +36,7 @@ pub(crate) enum Place {
     },
 }
 
-/// What is asked for by its name or ARN, and not written to.
+/// What is asked for by its name or ARN.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
     /// A secret of Secrets Manager.
@@ -45,6 +45,12 @@ pub(crate) enum Kind {
     Key,
     /// A cluster of MSK.
     Cluster,
+    /// A bus of EventBridge.
+    Bus,
+    /// Step Functions, or an execution there.
+    Workflow,
+    /// STS.
+    Identity,
 }
 
 impl Kind {
@@ -53,6 +59,9 @@ impl Kind {
             Kind::Secret => "secret",
             Kind::Key => "KMS key",
             Kind::Cluster => "MSK cluster",
+            Kind::Bus => "event bus",
+            Kind::Workflow => "Step Functions",
+            Kind::Identity => "STS",
         }
     }
 }
@@ -205,6 +214,12 @@ fn remedy(meaning: Meaning, place: &Place) -> Option<&'static str> {
                 "give the role of this process kafka:DescribeClusterV2, GetBootstrapBrokers, ListNodes and \
                  ListScramSecrets on it"
             }
+            Kind::Bus => "give the role of this process events:PutEvents on it",
+            Kind::Workflow => {
+                "give this identity states:StartExecution on the state machine, DescribeExecution on its executions, and \
+                 SendTaskSuccess, SendTaskFailure and SendTaskHeartbeat"
+            }
+            Kind::Identity => "let this identity ask STS who it is",
         }),
         Meaning::NotAllowed if table => Some(
             "give the role of this process dynamodb:GetItem, PutItem, Query and DeleteItem on it, and the rights on its \
@@ -272,7 +287,7 @@ mod tests {
     }
 
     fn others() -> [Place; 3] {
-        [Kind::Secret, Kind::Key, Kind::Cluster].map(|kind| Place::Other {
+        [Kind::Secret, Kind::Key, Kind::Cluster, Kind::Bus, Kind::Workflow, Kind::Identity].map(|kind| Place::Other {
             kind,
             name: "it".into(),
             region: "eu-west-1".into(),

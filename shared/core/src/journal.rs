@@ -83,6 +83,8 @@ pub struct Actor {
 pub enum KnownBy {
     /// The process ran as that user.
     OperatingSystem,
+    /// AWS said whose signature the call bore.
+    AwsIdentity,
     /// It is not: somebody said so.
     Nobody,
 }
@@ -90,7 +92,7 @@ pub enum KnownBy {
 impl fmt::Display for Actor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.known_by {
-            KnownBy::OperatingSystem => f.write_str(&self.who),
+            KnownBy::OperatingSystem | KnownBy::AwsIdentity => f.write_str(&self.who),
             KnownBy::Nobody => write!(f, "{} (unattested)", self.who),
         }
     }

@@ -13,6 +13,7 @@ pub mod client_switch;
 pub mod codes;
 pub mod config;
 pub mod cutover;
+pub mod decision;
 pub mod drain;
 pub mod error;
 pub mod evidence;

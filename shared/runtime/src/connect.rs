@@ -176,6 +176,16 @@ pub async fn parse_config(text: &str) -> Result<Config, Vec<Problem>> {
     Config::parse_with(text, env, &secrets)
 }
 
+/// The configuration of a process that has no file: the text in `KROSSING_CONFIG`.
+pub async fn config_from_environment() -> Result<Config, ConfigError> {
+    let path = || PathBuf::from("KROSSING_CONFIG");
+    let text = std::env::var("KROSSING_CONFIG").map_err(|error| ConfigError::Unreadable {
+        path: path(),
+        source: std::io::Error::new(std::io::ErrorKind::NotFound, error),
+    })?;
+    parse_config(&text).await.map_err(|problems| ConfigError::Problems { path: path(), problems })
+}
+
 /// Where journal, leases and checkpoints of a migration are.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum LedgerPlace {

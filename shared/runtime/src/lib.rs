@@ -7,6 +7,7 @@ pub mod clock;
 pub mod connect;
 pub mod freeze;
 mod key_store;
+pub mod lock;
 pub mod migration;
 mod stored;
 mod stores;
@@ -17,7 +18,8 @@ pub mod webhook;
 
 pub use self::tracing::start_tracing;
 pub use clock::SystemClock;
-pub use freeze::Freeze;
+pub use freeze::{Freeze, GateFreeze};
+pub use krossing_aws as aws;
 pub use krossing_local::path_of;
 pub use migration::{ForStep, Migration, MigrationError, MigrationResult};
 pub use stores::{AnyLedger, AnyObjects, AnySigner, BoxedMsk};

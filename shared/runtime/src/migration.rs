@@ -60,6 +60,15 @@ pub enum MigrationError {
     /// The journal is damaged, of another migration, or does not allow the step.
     #[error("the journal does not allow this")]
     Journal(#[source] JournalError),
+    /// Another command drives it.
+    #[error(
+        "another command drives this migration (it holds {held_by}): wait until it ends or stop it; `krossing status` \
+         shows where it stands"
+    )]
+    Busy {
+        /// What it holds.
+        held_by: String,
+    },
     /// A rule says no; the sentence says why and what to do.
     #[error("{sentence}")]
     Refused {
@@ -85,6 +94,7 @@ impl MigrationError {
             MigrationError::Sign(_) | MigrationError::Journal(_) | MigrationError::Refused { .. } => {
                 ErrorClass::Refused
             }
+            MigrationError::Busy { .. } => ErrorClass::Retryable,
             MigrationError::NotReadBack { .. } => ErrorClass::DataAtRisk,
         }
     }

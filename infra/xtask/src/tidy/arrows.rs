@@ -132,6 +132,12 @@ const LAYERS: &[Layer] = &[
         must_not: CLIENTS,
         why: "a migration that is given up ends with evidence like any other, and says what was made",
     },
+    Layer {
+        folder: "functions/serverless",
+        may_use: &["krossing-core", "krossing-replication", "krossing-runtime", "krossing-cli", PHASES],
+        must_not: CLIENTS,
+        why: "what runs on AWS drives phases by the same sequence as the command",
+    },
     Layer { folder: "tests", may_use: &["*"], must_not: &[], why: "tests look at everything" },
     Layer { folder: "infra/xtask", may_use: &[], must_not: &[], why: "checks must build when the rest does not" },
 ];

@@ -16,20 +16,18 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context, anyhow, bail};
 use bytes::Bytes;
 use krossing_core::{
     limits::{LEASE, LEASE_MARGIN, LEASE_RENEWAL},
-    ports::{Clock, Ledger, StoreError, Version},
-};
-use krossing_runtime::{
-    AnyLedger, Migration, SystemClock,
-    connect::{LedgerPlace, Real},
+    ports::{Clock, Ledger, StoreError, StoreResult, Version},
 };
 use serde::{Deserialize, Serialize};
 use tokio::{sync::Mutex, task::JoinHandle};
 
-use crate::show;
+use crate::{
+    AnyLedger, ForStep, Migration, MigrationError, MigrationResult, SystemClock,
+    connect::{LedgerPlace, Real},
+};
 
 /// The lock's name in the journal's folder. The file stays; what counts is the lock on it.
 const LOCK_FILE: &str = "command.lock";
@@ -37,49 +35,64 @@ const LOCK_FILE: &str = "command.lock";
 /// The lock's name among the ledger's documents.
 const LOCK_DOCUMENT: &str = "command-lock";
 
+/// What the lock is read for.
+const WHO: &str = "read who drives this migration";
+
 /// How often a document that another holds is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 
+/// Says something to whoever runs this process.
+pub type Say = fn(&str);
+
 /// Held by the command that drives a migration.
 #[derive(Debug)]
-pub(crate) enum CommandLock {
-    File { _locked: File },
-    Document { _held: HeldDocument },
+pub enum CommandLock {
+    /// Beside a journal in a folder.
+    File {
+        /// Locked for as long as it is open.
+        _locked: File,
+    },
+    /// Beside a journal in a table.
+    Document {
+        /// Written again and again.
+        _held: HeldDocument,
+    },
 }
 
 impl CommandLock {
     /// Takes the lock, or says who has it.
-    pub(crate) async fn take(place: &LedgerPlace, migration: &Migration<Real>, owner: &str) -> anyhow::Result<Self> {
-        if let Some(lock) = Self::take_if_free(place, migration, owner).await? {
+    pub async fn take(
+        place: &LedgerPlace,
+        migration: &Migration<Real>,
+        owner: &str,
+        say: Say,
+    ) -> MigrationResult<Self> {
+        if let Some(lock) = Self::take_if_free(place, migration, owner, say).await? {
             return Ok(lock);
         }
         let held_by = match place {
             LedgerPlace::Folder(folder) => folder.join(LOCK_FILE).display().to_string(),
             LedgerPlace::Table(_) => {
                 let seconds = (LEASE + LEASE_MARGIN).as_secs();
-                show::advice(&format!(
-                    "looking for up to {seconds} s whether the command that holds the lock is alive"
-                ));
-                match taken_from_the_dead(migration, owner).await? {
+                say(&format!("looking for up to {seconds} s whether the command that holds the lock is alive"));
+                match taken_from_the_dead(migration, owner, say).await? {
                     Taken::Ours(held) => return Ok(CommandLock::Document { _held: held }),
                     Taken::Alive(holder) => format!("the lock as {holder}"),
                 }
             }
         };
-        bail!(
-            "another command drives this migration (it holds {held_by}): wait until it ends or stop it; `krossing \
-             status` shows where it stands"
-        )
+        Err(MigrationError::Busy { held_by })
     }
 
     /// Takes the lock where nobody holds it who is alive; looks for as long as that takes to tell.
-    pub(crate) async fn take_when_free(
+    pub async fn take_when_free(
         place: &LedgerPlace,
         migration: &Migration<Real>,
         owner: &str,
-    ) -> anyhow::Result<Option<Self>> {
-        match (Self::take_if_free(place, migration, owner).await?, place) {
-            (None, LedgerPlace::Table(_)) => Ok(match taken_from_the_dead(migration, owner).await? {
+        say: Say,
+    ) -> MigrationResult<Option<Self>> {
+        match (Self::take_if_free(place, migration, owner, say).await?, place) {
+            (None, LedgerPlace::Table(_)) => Ok(match taken_from_the_dead(migration, owner, say).await? {
                 Taken::Ours(held) => Some(CommandLock::Document { _held: held }),
                 Taken::Alive(_) => None,
             }),
@@ -92,28 +105,36 @@ impl CommandLock {
         place: &LedgerPlace,
         migration: &Migration<Real>,
         owner: &str,
-    ) -> anyhow::Result<Option<Self>> {
+        say: Say,
+    ) -> MigrationResult<Option<Self>> {
         match place {
-            LedgerPlace::Folder(folder) => Ok(lock_file(folder)?.map(|file| CommandLock::File { _locked: file })),
+            LedgerPlace::Folder(folder) => {
+                let locked = lock_file(folder).during("lock the migration")?;
+                Ok(locked.map(|file| CommandLock::File { _locked: file }))
+            }
             LedgerPlace::Table(_) => {
-                let (version, record) = read(&migration.ledger).await?;
+                let (version, record) = read(&migration.ledger).await.during(WHO)?;
                 if record.is_some_and(|record| record.holder.is_some()) {
                     return Ok(None);
                 }
-                Ok(hold(migration, owner, version).await?.map(|held| CommandLock::Document { _held: held }))
+                Ok(hold(migration, owner, version, say).await?.map(|held| CommandLock::Document { _held: held }))
             }
         }
     }
 }
 
 /// The lock on the file, where nobody else has it.
-pub(crate) fn lock_file(folder: &Path) -> anyhow::Result<Option<File>> {
+fn lock_file(folder: &Path) -> StoreResult<Option<File>> {
     let path = folder.join(LOCK_FILE);
-    let file = File::create(&path).with_context(|| format!("could not open {}", path.display()))?;
+    let refused = |what: &str, error: std::io::Error| StoreError::Refused {
+        attempt: format!("{what} {}", path.display()),
+        detail: error.to_string(),
+    };
+    let file = File::create(&path).map_err(|error| refused("open", error))?;
     match file.try_lock() {
         Ok(()) => Ok(Some(file)),
         Err(TryLockError::WouldBlock) => Ok(None),
-        Err(TryLockError::Error(error)) => Err(error).with_context(|| format!("could not lock {}", path.display())),
+        Err(TryLockError::Error(error)) => Err(refused("lock", error)),
     }
 }
 
@@ -124,11 +145,12 @@ struct Record {
     holder: Option<String>,
 }
 
-async fn read(ledger: &AnyLedger) -> anyhow::Result<(Option<Version>, Option<Record>)> {
-    let stored = ledger.document(LOCK_DOCUMENT).await.context("could not read who drives this migration")?;
-    let Some((version, content)) = stored else { return Ok((None, None)) };
-    let record = serde_json::from_slice(&content)
-        .map_err(|error| anyhow!("the ledger's document {LOCK_DOCUMENT} is damaged: {error}"))?;
+async fn read(ledger: &AnyLedger) -> StoreResult<(Option<Version>, Option<Record>)> {
+    let Some((version, content)) = ledger.document(LOCK_DOCUMENT).await? else { return Ok((None, None)) };
+    let record = serde_json::from_slice(&content).map_err(|error| StoreError::Damaged {
+        attempt: format!("read the ledger's document {LOCK_DOCUMENT}"),
+        detail: error.to_string(),
+    })?;
     Ok((Some(version), Some(record)))
 }
 
@@ -144,21 +166,21 @@ enum Taken {
 }
 
 /// Waits for as long as a holder that is alive cannot be silent.
-async fn taken_from_the_dead(migration: &Migration<Real>, owner: &str) -> anyhow::Result<Taken> {
-    let (first, record) = read(&migration.ledger).await?;
+async fn taken_from_the_dead(migration: &Migration<Real>, owner: &str, say: Say) -> MigrationResult<Taken> {
+    let (first, record) = read(&migration.ledger).await.during(WHO)?;
     // What is written over is what was judged, not what may stand there by then.
     let (mut seen, mut holder) = (first, record.and_then(|record| record.holder));
     let began = migration.clock.now();
     while holder.is_some() && migration.clock.now() - began < LEASE + LEASE_MARGIN {
         migration.clock.sleep(LOOK_EVERY).await;
-        let (version, record) = read(&migration.ledger).await?;
+        let (version, record) = read(&migration.ledger).await.during(WHO)?;
         (seen, holder) = (version, record.and_then(|record| record.holder));
         match holder {
             Some(alive) if version != first => return Ok(Taken::Alive(alive)),
             _ => {}
         }
     }
-    match hold(migration, owner, seen).await? {
+    match hold(migration, owner, seen, say).await? {
         Some(held) => Ok(Taken::Ours(held)),
         None => Ok(Taken::Alive(holder.unwrap_or_else(|| "another that was quicker".to_owned()))),
     }
@@ -169,17 +191,18 @@ async fn hold(
     migration: &Migration<Real>,
     owner: &str,
     expected: Option<Version>,
-) -> anyhow::Result<Option<HeldDocument>> {
+    say: Say,
+) -> MigrationResult<Option<HeldDocument>> {
     match write(&migration.ledger, expected, Some(owner)).await {
-        Ok(version) => Ok(Some(HeldDocument::keep(migration.ledger.clone(), owner.to_owned(), version))),
+        Ok(version) => Ok(Some(HeldDocument::keep(migration.ledger.clone(), owner.to_owned(), version, say))),
         Err(StoreError::Conflict { .. }) => Ok(None),
-        Err(error) => Err(error).context("could not write down who drives this migration"),
+        written => written.map(|_| None).during("write down who drives this migration"),
     }
 }
 
 /// A document that says who we are, written again until it is dropped.
 #[derive(Debug)]
-pub(crate) struct HeldDocument {
+pub struct HeldDocument {
     ledger: AnyLedger,
     owner: String,
     version: Arc<Mutex<Version>>,
@@ -187,14 +210,14 @@ pub(crate) struct HeldDocument {
 }
 
 impl HeldDocument {
-    fn keep(ledger: AnyLedger, owner: String, version: Version) -> Self {
+    fn keep(ledger: AnyLedger, owner: String, version: Version, say: Say) -> Self {
         let version = Arc::new(Mutex::new(version));
-        let renewing = tokio::spawn(renew(ledger.clone(), owner.clone(), version.clone()));
+        let renewing = tokio::spawn(renew(ledger.clone(), owner.clone(), version.clone(), say));
         Self { ledger, owner, version, renewing }
     }
 }
 
-async fn renew(ledger: AnyLedger, owner: String, version: Arc<Mutex<Version>>) {
+async fn renew(ledger: AnyLedger, owner: String, version: Arc<Mutex<Version>>, say: Say) {
     loop {
         SystemClock.sleep(LEASE_RENEWAL).await;
         let mut version = version.lock().await;
@@ -203,14 +226,14 @@ async fn renew(ledger: AnyLedger, owner: String, version: Arc<Mutex<Version>>) {
             Err(StoreError::Conflict { .. }) => match ours(&ledger, &owner).await {
                 Ok(Some(stored)) => *version = stored,
                 Ok(None) => {
-                    show::advice(
+                    say(
                         "another command drives this migration by now, for this one had been silent for too long: it ends \
                          here; `krossing status` shows where the migration stands",
                     );
                     std::process::exit(1);
                 }
                 Err(error) => {
-                    tracing::warn!(error = %format!("{error:#}"), "could not read the lock of this migration")
+                    tracing::warn!(%error, "could not read the lock of this migration")
                 }
             },
             Err(error) => tracing::warn!(%error, "could not renew the lock of this migration"),
@@ -219,7 +242,7 @@ async fn renew(ledger: AnyLedger, owner: String, version: Arc<Mutex<Version>>) {
 }
 
 /// The version of the document where it is still ours: a write whose answer was lost may have arrived.
-async fn ours(ledger: &AnyLedger, owner: &str) -> anyhow::Result<Option<Version>> {
+async fn ours(ledger: &AnyLedger, owner: &str) -> StoreResult<Option<Version>> {
     let (version, record) = read(ledger).await?;
     Ok(version.filter(|_| record.is_some_and(|record| record.holder.as_deref() == Some(owner))))
 }
@@ -233,16 +256,16 @@ impl Drop for HeldDocument {
                 let version = *self.version.lock().await;
                 match write(&self.ledger, Some(version), None).await {
                     Err(StoreError::Conflict { .. }) => match ours(&self.ledger, &self.owner).await? {
-                        Some(stored) => Ok(write(&self.ledger, Some(stored), None).await.map(drop)?),
+                        Some(stored) => write(&self.ledger, Some(stored), None).await.map(drop),
                         None => Ok(()),
                     },
-                    written => Ok(written.map(drop)?),
+                    written => written.map(drop),
                 }
             })
         });
-        let released: anyhow::Result<()> = released;
+        let released: StoreResult<()> = released;
         if let Err(error) = released {
-            tracing::warn!(error = %format!("{error:#}"), "the lock of this migration was not released: it runs out by itself");
+            tracing::warn!(%error, "the lock of this migration was not released: it runs out by itself");
         }
     }
 }

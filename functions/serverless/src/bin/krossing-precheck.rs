@@ -1,0 +1,5 @@
+//! The Lambda `precheck`.
+
+fn main() -> std::process::ExitCode {
+    krossing_serverless::serve(krossing_serverless::precheck)
+}

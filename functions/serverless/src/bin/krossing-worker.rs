@@ -1,0 +1,5 @@
+//! The Fargate worker.
+
+fn main() -> std::process::ExitCode {
+    krossing_serverless::worker()
+}

@@ -1,0 +1,131 @@
+//! A task of the workflow that this process works on: its token, its heartbeat, its end.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use krossing_core::ports::Clock;
+use krossing_runtime::{
+    SystemClock,
+    aws::{Workflow, WorkflowError},
+};
+use serde_json::Value;
+use tokio::sync::watch;
+
+use crate::{Failure, failure::sentence};
+
+/// How often the workflow hears that work goes on.
+const BEAT_EVERY: Duration = Duration::from_secs(20);
+
+/// How long work may take to come to rest once it is told to.
+const REST_WAIT_MAX: Duration = Duration::from_secs(60);
+
+/// Counts what has been got done: a heartbeat is sent only where it has grown.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Pulse(Arc<AtomicU64>);
+
+impl Pulse {
+    /// Something was got done.
+    pub(crate) fn beat(&self) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn count(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// A task, and the workflow that waits for it.
+#[derive(Debug, Clone)]
+pub(crate) struct Task {
+    pub(crate) workflow: Workflow,
+    pub(crate) token: String,
+}
+
+/// Why work is told to stop.
+enum Stop {
+    /// The platform wants the process to end.
+    Signal,
+    /// Nobody waits for it any more.
+    TokenGone(String),
+}
+
+impl Task {
+    /// Runs `work` until it is done, the platform wants the process to end, or nobody waits for it any more; then tells
+    /// the workflow how it ended. `work` comes to rest when its watch turns true.
+    pub(crate) async fn run<W>(&self, work: impl FnOnce(Pulse, watch::Receiver<bool>) -> W) -> Result<(), Failure>
+    where
+        W: Future<Output = Result<Value, Failure>>,
+    {
+        let pulse = Pulse::default();
+        let (tell, told) = watch::channel(false);
+        let mut work = std::pin::pin!(work(pulse.clone(), told));
+        let stop = tokio::select! {
+            ended = &mut work => return self.report(ended).await,
+            gone = self.beats(&pulse) => Stop::TokenGone(gone),
+            () = terminated() => Stop::Signal,
+        };
+        tell.send_replace(true);
+        if tokio::time::timeout(REST_WAIT_MAX, &mut work).await.is_err() {
+            tracing::warn!("the work did not come to rest in time; its leases run out by themselves");
+        }
+        match stop {
+            Stop::Signal => self.report(Err(Failure::retryable("the worker was told to stop".to_owned()))).await,
+            Stop::TokenGone(why) => {
+                tracing::warn!(why, "came to rest: nobody waits for this task any more");
+                Ok(())
+            }
+        }
+    }
+
+    async fn report(&self, ended: Result<Value, Failure>) -> Result<(), Failure> {
+        let told = match &ended {
+            Ok(output) => self.workflow.succeed(&self.token, output).await,
+            Err(failure) => {
+                tracing::warn!(class = failure.class.name(), failure.sentence, "failed");
+                self.workflow.fail(&self.token, failure.class.name(), &failure.sentence).await
+            }
+        };
+        match told {
+            Ok(()) => Ok(()),
+            Err(error @ WorkflowError::TokenGone { .. }) => {
+                tracing::warn!(why = sentence(&error), "nobody heard how this task ended");
+                Ok(())
+            }
+            Err(WorkflowError::Call(error)) => Err(error.into()),
+        }
+    }
+
+    /// Sends heartbeats while work goes on. Ends when nobody waits for the task any more; answers how that was said.
+    async fn beats(&self, pulse: &Pulse) -> String {
+        let mut last = 0;
+        loop {
+            SystemClock.sleep(BEAT_EVERY).await;
+            let now = pulse.count();
+            if now == last {
+                continue;
+            }
+            match self.workflow.heartbeat(&self.token).await {
+                Ok(()) => last = now,
+                Err(error @ WorkflowError::TokenGone { .. }) => return sentence(&error),
+                Err(WorkflowError::Call(error)) => tracing::warn!(%error, "could not send a heartbeat"),
+            }
+        }
+    }
+}
+
+/// Ends when the platform wants the process to end.
+async fn terminated() {
+    use tokio::signal::unix::{SignalKind, signal};
+    match signal(SignalKind::terminate()) {
+        Ok(mut signal) => drop(signal.recv().await),
+        Err(error) => {
+            tracing::warn!(%error, "SIGTERM ends this process without ceremony");
+            std::future::pending().await
+        }
+    }
+}

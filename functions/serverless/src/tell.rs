@@ -1,0 +1,223 @@
+//! What others are told: an event for each change of state, what is asked of an operator, and figures.
+//!
+//! What was told last is a document of the ledger, so that what a process which died did not tell is told by the next.
+//! An event may come twice, and none is lost. That it cannot be told ends nothing.
+
+use krossing_core::{
+    MigrationId,
+    decision::{Answer, Gate},
+    journal::{EntryKind, JournalEntry},
+    ports::{Clock, Ledger, StoreError},
+    transition::State,
+};
+use krossing_runtime::{Migration, SystemClock, aws::Event, connect::Real};
+use serde_json::{Value, json};
+
+use crate::{Environment, Failure};
+
+/// The document that holds how many entries of the journal have been told.
+const TOLD_DOCUMENT: &str = "told";
+
+/// Of this format.
+const DETAIL_VERSION: u32 = 1;
+
+/// Tells what the journal got since it was told last.
+pub(crate) async fn new_entries(environment: &Environment, migration: &Migration<Real>, execution: Option<&str>) {
+    if let Err(failure) = tell_new_entries(environment, migration, execution).await {
+        tracing::warn!(failure.sentence, "changes of state could not be told; the next process tells them");
+    }
+}
+
+async fn tell_new_entries(
+    environment: &Environment,
+    migration: &Migration<Real>,
+    execution: Option<&str>,
+) -> Result<(), Failure> {
+    let journal = migration.journal().await?;
+    let (version, told) = match migration.ledger.document(TOLD_DOCUMENT).await? {
+        None => (None, 0),
+        Some((version, content)) => {
+            let told: usize = serde_json::from_slice(&content).map_err(|error| StoreError::Damaged {
+                attempt: format!("read the ledger's document {TOLD_DOCUMENT}"),
+                detail: error.to_string(),
+            })?;
+            (Some(version), told)
+        }
+    };
+    let new = journal.entries().get(told..).unwrap_or_default();
+    if new.is_empty() {
+        return Ok(());
+    }
+    for entry in new.iter().filter(|entry| entry.kind == EntryKind::Transition) {
+        environment.bus.put(&changed(&migration.id, entry, execution)).await?;
+    }
+    let content = serde_json::to_vec(&journal.position()).expect("a number");
+    match migration.ledger.put_document(TOLD_DOCUMENT, version, content.into()).await {
+        // Another tells the same.
+        Err(StoreError::Conflict { .. }) => Ok(()),
+        put => Ok(put.map(drop)?),
+    }
+}
+
+/// What Amazon Q in chat applications shows.
+fn chat(title: &str, description: &str, next_steps: &[String]) -> Value {
+    let mut content = json!({ "textType": "client-markdown", "title": title, "description": description });
+    if !next_steps.is_empty() {
+        content["nextSteps"] = json!(next_steps);
+    }
+    json!({ "version": "1.0", "source": "custom", "content": content })
+}
+
+/// The event of a change of state.
+fn changed(id: &MigrationId, entry: &JournalEntry, execution: Option<&str>) -> Event {
+    let failed = entry.to == State::Failed;
+    let title = if failed { format!("{id}: failed") } else { format!("{id}: {}", entry.to) };
+    let reason = if entry.reason.is_empty() { "the next step has begun" } else { &entry.reason };
+    Event {
+        detail_type: if failed { "Krossing Failed" } else { "Krossing State Changed" },
+        detail: json!({
+            "version": DETAIL_VERSION,
+            "migration_id": id,
+            "state": entry.to,
+            "position": entry.sequence,
+            "at_unix_ms": entry.at_unix_ms,
+            "reason": entry.reason,
+            "by": entry.by.to_string(),
+            "execution": execution,
+            "chat": chat(&title, reason, &[]),
+        }),
+    }
+}
+
+/// The event of a failure that the journal does not have as a state: a cutover that was taken back, no answer in time.
+pub(crate) fn failed(id: &MigrationId, state: &str, class: &str, cause: &str, execution: Option<&str>) -> Event {
+    Event {
+        detail_type: "Krossing Failed",
+        detail: json!({
+            "version": DETAIL_VERSION,
+            "migration_id": id,
+            "state": state,
+            "at_unix_ms": SystemClock.unix_ms(),
+            "reason": format!("{class}: {cause}"),
+            "execution": execution,
+            "chat": chat(&format!("{id}: failed in {state}"), cause, &[]),
+        }),
+    }
+}
+
+/// What is asked at a gate.
+pub(crate) struct Question<'a> {
+    pub(crate) id: &'a MigrationId,
+    pub(crate) gate: Gate,
+    pub(crate) token: &'a str,
+    pub(crate) execution: &'a str,
+    /// Where things stand: lag, groups, what failed.
+    pub(crate) facts: &'a [String],
+}
+
+/// The event that asks an operator.
+pub(crate) fn asked(question: &Question<'_>) -> Event {
+    let Question { id, gate, token, execution, facts } = question;
+    let answers: Vec<String> =
+        gate.answers().iter().map(|answer| format!("`{answer}`: {}", answer.meaning())).collect();
+    let mut description = format!("{}\n\n{}", gate.question(), answers.join("\n"));
+    for fact in *facts {
+        description = format!("{description}\n\n{fact}");
+    }
+    let next_steps: Vec<String> = gate
+        .answers()
+        .iter()
+        .map(|answer| format!("`krossing {} --stack … --migration-id {id}`", command(*gate, *answer)))
+        .chain(gate.answers().iter().map(|answer| {
+            format!("decide function: `{{\"migration_id\":\"{id}\",\"decision\":\"{answer}\",\"by\":\"…\"}}`")
+        }))
+        .collect();
+    Event {
+        detail_type: "Krossing Decision Needed",
+        detail: json!({
+            "version": DETAIL_VERSION,
+            "migration_id": id,
+            "gate": gate,
+            "answers": gate.answers(),
+            "at_unix_ms": SystemClock.unix_ms(),
+            "execution": execution,
+            "facts": facts,
+            "send_task_success": send_task_success(token, gate.answers()[0]),
+            "chat": chat(&format!("{id}: {gate}"), &description, &next_steps),
+        }),
+    }
+}
+
+/// The command that gives an answer.
+fn command(gate: Gate, answer: Answer) -> String {
+    match (gate, answer) {
+        (_, Answer::Cutover | Answer::Frozen) => "cutover".to_owned(),
+        (_, Answer::Rollback) => "rollback".to_owned(),
+        (_, Answer::Switched) => "cutover-ack".to_owned(),
+        (_, Answer::Retry) => "resume".to_owned(),
+        (_, Answer::Cancel | Answer::Stop) => format!("decide {answer}"),
+    }
+}
+
+/// The line for whoever has nothing but the AWS command line. The journal then says that nobody vouches for who it was.
+fn send_task_success(token: &str, answer: Answer) -> String {
+    format!("aws stepfunctions send-task-success --task-token '{token}' --task-output '{{\"decision\":\"{answer}\"}}'")
+}
+
+/// Figures, in CloudWatch's embedded metric format: a line on standard output.
+pub(crate) fn metrics(id: &MigrationId, lane: Option<u32>, figures: &[(&str, f64, &str)]) {
+    println!("{}", embedded(SystemClock.unix_ms(), id, lane, figures));
+}
+
+fn embedded(at_unix_ms: i64, id: &MigrationId, lane: Option<u32>, figures: &[(&str, f64, &str)]) -> Value {
+    let mut dimensions = vec![vec!["migration_id"]];
+    if lane.is_some() {
+        dimensions.push(vec!["migration_id", "lane"]);
+    }
+    let metrics: Vec<_> = figures.iter().map(|(name, _, unit)| json!({ "Name": name, "Unit": unit })).collect();
+    let mut line = json!({
+        "_aws": {
+            "Timestamp": at_unix_ms,
+            "CloudWatchMetrics": [{ "Namespace": "Krossing", "Dimensions": dimensions, "Metrics": metrics }],
+        },
+        "migration_id": id,
+    });
+    if let Some(lane) = lane {
+        line["lane"] = json!(lane.to_string());
+    }
+    for (name, value, _) in figures {
+        line[name] = json!(value);
+    }
+    line
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn id() -> MigrationId {
+        "orders".parse().expect("an id")
+    }
+
+    #[test]
+    fn a_question_says_how_it_can_be_answered_in_three_ways() {
+        let facts = ["lag_records_max=3".to_owned()];
+        let event =
+            asked(&Question { id: &id(), gate: Gate::ApproveCutover, token: "t-1", execution: "arn:e", facts: &facts });
+        let text = event.detail["chat"]["content"].to_string();
+        for expected in ["krossing cutover", "krossing rollback", "decision", "lag_records_max=3"] {
+            assert!(text.contains(expected), "{expected} is missing in {text}");
+        }
+        let line = event.detail["send_task_success"].as_str().expect("a line");
+        assert!(line.contains("--task-token 't-1'") && line.contains(r#"{"decision":"cutover"}"#), "{line}");
+        assert!(!text.contains("t-1"), "a chat room is no place for a token");
+    }
+
+    #[test]
+    fn figures_are_said_for_the_migration_and_for_the_lane() {
+        let line = embedded(5, &id(), Some(2), &[("lag_records_max", 7.0, "Count")]);
+        let directive = &line["_aws"]["CloudWatchMetrics"][0];
+        assert_eq!(directive["Dimensions"], json!([["migration_id"], ["migration_id", "lane"]]));
+        assert_eq!((line["lag_records_max"].as_f64(), line["lane"].as_str()), (Some(7.0), Some("2")));
+    }
+}

@@ -1,0 +1,303 @@
+//! The turns of a migration that Lambdas take, each from where the journal stands.
+
+use std::{str::FromStr, sync::Arc, time::Duration};
+
+use krossing_cli::{Voice, drive::Drive, hand_over};
+use krossing_core::{
+    MigrationId,
+    config::FreezeConfig,
+    decision::{Answer, Decided, GATE_DOCUMENT, Gate, OpenGate, decided_by},
+    journal::{Actor, KnownBy},
+    ports::{Ledger, StoreError, Version},
+    transition::{Command, Position, State},
+};
+use krossing_runtime::{
+    Freeze, GateFreeze, Migration,
+    connect::{Real, owner},
+    lock::CommandLock,
+};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use crate::{Environment, Failure, tell};
+
+/// The longest that producers may stand still where the cutover is a Lambda: it ends after 15 minutes, whatever it does.
+const FREEZE_MAX: Duration = Duration::from_secs(600);
+
+/// The document that names the execution which drives the migration.
+const DRIVER_DOCUMENT: &str = "driver";
+
+/// What a turn is asked for with.
+#[derive(Debug, Clone, Deserialize)]
+pub(crate) struct Asked {
+    pub(crate) migration_id: String,
+    /// The execution that asks; none where a person invokes the function by hand.
+    pub(crate) execution: Option<String>,
+    /// What the gate before was answered with.
+    pub(crate) decision: Option<Value>,
+}
+
+impl Asked {
+    pub(crate) fn of(event: Value) -> Result<Self, Failure> {
+        serde_json::from_value(event).map_err(|error| {
+            Failure::refused_with(format!("the input is not understood: {error}: give {{\"migration_id\": …}}"))
+        })
+    }
+
+    pub(crate) fn id(&self) -> Result<MigrationId, Failure> {
+        MigrationId::from_str(&self.migration_id)
+            .map_err(|error| Failure::refused_with(format!("migration_id: {error}")))
+    }
+
+    /// On whose behalf the journal is written where no operator decided.
+    pub(crate) fn by(&self) -> Actor {
+        let who = self.execution.clone().unwrap_or_else(|| "whoever invoked the function".to_owned());
+        let known_by = if self.execution.is_some() { KnownBy::AwsIdentity } else { KnownBy::Nobody };
+        Actor { who, known_by }
+    }
+}
+
+/// Takes one turn: claims, locks, opens, works, tells.
+pub(crate) async fn turn(
+    environment: &Environment,
+    asked: &Asked,
+    by: Actor,
+    command: impl FnOnce(Position) -> Command,
+    prepare: impl FnOnce(&mut Migration<Real>),
+    work: impl AsyncFnOnce(&mut Drive<Real>) -> Result<Value, Failure>,
+) -> Result<Value, Failure> {
+    let mut migration = environment.migration(asked.id()?, by).await?;
+    prepare(&mut migration);
+    let migration = Arc::new(migration);
+    if let Some(execution) = &asked.execution {
+        of_this_execution(&migration, execution).await?;
+    }
+    let owner = owner();
+    let place = environment.place(&migration.id)?;
+    let _lock = CommandLock::take(&place, &migration, &owner, log).await?;
+    let standing = migration.journal().await?.standing();
+    let mut drive = Drive::open(migration, owner, Voice::Silent, command(standing)).await?;
+    let done = Box::pin(work(&mut drive)).await;
+    // What was journaled is told even where the turn has failed.
+    tell::new_entries(environment, &drive.migration, asked.execution.as_deref()).await;
+    let mut answer = done?;
+    answer["migration_id"] = json!(drive.migration.id);
+    answer["state"] = json!(drive.journal.standing().working_state().map_or("unborn", State::name));
+    Ok(answer)
+}
+
+pub(crate) fn log(said: &str) {
+    tracing::info!(said, "lock");
+}
+
+/// Begins a migration with `Execute`, goes on with one with `Resume`.
+fn begin_or_resume(standing: Position) -> Command {
+    if standing == Position::Unborn { Command::Execute } else { Command::Resume }
+}
+
+/// Which execution drives a migration.
+#[derive(Debug, Serialize, Deserialize)]
+struct Driver {
+    execution: String,
+}
+
+async fn driver(migration: &Migration<Real>) -> Result<(Option<Version>, Option<Driver>), Failure> {
+    let Some((version, content)) = migration.ledger.document(DRIVER_DOCUMENT).await? else { return Ok((None, None)) };
+    let driver = serde_json::from_slice(&content).map_err(|error| StoreError::Damaged {
+        attempt: format!("read the ledger's document {DRIVER_DOCUMENT}"),
+        detail: error.to_string(),
+    })?;
+    Ok((Some(version), Some(driver)))
+}
+
+/// Refuses whoever is not of the execution that has claimed the migration.
+pub(crate) async fn of_this_execution(migration: &Migration<Real>, execution: &str) -> Result<(), Failure> {
+    match driver(migration).await? {
+        (_, Some(driver)) if driver.execution != execution => Err(Failure::fenced(format!(
+            "the execution {} drives {}, and this is {execution}",
+            driver.execution, migration.id
+        ))),
+        _ => Ok(()),
+    }
+}
+
+/// Claims the migration for this execution, unless another one runs.
+async fn claim(environment: &Environment, migration: &Migration<Real>, execution: &str) -> Result<(), Failure> {
+    let (version, claimed) = driver(migration).await?;
+    match claimed {
+        Some(driver) if driver.execution == execution => return Ok(()),
+        Some(driver) => {
+            let other = environment.workflow.execution(&driver.execution).await?;
+            if other.is_some_and(|other| other.is_running()) {
+                return Err(Failure::fenced(format!(
+                    "the execution {} drives {}: decide there, or stop it first",
+                    driver.execution, migration.id
+                )));
+            }
+        }
+        None => {}
+    }
+    let content = serde_json::to_vec(&Driver { execution: execution.to_owned() }).expect("a driver is plain data");
+    migration.ledger.put_document(DRIVER_DOCUMENT, version, content.into()).await?;
+    Ok(())
+}
+
+/// Where the migration stands, claimed for this execution.
+pub async fn plan(environment: Arc<Environment>, event: Value) -> Result<Value, Failure> {
+    let asked = Asked::of(event)?;
+    let cutover = &environment.config.cutover;
+    if cutover.max_producer_freeze > FREEZE_MAX {
+        return Err(Failure::refused_with(format!(
+            "cutover.max_producer_freeze: at most {} s where Lambdas run the cutover",
+            FREEZE_MAX.as_secs()
+        )));
+    }
+    let freeze = if cutover.freeze == FreezeConfig::Confirmation { "confirmation" } else { "webhook" };
+    if let Some(execution) = &asked.execution {
+        let migration = environment.migration(asked.id()?, asked.by()).await?;
+        claim(&environment, &migration, execution).await?;
+    }
+    let command = |standing| if standing == Position::Unborn { Command::Status } else { Command::Resume };
+    turn(
+        &environment,
+        &asked,
+        asked.by(),
+        command,
+        |_| {},
+        async |drive| {
+            // Where an operator is to decide nothing else takes up what failed; `finalize` journals itself that it tries again.
+            if matches!(drive.journal.standing(), Position::FailedIn(State::DrainReady | State::AwaitingClientSwitch)) {
+                drive.resume_what_failed().await?;
+            }
+            Ok(json!({ "freeze": freeze }))
+        },
+    )
+    .await
+}
+
+/// Up to `topology_copy`, where nothing stands in the way.
+pub async fn precheck(environment: Arc<Environment>, event: Value) -> Result<Value, Failure> {
+    let asked = Asked::of(event)?;
+    turn(
+        &environment,
+        &asked,
+        asked.by(),
+        begin_or_resume,
+        |_| {},
+        async |drive| {
+            drive.to_topology_copy().await?;
+            Ok(json!({}))
+        },
+    )
+    .await
+}
+
+/// Makes what is missing on the target, and lays out the lanes.
+pub async fn topology(environment: Arc<Environment>, event: Value) -> Result<Value, Failure> {
+    let asked = Asked::of(event)?;
+    turn(
+        &environment,
+        &asked,
+        asked.by(),
+        begin_or_resume,
+        |_| {},
+        async |drive| {
+            // Before lanes begin: who asks for them later has a higher question.
+            let question = hand_over::question(&drive.migration).await?;
+            let planned = drive.topology().await?;
+            let lanes: Vec<_> = planned.lanes().iter().map(|lane| json!({ "lane": lane.id.0 })).collect();
+            Ok(json!({ "lanes": lanes, "asked": question.unwrap_or(0) }))
+        },
+    )
+    .await
+}
+
+/// The last gate of the migration, as the ledger has it.
+async fn last_gate(environment: &Environment, asked: &Asked) -> Result<Option<OpenGate>, Failure> {
+    let migration = environment.migration(asked.id()?, asked.by()).await?;
+    Ok(open_gate(&migration).await?.1)
+}
+
+/// The gate in the ledger.
+pub(crate) async fn open_gate(migration: &Migration<Real>) -> Result<(Option<Version>, Option<OpenGate>), Failure> {
+    let Some((version, content)) = migration.ledger.document(GATE_DOCUMENT).await? else { return Ok((None, None)) };
+    let gate = serde_json::from_slice(&content).map_err(|error| StoreError::Damaged {
+        attempt: format!("read the ledger's document {GATE_DOCUMENT}"),
+        detail: error.to_string(),
+    })?;
+    Ok((Some(version), Some(gate)))
+}
+
+/// From `drain_ready` to `awaiting_client_switch`, or back with the reason.
+pub async fn cutover(environment: Arc<Environment>, event: Value) -> Result<Value, Failure> {
+    let asked = Asked::of(event)?;
+    let gate = last_gate(&environment, &asked).await?;
+    let asked_to_freeze = gate.as_ref().is_some_and(|open| open.gate == Gate::FreezeProducers);
+    let Decided { by, .. } = match asked_to_freeze {
+        true => decided_by(gate.as_ref(), Gate::FreezeProducers, Answer::Frozen),
+        false => decided_by(gate.as_ref(), Gate::ApproveCutover, Answer::Cutover),
+    };
+    let frozen_by = asked_to_freeze.then(|| by.to_string());
+    let frozen = move |migration: &mut Migration<Real>| {
+        if let (Freeze::Gate(_), Some(by)) = (&migration.ports.freeze, frozen_by) {
+            migration.ports.freeze = Freeze::Gate(GateFreeze { frozen_by: Some(by) });
+        }
+    };
+    turn(
+        &environment,
+        &asked,
+        by,
+        |_| Command::Cutover,
+        frozen,
+        async |drive| {
+            let planned = drive.before_cutover().await?;
+            krossing_worker::journal_gaps(&drive.migration, &mut drive.journal, &planned.lanes()).await?;
+            let report = drive.cutover(&planned).await?;
+            tell::metrics(&drive.migration.id, None, &[("frozen_ms", report.timings.frozen_ms as f64, "Milliseconds")]);
+            Ok(json!({ "frozen_ms": report.timings.frozen_ms, "positions": report.groups.len() }))
+        },
+    )
+    .await
+}
+
+/// From `awaiting_client_switch` to `validating`.
+pub async fn acknowledge(environment: Arc<Environment>, event: Value) -> Result<Value, Failure> {
+    let asked = Asked::of(event)?;
+    let gate = last_gate(&environment, &asked).await?;
+    let by = decided_by(gate.as_ref(), Gate::AcknowledgeSwitch, Answer::Switched).by;
+    turn(
+        &environment,
+        &asked,
+        by,
+        |_| Command::CutoverAck,
+        |_| {},
+        async |drive| {
+            let report = drive.acknowledge().await?;
+            Ok(json!({ "switched": report.switched.len(), "not_switched": report.not_switched.len() }))
+        },
+    )
+    .await
+}
+
+/// Gives the migration up.
+pub async fn rollback(environment: Arc<Environment>, event: Value) -> Result<Value, Failure> {
+    let asked = Asked::of(event)?;
+    let stored = last_gate(&environment, &asked).await?;
+    let gate = stored.as_ref().map_or(Gate::ApproveCutover, |open| open.gate);
+    let by = match &asked.decision {
+        Some(_) => decided_by(stored.as_ref(), gate, Answer::Rollback).by,
+        None => asked.by(),
+    };
+    turn(
+        &environment,
+        &asked,
+        by,
+        |_| Command::Rollback,
+        |_| {},
+        async |drive| {
+            drive.rollback(false).await?;
+            Ok(json!({}))
+        },
+    )
+    .await
+}

@@ -1,0 +1,374 @@
+//! The worker: long work, one task of the workflow a process.
+//!
+//! `seed` and `tail` run one lane each and write no journal; what they notice is in the lane's progress, and `drain`,
+//! which drives the migration meanwhile, journals it. `client-switch` writes positions and no journal. `finalize` drives.
+
+use std::{process::ExitCode, sync::Arc, time::Duration};
+
+use clap::{Parser, Subcommand};
+use krossing_cli::{
+    Voice,
+    drive::{Drive, Planned, load_planned},
+    hand_over,
+};
+use krossing_client_switch::ClientSwitch;
+use krossing_core::{
+    ErrorClass, LaneId,
+    limits::INVENTORY_REFRESH,
+    ports::{Clock, Version},
+    transition::{Command, State},
+};
+use krossing_replication::LanePlan;
+use krossing_runtime::{
+    Migration, SystemClock,
+    connect::{Real, owner},
+    lock::CommandLock,
+};
+use krossing_worker::{AllLanes, LaneWatch, TailEnd, WorkerError, seed_lane, tail_lane, told_to_stop};
+use serde_json::{Value, json};
+use tokio::{sync::watch, task::JoinSet};
+
+use crate::{
+    Environment, Failure,
+    failure::sentence,
+    recover::TOKEN_VARIABLE,
+    task::{Pulse, Task},
+    tell,
+    turns::{Asked, log, of_this_execution},
+};
+
+/// How often lanes' reports are read, and the journal while groups are kept in step.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// How often figures are said.
+const FIGURES_EVERY: Duration = Duration::from_secs(10);
+
+/// One task of a migration's workflow. The environment has the rest: KROSSING_CONFIG, KROSSING_MIGRATION_ID,
+/// KROSSING_EXECUTION, KROSSING_TASK_TOKEN.
+#[derive(Debug, Parser)]
+#[command(name = "krossing-worker", version)]
+struct Arguments {
+    #[command(subcommand)]
+    work: Work,
+}
+
+#[derive(Debug, Clone, Copy, Subcommand)]
+enum Work {
+    /// Seed one lane
+    Seed {
+        /// Its number
+        #[arg(long)]
+        lane: u32,
+    },
+    /// Tail one lane until the cutover wants it
+    Tail {
+        /// Its number
+        #[arg(long)]
+        lane: u32,
+        /// How often lanes had been asked for when this tail was begun
+        #[arg(long)]
+        asked: Version,
+    },
+    /// Drive the migration from the end of the seed until the target has kept up
+    Drain,
+    /// Keep groups in step until the acknowledgement
+    ClientSwitch,
+    /// Validate, set the planned settings, sign the evidence
+    Finalize,
+}
+
+/// Reads what is to be done, does it, and tells the workflow how it ended.
+pub fn main() -> ExitCode {
+    let Arguments { work } = Arguments::parse();
+    krossing_runtime::start_tracing();
+    let runtime = match tokio::runtime::Runtime::new() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            tracing::error!(%error, "could not start");
+            return ExitCode::FAILURE;
+        }
+    };
+    let ended = runtime.block_on(run(work));
+    runtime.shutdown_background();
+    match ended {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            tracing::error!(class = failure.class.name(), failure.sentence, "the workflow could not be told");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn variable(name: &str) -> Result<String, Failure> {
+    std::env::var(name).map_err(|error| Failure::refused_with(format!("{name}: {error}; the state machine sets it")))
+}
+
+async fn run(work: Work) -> Result<(), Failure> {
+    let token = variable(TOKEN_VARIABLE)?;
+    // Without a configuration there may be a region all the same, to say so to whoever waits.
+    let environment = match Environment::read().await {
+        Ok(environment) => environment,
+        Err(failure) => {
+            let aws = krossing_runtime::aws::Aws::load(None).await;
+            let task = Task { workflow: krossing_runtime::aws::Workflow::new(&aws), token };
+            return task.run(async |_, _| Err(failure)).await;
+        }
+    };
+    let task = Task { workflow: environment.workflow.clone(), token };
+    task.run(async |pulse, stop| {
+        let id = variable("KROSSING_MIGRATION_ID")?;
+        let asked = Asked { migration_id: id, execution: Some(variable("KROSSING_EXECUTION")?), decision: None };
+        let migration = Arc::new(environment.migration(asked.id()?, asked.by()).await?);
+        let execution = asked.execution.clone().unwrap_or_default();
+        of_this_execution(&migration, &execution).await?;
+        let job = Job { environment: &environment, migration, execution, pulse, stop };
+        match work {
+            Work::Seed { lane } => Box::pin(job.seed(LaneId(lane))).await,
+            Work::Tail { lane, asked } => Box::pin(job.tail(LaneId(lane), asked)).await,
+            Work::Drain => Box::pin(job.drain()).await,
+            Work::ClientSwitch => Box::pin(job.client_switch()).await,
+            Work::Finalize => Box::pin(job.finalize()).await,
+        }
+    })
+    .await
+}
+
+/// What every kind of work has.
+struct Job<'a> {
+    environment: &'a Environment,
+    migration: Arc<Migration<Real>>,
+    execution: String,
+    pulse: Pulse,
+    stop: watch::Receiver<bool>,
+}
+
+impl Job<'_> {
+    async fn planned(&self) -> Result<Planned, Failure> {
+        Ok(load_planned(&self.migration, &self.migration.journal().await?).await?)
+    }
+
+    async fn lane(&self, id: LaneId) -> Result<(LanePlan, usize), Failure> {
+        let lanes = self.planned().await?.lanes();
+        let count = lanes.len();
+        let lane = lanes.into_iter().find(|lane| lane.id == id);
+        let lane = lane.ok_or_else(|| Failure::refused_with(format!("--lane: the plan has no {id}")))?;
+        Ok((lane, count))
+    }
+
+    async fn seed(self, id: LaneId) -> Result<Value, Failure> {
+        let (lane, lanes) = self.lane(id).await?;
+        let (mut said, mut done) = (self.migration.clock.now(), 0);
+        self.pulse.beat();
+        let reported = |meter: &krossing_replication::Meter| {
+            let now = meter.bytes_read() + meter.bytes_written() + meter.partitions_seeded();
+            if now != done {
+                done = now;
+                self.pulse.beat();
+            }
+            if SystemClock.now() - said >= FIGURES_EVERY {
+                said = SystemClock.now();
+                let figures = [
+                    ("bytes_written", meter.bytes_written() as f64, "Bytes"),
+                    ("records_written", meter.records_written() as f64, "Count"),
+                    ("partitions_left", (lane.partitions.len() as u64 - meter.partitions_seeded()) as f64, "Count"),
+                    ("heartbeat", 1.0, "Count"),
+                ];
+                tell::metrics(&self.migration.id, Some(id.0), &figures);
+            }
+        };
+        seed_lane(&self.migration, &lane, lanes, &owner(), self.stop.clone(), reported).await.map_err(of_worker)?;
+        Ok(json!({ "lane": id }))
+    }
+
+    async fn tail(self, id: LaneId, asked: Version) -> Result<Value, Failure> {
+        let (lane, _) = self.lane(id).await?;
+        let seen = (asked != 0).then_some(asked);
+        let end = self.tail_until(&lane, &owner(), hand_over::asked(&self.migration, seen)).await?;
+        Ok(json!({ "lane": id, "end": format!("{end:?}") }))
+    }
+
+    async fn tail_until(
+        &self,
+        lane: &LanePlan,
+        owner: &str,
+        asked: impl Future<Output = krossing_runtime::MigrationResult<()>> + Send,
+    ) -> Result<TailEnd, Failure> {
+        let (pulse, id) = (self.pulse.clone(), self.migration.id.clone());
+        let mut said = SystemClock.now();
+        let reported = |report: &krossing_worker::LaneReport| {
+            pulse.beat();
+            if SystemClock.now() - said >= FIGURES_EVERY {
+                said = SystemClock.now();
+                let figures = [
+                    ("lag_records_max", report.lag_records_max as f64, "Count"),
+                    ("lag_records_total", report.lag_records_total as f64, "Count"),
+                    ("bytes_written", report.bytes_written as f64, "Bytes"),
+                    ("records_written", report.records_written as f64, "Count"),
+                    ("heartbeat", 1.0, "Count"),
+                ];
+                tell::metrics(&id, Some(lane.id.0), &figures);
+            }
+        };
+        tail_lane(&self.migration, lane, owner, asked, self.stop.clone(), reported).await.map_err(of_worker)
+    }
+
+    /// Drives the migration to `drain_ready` while others run its lanes. Lanes of what appears meanwhile are run here.
+    async fn drain(mut self) -> Result<Value, Failure> {
+        let owner = owner();
+        let place = self.environment.place(&self.migration.id)?;
+        let _lock = CommandLock::take(&place, &self.migration, &owner, log).await?;
+        let mut drive = Drive::open(self.migration.clone(), owner.clone(), Voice::Silent, Command::Resume).await?;
+        drive.resume_what_failed().await?;
+        let mut planned = drive.planned().await?;
+        if drive.journal.tip() == Some(State::Seed) {
+            let progress = self.migration.progress(&planned.scope()).await?;
+            let left = planned.scope().partitions().count() - progress.values().filter(|one| one.seeded()).count();
+            if left > 0 {
+                return Err(Failure::retryable(format!("{left} partitions are not seeded yet")));
+            }
+            let counts: krossing_core::progress::CopyCounts = progress.values().map(|one| one.counts).sum();
+            let reason =
+                format!("seeded: partitions={} records={} bytes={}", progress.len(), counts.records, counts.bytes);
+            let detail = json!({ "partitions": progress.len(), "records_written": counts.records, "bytes_written": counts.bytes });
+            drive.enter(State::Tail, reason, detail).await?;
+            tell::new_entries(self.environment, &self.migration, Some(&self.execution)).await;
+        }
+        let ready = self.until_ready(&mut drive, &mut planned).await?;
+        if let Some(missed) =
+            krossing_validate::tombstones_missed(&self.migration, &planned.scope(), &ready.behind_longest_ms).await?
+        {
+            return Err(anyhow::Error::new(missed).into());
+        }
+        if drive.journal.tip() == Some(State::Tail) {
+            let reason = format!(
+                "drain ready: max_partition_lag={} records_replayed={} bytes_replayed={}",
+                ready.lag_records_max, ready.records_written, ready.bytes_written
+            );
+            let detail = json!({
+                "lag_records_max": ready.lag_records_max,
+                "records_replayed": ready.records_written,
+                "bytes_replayed": ready.bytes_written,
+            });
+            drive.enter(State::DrainReady, reason, detail).await?;
+        }
+        tell::new_entries(self.environment, &self.migration, Some(&self.execution)).await;
+        Ok(json!({ "state": State::DrainReady, "lag_records_max": ready.lag_records_max }))
+    }
+
+    async fn until_ready(&mut self, drive: &mut Drive<Real>, planned: &mut Planned) -> Result<AllLanes, Failure> {
+        let clock = self.migration.clock;
+        let (started, mut refreshed) = (clock.now(), clock.now());
+        let mut watch = LaneWatch::default();
+        let mut appeared: JoinSet<Result<TailEnd, WorkerError>> = JoinSet::new();
+        let (stop_appeared, told) = watch::channel(false);
+        let timeout = self.environment.config.cutover.drain_timeout;
+        let ended = loop {
+            tokio::select! {
+                () = told_to_stop(&mut self.stop) => {
+                    break Err(Failure::retryable("the worker was told to stop".to_owned()));
+                }
+                Some(ended) = appeared.join_next() => {
+                    if let Ok(Err(error)) = ended {
+                        break Err(of_worker(error));
+                    }
+                    continue;
+                }
+                () = clock.sleep(LOOK_EVERY) => {}
+            }
+            if clock.now() - refreshed >= INVENTORY_REFRESH {
+                refreshed = clock.now();
+                let known = planned.lanes().len();
+                drive.take_in_what_appeared(planned).await?;
+                for lane in planned.lanes().split_off(known) {
+                    let (migration, owner, told) = (self.migration.clone(), drive.owner.clone(), told.clone());
+                    appeared.spawn(async move {
+                        tail_lane(&migration, &lane, &owner, std::future::pending(), told, |_| {}).await
+                    });
+                }
+                krossing_worker::journal_gaps(&self.migration, &mut drive.journal, &planned.lanes()).await?;
+            }
+            let all = watch.look(&self.migration, &planned.lanes()).await?;
+            if all.heard > 0 {
+                self.pulse.beat();
+            }
+            if all.causes.is_empty() {
+                break Ok(all);
+            }
+            if clock.now() - started > timeout {
+                break Err(Failure {
+                    class: ErrorClass::Refused,
+                    sentence: format!(
+                        "the target has not kept up within cutover.drain_timeout ({} s): {}",
+                        timeout.as_secs(),
+                        all.causes.join("; ")
+                    ),
+                });
+            }
+        };
+        // Whoever cuts over runs lanes that nobody else does.
+        stop_appeared.send_replace(true);
+        while let Some(rested) = appeared.join_next().await {
+            if let Ok(Err(error)) = rested {
+                tracing::warn!(error = sentence(&error), "a lane of what has appeared did not come to rest by itself");
+            }
+        }
+        ended
+    }
+
+    async fn client_switch(mut self) -> Result<Value, Failure> {
+        let lanes = self.planned().await?.lanes();
+        let migration = self.migration.clone();
+        let switch = ClientSwitch::load(&migration, &lanes).await.map_err(anyhow::Error::new)?;
+        let pulse = self.pulse.clone();
+        let until = async {
+            loop {
+                match migration.journal().await {
+                    Ok(journal) if journal.tip() != Some(State::AwaitingClientSwitch) => return,
+                    Ok(_) => {}
+                    Err(error) => tracing::warn!(%error, "the journal could not be read; looking again"),
+                }
+                tokio::select! {
+                    () = told_to_stop(&mut self.stop) => return,
+                    () = migration.clock.sleep(LOOK_EVERY) => {}
+                }
+            }
+        };
+        let show =
+            |round: Result<&krossing_client_switch::SwitchReport, &krossing_client_switch::SwitchError>| match round {
+                Ok(report) => {
+                    pulse.beat();
+                    for left_behind in &report.records_behind_marker {
+                        tracing::warn!(partition = %left_behind.partition, "a producer was left behind on the source");
+                    }
+                }
+                Err(error) => tracing::warn!(error = sentence(error), "groups were not looked at; looking again"),
+            };
+        switch.follow(until, show).await.map_err(anyhow::Error::new)?;
+        Ok(json!({}))
+    }
+
+    /// Checks everything, sets the planned settings, signs. How far that is shows nowhere: it beats while it is alive.
+    async fn finalize(mut self) -> Result<Value, Failure> {
+        let owner = owner();
+        let place = self.environment.place(&self.migration.id)?;
+        let _lock = CommandLock::take(&place, &self.migration, &owner, log).await?;
+        let mut drive = Drive::open(self.migration.clone(), owner, Voice::Silent, Command::Finalize).await?;
+        let alive = async {
+            loop {
+                self.pulse.beat();
+                SystemClock.sleep(FIGURES_EVERY).await;
+            }
+        };
+        let ended = tokio::select! {
+            ended = Box::pin(drive.finalize()) => ended.map_err(Failure::from),
+            () = told_to_stop(&mut self.stop) => Err(Failure::retryable("the worker was told to stop".to_owned())),
+            () = alive => unreachable!("it goes on for ever"),
+        };
+        tell::new_entries(self.environment, &self.migration, Some(&self.execution)).await;
+        ended.map(|report| json!({ "state": State::Finalized, "records": report.copied.records }))
+    }
+}
+
+fn of_worker(error: WorkerError) -> Failure {
+    anyhow::Error::new(error).into()
+}

@@ -1,0 +1,251 @@
+//! Gates: where a workflow waits for an operator, what may be decided there, and what an answer is worth.
+//!
+//! A gate is a document of the ledger while it is open. Whoever answers writes the answer into it before the workflow is
+//! told, so that two answers cannot both count, and that the journal can say who decided, when and why. Whoever holds
+//! only the workflow's token can answer as well; then nobody vouches for who that was.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::journal::{Actor, KnownBy};
+
+/// The document that the open gate is in.
+pub const GATE_DOCUMENT: &str = "gate";
+
+/// Where a workflow waits for an operator.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Gate {
+    /// The target has kept up: may the cutover begin?
+    ApproveCutover,
+    /// No webhook: do all producers stand still?
+    FreezeProducers,
+    /// READY: have all clients switched?
+    AcknowledgeSwitch,
+    /// Something failed: again, back, or not at all?
+    AfterFailure,
+}
+
+/// What an operator may say.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Answer {
+    /// Begin the cutover.
+    Cutover,
+    /// Give the migration up.
+    Rollback,
+    /// Every producer has flushed and closed.
+    Frozen,
+    /// No cutover now.
+    Cancel,
+    /// All clients have switched to the target.
+    Switched,
+    /// What stood in the way is put right: go on from there.
+    Retry,
+    /// End the execution; the migration stays where it is.
+    Stop,
+}
+
+impl Gate {
+    /// All gates.
+    pub const ALL: [Gate; 4] =
+        [Gate::ApproveCutover, Gate::FreezeProducers, Gate::AcknowledgeSwitch, Gate::AfterFailure];
+
+    /// Its name in the workflow.
+    pub fn name(self) -> &'static str {
+        match self {
+            Gate::ApproveCutover => "approve_cutover",
+            Gate::FreezeProducers => "freeze_producers",
+            Gate::AcknowledgeSwitch => "acknowledge_switch",
+            Gate::AfterFailure => "after_failure",
+        }
+    }
+
+    /// What may be said at it.
+    pub fn answers(self) -> &'static [Answer] {
+        match self {
+            Gate::ApproveCutover => &[Answer::Cutover, Answer::Rollback],
+            Gate::FreezeProducers => &[Answer::Frozen, Answer::Cancel],
+            Gate::AcknowledgeSwitch => &[Answer::Switched],
+            Gate::AfterFailure => &[Answer::Retry, Answer::Rollback, Answer::Stop],
+        }
+    }
+
+    /// What is asked, as a sentence.
+    pub fn question(self) -> &'static str {
+        match self {
+            Gate::ApproveCutover => "The target has kept up. May the cutover begin?",
+            Gate::FreezeProducers => "Have every producer flush and close now. Do all of them stand still?",
+            Gate::AcknowledgeSwitch => {
+                "READY: point consumers, then producers, to the target. Have all clients switched?"
+            }
+            Gate::AfterFailure => "Put right what is named. Go on from there, give the migration up, or stop?",
+        }
+    }
+}
+
+impl Answer {
+    /// All answers.
+    pub const ALL: [Answer; 7] = [
+        Answer::Cutover,
+        Answer::Rollback,
+        Answer::Frozen,
+        Answer::Cancel,
+        Answer::Switched,
+        Answer::Retry,
+        Answer::Stop,
+    ];
+
+    /// Its name in the workflow.
+    pub fn name(self) -> &'static str {
+        match self {
+            Answer::Cutover => "cutover",
+            Answer::Rollback => "rollback",
+            Answer::Frozen => "frozen",
+            Answer::Cancel => "cancel",
+            Answer::Switched => "switched",
+            Answer::Retry => "retry",
+            Answer::Stop => "stop",
+        }
+    }
+
+    /// What it does.
+    pub fn meaning(self) -> &'static str {
+        match self {
+            Answer::Cutover => "begin the cutover",
+            Answer::Rollback => "give the migration up; nothing is deleted",
+            Answer::Frozen => "every producer has flushed and closed",
+            Answer::Cancel => "no cutover now; producers go on",
+            Answer::Switched => "all clients work on the target",
+            Answer::Retry => "go on from where it failed",
+            Answer::Stop => "end this execution; the migration stays where it is",
+        }
+    }
+}
+
+impl fmt::Display for Gate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl fmt::Display for Answer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// A gate at which a workflow waits, or waited last.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OpenGate {
+    /// Which.
+    pub gate: Gate,
+    /// What the workflow is to be answered with.
+    pub token: String,
+    /// The execution that waits.
+    pub execution: String,
+    /// Since when, in milliseconds since 1970.
+    pub asked_unix_ms: i64,
+    /// The answer, once there is one.
+    pub decided: Option<Decided>,
+}
+
+/// An answer, and whose it is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Decided {
+    /// The answer.
+    pub answer: Answer,
+    /// Who gave it, and how that is known.
+    pub by: Actor,
+    /// Why; empty where nothing was said.
+    pub reason: String,
+    /// When, in milliseconds since 1970.
+    pub at_unix_ms: i64,
+}
+
+/// The gate that `answer` may be given at now, or why it may not.
+pub fn may_answer(gate: Option<&OpenGate>, answer: Answer) -> Result<&OpenGate, String> {
+    let Some(open) = gate else {
+        return Err(format!(
+            "nothing is asked of this migration now, so that {answer} answers nothing: its status shows where it stands"
+        ));
+    };
+    if let Some(decided) = &open.decided {
+        return Err(format!(
+            "{} was answered already: {} by {}; {answer} changes nothing",
+            open.gate, decided.answer, decided.by
+        ));
+    }
+    let answers = open.gate.answers();
+    if !answers.contains(&answer) {
+        let names: Vec<_> = answers.iter().map(|answer| answer.name()).collect();
+        return Err(format!("{answer} is no answer to {}: it takes {}", open.gate, names.join(" or ")));
+    }
+    Ok(open)
+}
+
+/// Who gave the answer that a workflow brings from `gate`. An answer that is not in the gate's document came with the
+/// bare token.
+pub fn decided_by(stored: Option<&OpenGate>, gate: Gate, answer: Answer) -> Decided {
+    let kept = stored.filter(|open| open.gate == gate).and_then(|open| open.decided.clone());
+    kept.filter(|decided| decided.answer == answer).unwrap_or_else(|| Decided {
+        answer,
+        by: Actor { who: "whoever had the task token".to_owned(), known_by: KnownBy::Nobody },
+        reason: String::new(),
+        at_unix_ms: stored.map_or(0, |open| open.asked_unix_ms),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn open(gate: Gate) -> OpenGate {
+        OpenGate { gate, token: "t".to_owned(), execution: "e".to_owned(), asked_unix_ms: 1, decided: None }
+    }
+
+    fn alice(answer: Answer) -> Decided {
+        let by = Actor { who: "arn:alice".to_owned(), known_by: KnownBy::AwsIdentity };
+        Decided { answer, by, reason: "agreed".to_owned(), at_unix_ms: 2 }
+    }
+
+    #[test]
+    fn only_what_is_asked_can_be_answered() {
+        for gate in Gate::ALL {
+            for answer in Answer::ALL {
+                let verdict = may_answer(Some(&open(gate)), answer).map(|_| ());
+                assert_eq!(verdict.is_ok(), gate.answers().contains(&answer), "{gate} {answer}");
+                let why = may_answer(None, answer).expect_err("nothing is open");
+                assert!(why.contains(answer.name()), "{why}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_second_answer_is_refused_and_told_of_the_first() {
+        let answered = OpenGate { decided: Some(alice(Answer::Cutover)), ..open(Gate::ApproveCutover) };
+        let why = may_answer(Some(&answered), Answer::Rollback).expect_err("it was answered");
+        assert!(why.contains("cutover by arn:alice"), "{why}");
+    }
+
+    #[test]
+    fn an_answer_that_nobody_wrote_down_is_nobodys() {
+        let answered = OpenGate { decided: Some(alice(Answer::Cutover)), ..open(Gate::ApproveCutover) };
+        assert_eq!(decided_by(Some(&answered), Gate::ApproveCutover, Answer::Cutover), alice(Answer::Cutover));
+        for (gate, answer) in [(Gate::ApproveCutover, Answer::Rollback), (Gate::AfterFailure, Answer::Cutover)] {
+            assert_eq!(decided_by(Some(&answered), gate, answer).by.known_by, KnownBy::Nobody);
+        }
+        assert_eq!(decided_by(None, Gate::ApproveCutover, Answer::Cutover).by.known_by, KnownBy::Nobody);
+    }
+
+    #[test]
+    fn names_are_those_that_are_stored() {
+        for gate in Gate::ALL {
+            assert_eq!(serde_json::to_value(gate).ok(), Some(gate.name().into()));
+        }
+        for answer in Answer::ALL {
+            assert_eq!(serde_json::to_value(answer).ok(), Some(answer.name().into()));
+        }
+    }
+}
