@@ -33,6 +33,12 @@ use lab::{
     workload::Scale,
 };
 use rdkafka::producer::{FutureProducer, FutureRecord};
+use serde_json::{Value, json};
+
+use crate::{
+    front::Front,
+    msk::{arn, described, nodes},
+};
 
 /// How long a set of credentials lives: less than a test takes, more than a token takes to arrive.
 const CREDENTIALS_LIFE: Duration = Duration::from_secs(5);
@@ -202,7 +208,23 @@ fn a_token_that_is_not_accepted_and_credentials_that_have_expired_are_told() {
     });
 }
 
-/// A small migration by the command, whose credentials come from a profile and change every 20 s.
+fn as_msk(asked: &str, brokers: &[String; 2]) -> (u16, Value) {
+    let (zookeeper, version, brokers) =
+        if asked.contains("zk") { (true, "3.9.1", &brokers[0]) } else { (false, "3.9.x.kraft", &brokers[1]) };
+    let name = if zookeeper { "zk" } else { "kraft" };
+    (
+        200,
+        match asked {
+            asked if asked.contains("/bootstrap-brokers") => json!({"bootstrapBrokerStringSaslIam": brokers}),
+            asked if asked.contains("/nodes") => nodes(zookeeper, asked.contains("nextToken=")),
+            asked if asked.contains("/scram-secrets") => json!({"secretArnList": []}),
+            _ => described(name, version, zookeeper),
+        },
+    )
+}
+
+/// A small migration by the command, whose credentials come from a profile and change every 20 s. It knows the clusters
+/// by their ARNs: their brokers are told by MSK's API.
 #[test]
 fn a_migration_logs_in_to_both_clusters_with_iam() {
     in_lab("iam-migration", async |lab| {
@@ -216,10 +238,27 @@ fn a_migration_logs_in_to_both_clusters_with_iam() {
              \"secret-of-KROSSING\", \"SessionToken\": \"t\", \"Expiration\": \"%Y-%m-%dT%H:%M:%SZ\"}'\n",
         )?;
         fs::write(&profile, format!("[default]\nregion = {REGION}\ncredential_process = sh {}\n", script.display()))?;
+        let brokers = [&rehearsal.source, &rehearsal.target].map(|cluster| cluster.bootstrap(Listener::Iam));
+        for (name, servers) in ["zk", "kraft"].iter().zip(&brokers) {
+            rehearsal.reconfigure(
+                &format!("bootstrap_servers: \"{servers}\""),
+                &format!("cluster_arn: \"{}\"", arn(name)),
+            )?;
+        }
+        let msk = Front::script(move |asked, _| as_msk(asked, &brokers)).await?;
         rehearsal.migration.env = vec![
+            ("AWS_ENDPOINT_URL_KAFKA", format!("http://127.0.0.1:{}", msk.port())),
             ("AWS_CONFIG_FILE", profile.display().to_string()),
             ("AWS_SHARED_CREDENTIALS_FILE", "/dev/null".to_owned()),
         ];
+        let checked = rehearsal.start("precheck", &[])?.finish().await?.expect_code(0)?;
+        eprintln!("{}", checked.stdout);
+        ensure!(!checked.stdout.contains("cluster_arn"), "nothing is wrong with them: {}", checked.stdout);
+        let files = rehearsal.folder.join("files");
+        let all = ["--format", "all", "--out-dir", &files.to_string_lossy()];
+        rehearsal.start("plan", &all)?.finish().await?.expect_code(0)?;
+        let map: Value = serde_json::from_slice(&fs::read(files.join("access-map.json"))?)?;
+        ensure!(map == json!({"version": 1, "principals": []}), "the source has no authorizer: {map}");
         rehearsal.run("execute").await?.expect_done()?;
         rehearsal.run("cutover").await?.expect_done()?;
         rehearsal.groups.stop_live().await?;

@@ -1,6 +1,6 @@
 //! The ledger on DynamoDB Local and the object store on an S3 server with Object Lock: the suites that every other
-//! implementation passes, and what only servers do: refuse, throttle, lose answers, end in the middle. Secrets and keys
-//! are answered for by a script in the shapes of their services.
+//! implementation passes, and what only servers do: refuse, throttle, lose answers, end in the middle. Secrets, keys
+//! and MSK are answered for by scripts in the shapes of their services; brokers that take tokens of IAM are real.
 #![allow(clippy::unwrap_used)]
 
 mod front;
@@ -8,6 +8,7 @@ mod iam;
 mod keys;
 mod ledger;
 mod migration;
+mod msk;
 mod objects;
 mod secrets;
 mod stack;

@@ -169,6 +169,8 @@ pub(crate) enum PlanFormat {
     Text,
     /// What the operator does, step by step, with the commands (runbook.md)
     Runbook,
+    /// The source's access rules as IAM policies, for a target whose clients log in with IAM (access-map.json)
+    AccessMap,
     /// Commands that set up what runs on AWS: not yet
     AwsCli,
     /// What the tool may do on AWS: not yet

@@ -6,7 +6,12 @@ use std::{
 };
 
 use anyhow::{Context, bail};
-use krossing_core::{canonical::canonical_json, config::Config, plan::MigrationPlan};
+use krossing_core::{
+    canonical::canonical_json,
+    config::{Auth, Config},
+    iam::access_map,
+    plan::MigrationPlan,
+};
 use krossing_runtime::connect::{new_migration_id, reach};
 use serde_json::json;
 
@@ -19,8 +24,12 @@ use crate::{
 };
 
 /// What can be written, and under which name.
-const FILES: [(PlanFormat, &str); 3] =
-    [(PlanFormat::Json, "plan.json"), (PlanFormat::Text, "plan.txt"), (PlanFormat::Runbook, "runbook.md")];
+const FILES: [(PlanFormat, &str); 4] = [
+    (PlanFormat::Json, "plan.json"),
+    (PlanFormat::Text, "plan.txt"),
+    (PlanFormat::Runbook, "runbook.md"),
+    (PlanFormat::AccessMap, "access-map.json"),
+];
 
 pub(crate) async fn run(arguments: PlanArguments) -> anyhow::Result<Outcome> {
     let wanted = wanted(arguments.format)?;
@@ -43,6 +52,9 @@ pub(crate) async fn run(arguments: PlanArguments) -> anyhow::Result<Outcome> {
         fs::create_dir_all(folder).with_context(|| format!("could not make the folder {}", folder.display()))?;
     }
     for ((format, _), file) in wanted.iter().zip(files) {
+        if *format == PlanFormat::AccessMap && arguments.format == PlanFormat::All && !logs_in_with_iam(&look) {
+            continue;
+        }
         fs::write(&file, spelled(*format)?).with_context(|| format!("could not write {}", file.display()))?;
         show::event("written", &json!({ "file": file }), &format!("written: {}", file.display()));
     }
@@ -55,13 +67,18 @@ pub(crate) async fn run(arguments: PlanArguments) -> anyhow::Result<Outcome> {
     Ok(Outcome::Done)
 }
 
+/// Whether access on the target is a matter of IAM.
+fn logs_in_with_iam(look: &Look) -> bool {
+    look.migration.config.target.auth == Auth::Iam
+}
+
 fn wanted(format: PlanFormat) -> anyhow::Result<Vec<(PlanFormat, &'static str)>> {
     match format {
         PlanFormat::All => Ok(FILES.to_vec()),
         PlanFormat::AwsCli | PlanFormat::IamPolicy | PlanFormat::Cost => {
             bail!("this format belongs to the form on AWS, which does not work yet: use json, text, runbook or all")
         }
-        PlanFormat::Json | PlanFormat::Text | PlanFormat::Runbook => {
+        PlanFormat::Json | PlanFormat::Text | PlanFormat::Runbook | PlanFormat::AccessMap => {
             Ok(FILES.into_iter().filter(|(of, _)| *of == format).collect())
         }
     }
@@ -81,6 +98,10 @@ fn spell(format: PlanFormat, plan: &MigrationPlan, file: &Path, config: &Config)
     Ok(match format {
         PlanFormat::Runbook => runbook::runbook(plan, file, config),
         PlanFormat::Text => summary(plan),
+        PlanFormat::AccessMap => {
+            let map = access_map(plan.acls.as_deref().unwrap_or_default(), config.target.cluster_arn.as_deref());
+            serde_json::to_string_pretty(&map)?
+        }
         PlanFormat::Json | PlanFormat::AwsCli | PlanFormat::IamPolicy | PlanFormat::Cost | PlanFormat::All => {
             canonical_json(plan)?
         }
