@@ -88,14 +88,20 @@ fn is_left_open(state: State) -> bool {
 async fn after(environment: Arc<Environment>, asked: Asked, failed: Failed) -> Result<Value, Failure> {
     let Failed { error, cause } = failed;
     // As whoever only looks: neither cluster is asked anything, for producers must not wait for brokers.
-    turn(&environment, &asked, asked.by(), |_| Command::Status, |_| {}, async |drive| {
-        if drive.journal.standing().cutover_is_open() {
-            drive.abandon_cutover().await?;
-        }
-        if drive.journal.standing() != Position::Unborn {
-            hand_over::tell(&drive.migration, &drive.owner).await?;
-        }
-        if let Position::At(state) = drive.journal.standing() {
+    turn(
+        &environment,
+        &asked,
+        asked.by(),
+        |_| Command::Status,
+        |_| {},
+        async |drive| {
+            if drive.journal.standing().cutover_is_open() {
+                drive.abandon_cutover().await?;
+            }
+            if drive.journal.standing() != Position::Unborn {
+                hand_over::tell(&drive.migration, &drive.owner).await?;
+            }
+            if let Position::At(state) = drive.journal.standing() {
                 if is_left_open(state) {
                     let reason = format!("{error}: {cause}");
                     let migration = drive.migration.clone();

@@ -497,8 +497,20 @@ def child_of(env, record):
 
 def evaluate_child(self, env, job):
     record = self._map_run_record
-    arn, machine, name, began = child_of(env, record)
+    child = []
+
+    def select_item(env_frame):
+        # The selector belongs to the map, and sees what the map sees.
+        original_select_item(self, env_frame)
+        child.append(child_of(env_frame, record))
+
+    self._eval_input = select_item
     original_child(self, env, job)
+    if not child:
+        # The selector itself has failed.
+        job.job_output = exceeded(env)
+        return
+    arn, machine, name, began = child[0]
     ended = env.program_state()
     now = datetime.datetime.now(datetime.timezone.utc)
     if isinstance(ended, program_states.ProgramError):
@@ -531,6 +543,7 @@ def aborting(run_all):
     return run_and_abort
 
 
+original_select_item = DistributedWorker._eval_input
 original_child = DistributedWorker._eval_job
 DistributedWorker._eval_job = evaluate_child
 distributed_map._map_run = aborting(distributed_map._map_run)
