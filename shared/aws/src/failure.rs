@@ -286,7 +286,7 @@ mod tests {
         Place::Table { name: "krossing".into(), region: "eu-west-1".into() }
     }
 
-    fn others() -> [Place; 3] {
+    fn others() -> [Place; 6] {
         [Kind::Secret, Kind::Key, Kind::Cluster, Kind::Bus, Kind::Workflow, Kind::Identity].map(|kind| Place::Other {
             kind,
             name: "it".into(),
