@@ -4,7 +4,7 @@ use krossing_core::{MigrationId, config::Config, config::FreezeConfig, journal::
 use krossing_runtime::{
     Freeze, GateFreeze, Migration,
     aws::{Aws, EventBus, Workflow},
-    connect::{LedgerPlace, Real, config_from_environment, connect},
+    connect::{LedgerPlace, Real, config_from_environment, connect, variable},
 };
 
 use crate::Failure;
@@ -36,7 +36,7 @@ impl Environment {
             ));
         }
         let aws = Aws::load(config.aws.region.as_deref()).await;
-        let bus = std::env::var("KROSSING_EVENT_BUS").unwrap_or_else(|_| DEFAULT_BUS.to_owned());
+        let bus = variable("KROSSING_EVENT_BUS").unwrap_or_else(|| DEFAULT_BUS.to_owned());
         Ok(Self { workflow: Workflow::new(&aws), bus: EventBus::new(&aws, &bus), aws, config })
     }
 

@@ -21,7 +21,7 @@ use krossing_core::{
 use krossing_replication::LanePlan;
 use krossing_runtime::{
     Migration, SystemClock,
-    connect::{Real, owner},
+    connect::{Real, owner, variable},
     lock::CommandLock,
 };
 use krossing_worker::{AllLanes, LaneWatch, TailEnd, WorkerError, seed_lane, tail_lane, told_to_stop};
@@ -99,12 +99,12 @@ pub fn main() -> ExitCode {
     }
 }
 
-fn variable(name: &str) -> Result<String, Failure> {
-    std::env::var(name).map_err(|error| Failure::refused_with(format!("{name}: {error}; the state machine sets it")))
+fn given(name: &str) -> Result<String, Failure> {
+    variable(name).ok_or_else(|| Failure::refused_with(format!("{name} is not set: the state machine sets it")))
 }
 
 async fn run(work: Work) -> Result<(), Failure> {
-    let token = variable(TOKEN_VARIABLE)?;
+    let token = given(TOKEN_VARIABLE)?;
     // Without a configuration there may be a region all the same, to say so to whoever waits.
     let environment = match Environment::read().await {
         Ok(environment) => environment,
@@ -116,8 +116,8 @@ async fn run(work: Work) -> Result<(), Failure> {
     };
     let task = Task { workflow: environment.workflow.clone(), token };
     task.run(async |pulse, stop| {
-        let id = variable("KROSSING_MIGRATION_ID")?;
-        let asked = Asked { migration_id: id, execution: Some(variable("KROSSING_EXECUTION")?), decision: None };
+        let id = given("KROSSING_MIGRATION_ID")?;
+        let asked = Asked { migration_id: id, execution: Some(given("KROSSING_EXECUTION")?), decision: None };
         let migration = Arc::new(environment.migration(asked.id()?, asked.by()).await?);
         let execution = asked.execution.clone().unwrap_or_default();
         of_this_execution(&migration, &execution).await?;

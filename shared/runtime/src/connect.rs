@@ -176,6 +176,11 @@ pub async fn parse_config(text: &str) -> Result<Config, Vec<Problem>> {
     Config::parse_with(text, env, &secrets)
 }
 
+/// A variable that whoever starts this process sets; none where it is not set, or is no text.
+pub fn variable(name: &str) -> Option<String> {
+    std::env::var(name).ok()
+}
+
 /// The configuration of a process that has no file: the text in `KROSSING_CONFIG`.
 pub async fn config_from_environment() -> Result<Config, ConfigError> {
     let path = || PathBuf::from("KROSSING_CONFIG");
