@@ -6,12 +6,12 @@
 use std::{collections::BTreeSet, fmt::Write, sync::Arc, time::Duration};
 
 use anyhow::Result;
-use krossing_cli::{Voice, drive::Drive};
 use krossing_core::{
     ports::Clock,
     stragglers::Choice,
     transition::{Command, Decision, NoResumePoint, Position, ResumePoint, State, permit, resume_point},
 };
+use krossing_drive::{Drive, SILENT};
 use krossing_testkit::{Call, Fault, Faults};
 use rand::RngExt;
 use tokio::task::{JoinHandle, spawn_local};
@@ -293,7 +293,7 @@ pub(crate) async fn in_time<T>(scene: &Scene, doing: impl Future<Output = Result
 pub(crate) async fn process(scene: Scene, command: Command, faults: Faults, number: usize) -> Result<()> {
     let migration = Arc::new(scene.migration(&faults));
     let permitted = if command == Command::ClientSwitch { Command::Status } else { command };
-    let mut drive = Drive::open(migration, format!("process {number}"), Voice::Silent, permitted).await?;
+    let mut drive = Drive::open(migration, format!("process {number}"), SILENT, permitted).await?;
     match command {
         Command::Execute => {
             let mut planned = match drive.journal.standing() {

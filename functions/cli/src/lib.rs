@@ -1,8 +1,8 @@
 //! The command `krossing`: the phases of a migration, driven from a terminal.
 //!
 //! One file a command below `commands`; what they share is here: a `session` that holds a migration for as long as a
-//! command drives it, and what is shown (`show`). What a command does is in [`drive`], with the `phases` from the plan
-//! to `drain_ready`: the sequence without the terminal, which `tests/crash` runs on fakes.
+//! command drives it, and what is shown (`show`). What a command does is in `krossing_drive`: the sequence without the
+//! terminal, which `tests/crash` runs on fakes.
 //!
 //! Exit codes: 0 done, 1 failed (also a command that is not understood), 10 waiting for the operator.
 //!
@@ -11,9 +11,6 @@
 
 mod arguments;
 mod commands;
-pub mod drive;
-pub mod hand_over;
-mod phases;
 mod progress;
 mod runbook;
 mod session;
@@ -24,8 +21,6 @@ use std::process::ExitCode;
 
 use arguments::{Arguments, Command, EvidenceCommand};
 use clap::Parser;
-
-pub use show::Voice;
 
 /// How a command ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

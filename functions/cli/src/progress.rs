@@ -10,6 +10,7 @@ use std::{
 
 use indicatif::{ProgressBar, ProgressStyle};
 use krossing_core::ports::Clock;
+use krossing_drive::Watched;
 use krossing_runtime::SystemClock;
 use krossing_worker::{Snapshot, View};
 use serde_json::{Value, json};
@@ -25,15 +26,6 @@ const DRAW_EVERY: Duration = Duration::from_millis(250);
 
 /// For how long the rate is watched before it says when the seed will end.
 const ETA_AFTER: Duration = Duration::from_secs(10);
-
-/// What is being watched.
-#[derive(Debug, Clone, Copy)]
-pub(crate) enum Watched {
-    /// The seed: bytes on the source's disks in all, and those that earlier attempts have copied.
-    Seed { bytes_total: u64, bytes_before: u64 },
-    /// The tail.
-    Tail,
-}
 
 /// Shows progress until it is dropped.
 pub(crate) struct Progress {

@@ -12,6 +12,7 @@ use krossing_core::{
     ports::{Clock, Ledger},
     transition::{self, Position, State},
 };
+use krossing_drive::{Drive, Planned};
 use krossing_runtime::{
     Migration,
     connect::{LedgerPlace, Real, connect, owner, reach, read_config, remove_if_unused},
@@ -20,8 +21,7 @@ use krossing_runtime::{
 
 use crate::{
     arguments::{Common, Existing},
-    drive::{Drive, Planned},
-    show::{Voice, advice},
+    show::{TERMINAL, advice},
 };
 
 /// A migration that this command drives.
@@ -111,7 +111,7 @@ impl Session {
             // Of a new one, precheck says what cannot be reached, with all else that stands in its way.
             reach(&migration).await?;
         }
-        let drive = Drive::open(migration, owner, Voice::Terminal, command).await?;
+        let drive = Drive::open(migration, owner, TERMINAL, command).await?;
         Ok(Self { drive, place, common: common.clone(), lock })
     }
 

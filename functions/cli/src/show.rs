@@ -15,13 +15,17 @@ use clap::ValueEnum;
 use jiff::Timestamp;
 use krossing_core::{
     journal::{EntryKind, JournalEntry},
+    precheck::Finding,
     transition::State,
 };
+use krossing_drive::{Shown, Voice, Watched};
 use krossing_worker::View;
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use crate::progress::{Progress, Watched};
+use crate::progress::Progress;
+
+pub(crate) use krossing_drive::chain;
 
 /// How events are spelled.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
@@ -45,35 +49,31 @@ pub(crate) fn output() -> Output {
     OUTPUT.get().copied().unwrap_or_default()
 }
 
-/// Where the words of a command go.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Voice {
-    /// To stdout and stderr.
-    Terminal,
-    /// Nowhere: whoever drives reads the journal.
-    Silent,
-}
+/// Words of a command go to stdout and stderr.
+pub(crate) const TERMINAL: &dyn Voice = &Terminal;
 
-impl Voice {
-    pub(crate) fn event(self, name: &str, value: &impl Serialize, text: &str) {
-        if self == Voice::Terminal {
-            event(name, value, text);
-        }
+struct Terminal;
+
+impl Voice for Terminal {
+    fn entry(&self, entry: &JournalEntry) {
+        event("entry", entry, &entry_text(entry));
     }
 
-    pub(crate) fn entry(self, entry: &JournalEntry) {
-        self.event("entry", entry, &entry_text(entry));
+    fn finding(&self, finding: &Finding) {
+        event("finding", finding, &krossing_precheck::render_text(std::slice::from_ref(finding)));
     }
 
-    pub(crate) fn advice(self, text: &str) {
-        if self == Voice::Terminal {
-            advice(text);
-        }
+    fn step(&self, at_unix_ms: i64, step: &str) {
+        let text = format!("{} cutover: {step}", time(at_unix_ms));
+        event("step", &json!({ "at_unix_ms": at_unix_ms, "step": step }), &text);
     }
 
-    /// Shows progress until it is dropped.
-    pub(crate) fn progress(self, view: Arc<View>, watched: Watched) -> Option<Progress> {
-        (self == Voice::Terminal).then(|| Progress::start(view, watched))
+    fn advice(&self, text: &str) {
+        advice(text);
+    }
+
+    fn progress(&self, view: Arc<View>, watched: Watched) -> Shown {
+        Box::new(Progress::start(view, watched))
     }
 }
 
@@ -120,21 +120,6 @@ pub(crate) fn error(error: &anyhow::Error) {
     let error = chain(error.as_ref());
     advice(&format!("krossing: {error}"));
     for_programs("error", &json!({ "error": error }));
-}
-
-/// An error and its causes in one sentence each, none twice.
-pub(crate) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut text = String::new();
-    for cause in std::iter::successors(Some(error), |error| error.source()).map(ToString::to_string) {
-        if text.ends_with(&cause) {
-            continue;
-        }
-        if !text.is_empty() {
-            text.push_str(": ");
-        }
-        text.push_str(&cause);
-    }
-    text
 }
 
 /// A journal entry in one line.

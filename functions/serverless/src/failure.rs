@@ -8,6 +8,7 @@ use krossing_core::{
     ports::{ClusterError, StoreError},
 };
 use krossing_cutover::CutoverError;
+use krossing_drive::chain;
 use krossing_finalize::FinalizeError;
 use krossing_replication::LaneError;
 use krossing_runtime::MigrationError;
@@ -31,7 +32,7 @@ impl Failure {
 
     /// As `refused_with`, of an error and its causes.
     pub fn refused(error: &(dyn Error + 'static)) -> Self {
-        Self::refused_with(sentence(error))
+        Self::refused_with(chain(error))
     }
 
     /// Another execution or command has the migration.
@@ -43,17 +44,6 @@ impl Failure {
     pub fn retryable(sentence: String) -> Self {
         Self { class: ErrorClass::Retryable, sentence }
     }
-}
-
-/// An error with its causes, in one line.
-pub(crate) fn sentence(error: &(dyn Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
-    }
-    text
 }
 
 /// The class of the outermost error that has one. A rule that said no has none: there is something to put right.
@@ -79,7 +69,7 @@ fn class_of(error: &(dyn Error + 'static)) -> ErrorClass {
 impl From<anyhow::Error> for Failure {
     fn from(error: anyhow::Error) -> Self {
         let error: &(dyn Error + 'static) = error.as_ref();
-        Self { class: class_of(error), sentence: sentence(error) }
+        Self { class: class_of(error), sentence: chain(error) }
     }
 }
 

@@ -3,25 +3,19 @@
 use std::sync::Arc;
 
 use krossing_core::{
-    decision::{Answer, Decided, GATE_DOCUMENT, Gate, OpenGate, may_answer},
+    decision::{Answer, Gate},
     journal::{Actor, KnownBy},
-    ports::{Clock, Ledger, StoreError},
     transition::State,
 };
-use krossing_runtime::{
-    Migration,
-    aws::{Workflow, WorkflowError},
-    connect::Real,
-};
+use krossing_drive::gate;
+use krossing_runtime::{Migration, connect::Real};
 use krossing_worker::lane_report;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::{
-    Environment, Failure,
-    failure::sentence,
-    tell,
-    turns::{Asked, of_this_execution, open_gate},
+    Environment, Failure, tell,
+    turns::{Asked, of_this_execution},
 };
 
 /// How many groups a question names.
@@ -52,19 +46,7 @@ pub async fn notify(environment: Arc<Environment>, event: Value) -> Result<Value
     let execution = asked.execution.clone().unwrap_or_default();
     let migration = environment.migration(asked.id()?, asked.by()).await?;
     of_this_execution(&migration, &execution).await?;
-    let (version, stored) = open_gate(&migration).await?;
-    // Delivered twice, it asks twice and opens once: an answer that was given stays.
-    if stored.is_none_or(|open| open.token != wanted.token) {
-        let open = OpenGate {
-            gate: wanted.gate,
-            token: wanted.token.clone(),
-            execution: execution.clone(),
-            asked_unix_ms: migration.clock.unix_ms(),
-            decided: None,
-        };
-        let content = serde_json::to_vec(&open).expect("a gate is plain data");
-        migration.ledger.put_document(GATE_DOCUMENT, version, content.into()).await?;
-    }
+    gate::open(&migration, wanted.gate, &wanted.token, &execution).await?;
     let mut facts = facts(&migration, wanted.gate).await?;
     if let Some(Failed { error, cause }) = &wanted.error {
         facts.push(format!("{error}: {cause}"));
@@ -88,7 +70,7 @@ async fn facts(migration: &Migration<Real>, gate: Gate) -> Result<Vec<String>, F
     let mut facts = vec![format!("state={state}")];
     match gate {
         Gate::ApproveCutover | Gate::FreezeProducers => {
-            let plan = krossing_cli::drive::load_planned(migration, &journal).await?;
+            let plan = krossing_drive::load_planned(migration, &journal).await?;
             let mut lag = 0;
             for lane in plan.lanes() {
                 lag += lane_report(migration, lane.id).await?.map_or(0, |(_, report)| report.lag_records_total);
@@ -134,41 +116,6 @@ pub async fn decide(environment: Arc<Environment>, event: Value) -> Result<Value
     let who = decision.by.unwrap_or_else(|| "whoever invoked the decide function".to_owned());
     let by = Actor { who, known_by: KnownBy::Nobody };
     let migration = environment.migration(asked.id()?, by.clone()).await?;
-    let gate = answer(&migration, &environment.workflow, decision.decision, by, decision.reason).await?;
+    let gate = gate::answer(&migration, &environment.workflow, decision.decision, by, decision.reason).await?;
     Ok(json!({ "migration_id": migration.id, "gate": gate, "decision": decision.decision }))
-}
-
-/// Answers the gate at which the migration waits: written down first, then the workflow is told. Answers which gate it
-/// was.
-pub async fn answer(
-    migration: &Migration<Real>,
-    workflow: &Workflow,
-    answer: Answer,
-    by: Actor,
-    reason: String,
-) -> Result<Gate, Failure> {
-    let (version, stored) = open_gate(migration).await?;
-    let open = may_answer(stored.as_ref(), answer).map_err(Failure::refused_with)?.clone();
-    let decided = Decided { answer, by, reason, at_unix_ms: migration.clock.unix_ms() };
-    let output = json!({ "decision": answer, "by": decided.by.to_string() });
-    let content = serde_json::to_vec(&OpenGate { decided: Some(decided), ..open.clone() }).expect("plain data");
-    match migration.ledger.put_document(GATE_DOCUMENT, version, content.into()).await {
-        Err(StoreError::Conflict { .. }) => {
-            return Err(Failure::refused_with(format!("{}: another has answered in this moment", open.gate)));
-        }
-        put => drop(put?),
-    }
-    match workflow.succeed(&open.token, &output).await {
-        Ok(()) => Ok(open.gate),
-        Err(error @ WorkflowError::TokenGone { .. }) => {
-            Err(Failure::refused_with(format!("{} has passed: {}", open.gate, sentence(&error))))
-        }
-        Err(WorkflowError::Call(error)) => {
-            // It was not told: the next answer must not find this one.
-            let content = serde_json::to_vec(&open).expect("a gate is plain data");
-            let (version, _) = open_gate(migration).await?;
-            migration.ledger.put_document(GATE_DOCUMENT, version, content.into()).await?;
-            Err(error.into())
-        }
-    }
 }

@@ -1,6 +1,6 @@
 //! What runs on AWS: the Lambdas, one a phase, and the Fargate worker. Each binary below `bin` is a few lines.
 //!
-//! They drive a migration as the command does, with the same sequence (`krossing_cli::drive`) and the same phases, one
+//! They drive a migration as the command does, with the same sequence (`krossing_drive`) and the same phases, one
 //! turn at a time; between turns `statemachine/migration.asl.json` says what comes next. State is in the ledger: what
 //! travels through the workflow is who and how it ended.
 //!

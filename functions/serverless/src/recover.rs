@@ -5,18 +5,17 @@
 
 use std::sync::Arc;
 
-use krossing_cli::hand_over;
 use krossing_core::{
     ErrorClass,
     transition::{Command, Position, State},
 };
+use krossing_drive::{chain, hand_over};
 use krossing_runtime::aws::WorkflowError;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::{
     Environment, Failure,
-    failure::sentence,
     gates::Failed,
     tell,
     turns::{Asked, turn},
@@ -75,7 +74,7 @@ async fn task_stopped(environment: &Environment, detail: &Value) -> Result<Value
     let cause = format!("the worker's task has stopped: {why}");
     match environment.workflow.fail(token, ErrorClass::Retryable.name(), &cause).await {
         Ok(()) => Ok(json!({ "told": cause })),
-        Err(error @ WorkflowError::TokenGone { .. }) => Ok(json!({ "nothing_to_do": sentence(&error) })),
+        Err(error @ WorkflowError::TokenGone { .. }) => Ok(json!({ "nothing_to_do": chain(&error) })),
         Err(WorkflowError::Call(error)) => Err(error.into()),
     }
 }
@@ -114,7 +113,7 @@ async fn after(environment: Arc<Environment>, asked: Asked, failed: Failed) -> R
                         &[],
                     );
                     if let Err(unsigned) = Box::pin(ended).await {
-                        tracing::warn!(error = sentence(&unsigned), "the attempt leaves no evidence");
+                        tracing::warn!(error = chain(&unsigned), "the attempt leaves no evidence");
                         drive.reload().await?;
                         if drive.journal.standing() == Position::At(state) {
                             drive.enter(State::Failed, reason, json!({})).await?;

@@ -16,7 +16,9 @@ use krossing_runtime::{
 use serde_json::Value;
 use tokio::sync::watch;
 
-use crate::{Failure, failure::sentence};
+use krossing_drive::chain;
+
+use crate::Failure;
 
 /// How often the workflow hears that work goes on.
 const BEAT_EVERY: Duration = Duration::from_secs(20);
@@ -93,7 +95,7 @@ impl Task {
         match told {
             Ok(()) => Ok(()),
             Err(error @ WorkflowError::TokenGone { .. }) => {
-                tracing::warn!(why = sentence(&error), "nobody heard how this task ended");
+                tracing::warn!(why = chain(&error), "nobody heard how this task ended");
                 Ok(())
             }
             Err(WorkflowError::Call(error)) => Err(error.into()),
@@ -111,7 +113,7 @@ impl Task {
             }
             match self.workflow.heartbeat(&self.token).await {
                 Ok(()) => last = now,
-                Err(error @ WorkflowError::TokenGone { .. }) => return sentence(&error),
+                Err(error @ WorkflowError::TokenGone { .. }) => return chain(&error),
                 Err(WorkflowError::Call(error)) => tracing::warn!(%error, "could not send a heartbeat"),
             }
         }

@@ -2,15 +2,15 @@
 
 use std::{str::FromStr, sync::Arc, time::Duration};
 
-use krossing_cli::{Voice, drive::Drive, hand_over};
 use krossing_core::{
     MigrationId,
     config::FreezeConfig,
-    decision::{Answer, Decided, GATE_DOCUMENT, Gate, OpenGate, decided_by},
+    decision::{Answer, Decided, Gate, OpenGate, decided_by},
     journal::{Actor, KnownBy},
     ports::{Ledger, StoreError, Version},
     transition::{Command, Position, State},
 };
+use krossing_drive::{Drive, SILENT, gate::last_gate, hand_over};
 use krossing_runtime::{
     Freeze, GateFreeze, Migration,
     connect::{Real, owner},
@@ -76,7 +76,7 @@ pub(crate) async fn turn(
     let place = environment.place(&migration.id)?;
     let _lock = CommandLock::take(&place, &migration, &owner, log).await?;
     let standing = migration.journal().await?.standing();
-    let mut drive = Drive::open(migration, owner, Voice::Silent, command(standing)).await?;
+    let mut drive = Drive::open(migration, owner, SILENT, command(standing)).await?;
     let done = Box::pin(work(&mut drive)).await;
     // What was journaled is told even where the turn has failed.
     tell::new_entries(environment, &drive.migration, asked.execution.as_deref()).await;
@@ -212,26 +212,16 @@ pub async fn topology(environment: Arc<Environment>, event: Value) -> Result<Val
     .await
 }
 
-/// The last gate of the migration, as the ledger has it.
-async fn last_gate(environment: &Environment, asked: &Asked) -> Result<Option<OpenGate>, Failure> {
+/// The gate before this turn, as the ledger has it.
+async fn gate_of(environment: &Environment, asked: &Asked) -> Result<Option<OpenGate>, Failure> {
     let migration = environment.migration(asked.id()?, asked.by()).await?;
-    Ok(open_gate(&migration).await?.1)
-}
-
-/// The gate in the ledger.
-pub(crate) async fn open_gate(migration: &Migration<Real>) -> Result<(Option<Version>, Option<OpenGate>), Failure> {
-    let Some((version, content)) = migration.ledger.document(GATE_DOCUMENT).await? else { return Ok((None, None)) };
-    let gate = serde_json::from_slice(&content).map_err(|error| StoreError::Damaged {
-        attempt: format!("read the ledger's document {GATE_DOCUMENT}"),
-        detail: error.to_string(),
-    })?;
-    Ok((Some(version), Some(gate)))
+    Ok(last_gate(&migration).await?.1)
 }
 
 /// From `drain_ready` to `awaiting_client_switch`, or back with the reason.
 pub async fn cutover(environment: Arc<Environment>, event: Value) -> Result<Value, Failure> {
     let asked = Asked::of(event)?;
-    let gate = last_gate(&environment, &asked).await?;
+    let gate = gate_of(&environment, &asked).await?;
     let asked_to_freeze = gate.as_ref().is_some_and(|open| open.gate == Gate::FreezeProducers);
     let Decided { by, .. } = match asked_to_freeze {
         true => decided_by(gate.as_ref(), Gate::FreezeProducers, Answer::Frozen),
@@ -263,7 +253,7 @@ pub async fn cutover(environment: Arc<Environment>, event: Value) -> Result<Valu
 /// From `awaiting_client_switch` to `validating`.
 pub async fn acknowledge(environment: Arc<Environment>, event: Value) -> Result<Value, Failure> {
     let asked = Asked::of(event)?;
-    let gate = last_gate(&environment, &asked).await?;
+    let gate = gate_of(&environment, &asked).await?;
     let by = decided_by(gate.as_ref(), Gate::AcknowledgeSwitch, Answer::Switched).by;
     turn(
         &environment,
@@ -282,7 +272,7 @@ pub async fn acknowledge(environment: Arc<Environment>, event: Value) -> Result<
 /// Gives the migration up.
 pub async fn rollback(environment: Arc<Environment>, event: Value) -> Result<Value, Failure> {
     let asked = Asked::of(event)?;
-    let stored = last_gate(&environment, &asked).await?;
+    let stored = gate_of(&environment, &asked).await?;
     let gate = stored.as_ref().map_or(Gate::ApproveCutover, |open| open.gate);
     let by = match &asked.decision {
         Some(_) => decided_by(stored.as_ref(), gate, Answer::Rollback).by,

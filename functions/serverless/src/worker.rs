@@ -6,11 +6,6 @@
 use std::{process::ExitCode, sync::Arc, time::Duration};
 
 use clap::{Parser, Subcommand};
-use krossing_cli::{
-    Voice,
-    drive::{Drive, Planned, load_planned},
-    hand_over,
-};
 use krossing_client_switch::ClientSwitch;
 use krossing_core::{
     ErrorClass, LaneId,
@@ -18,6 +13,7 @@ use krossing_core::{
     ports::{Clock, Version},
     transition::{Command, State},
 };
+use krossing_drive::{Drive, Planned, SILENT, chain, hand_over, load_planned};
 use krossing_replication::LanePlan;
 use krossing_runtime::{
     Migration, SystemClock,
@@ -30,7 +26,6 @@ use tokio::{sync::watch, task::JoinSet};
 
 use crate::{
     Environment, Failure,
-    failure::sentence,
     recover::TOKEN_VARIABLE,
     task::{Pulse, Task},
     tell,
@@ -217,7 +212,7 @@ impl Job<'_> {
         let owner = owner();
         let place = self.environment.place(&self.migration.id)?;
         let _lock = CommandLock::take(&place, &self.migration, &owner, log).await?;
-        let mut drive = Drive::open(self.migration.clone(), owner.clone(), Voice::Silent, Command::Resume).await?;
+        let mut drive = Drive::open(self.migration.clone(), owner.clone(), SILENT, Command::Resume).await?;
         drive.resume_what_failed().await?;
         let mut planned = drive.planned().await?;
         if drive.journal.tip() == Some(State::Seed) {
@@ -309,7 +304,7 @@ impl Job<'_> {
         stop_appeared.send_replace(true);
         while let Some(rested) = appeared.join_next().await {
             if let Ok(Err(error)) = rested {
-                tracing::warn!(error = sentence(&error), "a lane of what has appeared did not come to rest by itself");
+                tracing::warn!(error = chain(&error), "a lane of what has appeared did not come to rest by itself");
             }
         }
         ended
@@ -341,7 +336,7 @@ impl Job<'_> {
                         tracing::warn!(partition = %left_behind.partition, "a producer was left behind on the source");
                     }
                 }
-                Err(error) => tracing::warn!(error = sentence(error), "groups were not looked at; looking again"),
+                Err(error) => tracing::warn!(error = chain(error), "groups were not looked at; looking again"),
             };
         switch.follow(until, show).await.map_err(anyhow::Error::new)?;
         Ok(json!({}))
@@ -352,7 +347,7 @@ impl Job<'_> {
         let owner = owner();
         let place = self.environment.place(&self.migration.id)?;
         let _lock = CommandLock::take(&place, &self.migration, &owner, log).await?;
-        let mut drive = Drive::open(self.migration.clone(), owner, Voice::Silent, Command::Finalize).await?;
+        let mut drive = Drive::open(self.migration.clone(), owner, SILENT, Command::Finalize).await?;
         let alive = async {
             loop {
                 self.pulse.beat();

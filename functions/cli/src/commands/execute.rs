@@ -6,6 +6,7 @@
 //! may drive the migration meanwhile.
 
 use krossing_core::transition::{Command, Position, State};
+use krossing_drive::{Planned, hand_over};
 use krossing_runtime::connect::{Real, new_migration_id, remove_if_unused};
 use krossing_worker::Workers;
 use serde_json::json;
@@ -14,8 +15,6 @@ use crate::{
     Outcome,
     arguments::ExecuteArguments,
     commands::client_switch,
-    drive::Planned,
-    hand_over,
     session::{Session, interrupted, unless_interrupted},
     show,
 };

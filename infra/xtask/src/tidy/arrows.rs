@@ -91,6 +91,12 @@ const LAYERS: &[Layer] = &[
         why: "an adapter serves one capability and knows no other",
     },
     Layer {
+        folder: "functions/drive",
+        may_use: &["krossing-core", "krossing-replication", "krossing-runtime", PHASES],
+        must_not: CLIENTS,
+        why: "the sequence of phases has one home, whoever runs it",
+    },
+    Layer {
         folder: "functions/cli",
         may_use: &["krossing-core", "krossing-replication", "krossing-runtime", PHASES],
         must_not: CLIENTS,
@@ -134,7 +140,7 @@ const LAYERS: &[Layer] = &[
     },
     Layer {
         folder: "functions/serverless",
-        may_use: &["krossing-core", "krossing-replication", "krossing-runtime", "krossing-cli", PHASES],
+        may_use: &["krossing-core", "krossing-replication", "krossing-runtime", PHASES],
         must_not: CLIENTS,
         why: "what runs on AWS drives phases by the same sequence as the command",
     },

@@ -1,7 +1,6 @@
 //! A migration that is driven: each command's phases in their order, and the journal between them.
 //!
-//! This is the sequence without the terminal around it: generic over the ports, so that what a command does can be run
-//! on fakes that crash at any call. A process that dies anywhere in here is gone on with by the same call: each turn
+//! Generic over the ports, so that what a command does can be run on fakes that crash at any call. A process that dies anywhere in here is gone on with by the same call: each turn
 //! does what the journal's state asks for and journals the next state once it is done. Which command may run in which
 //! state is the table in `krossing_core::transition`; nothing here decides it again.
 //!
@@ -33,7 +32,7 @@ use tokio::sync::mpsc;
 
 use crate::{
     hand_over, phases,
-    show::{self, Voice},
+    voice::{Voice, chain},
 };
 
 /// How often a cutover's step is looked at, to show a new one.
@@ -47,7 +46,7 @@ pub struct Drive<P: Ports> {
     pub journal: Journal,
     /// Names this process in leases.
     pub owner: String,
-    pub(crate) voice: Voice,
+    pub(crate) voice: &'static dyn Voice,
     /// How many entries of the journal have been shown.
     shown: usize,
 }
@@ -79,7 +78,7 @@ impl<P: Ports> Drive<P> {
     pub async fn open(
         migration: Arc<Migration<P>>,
         owner: String,
-        voice: Voice,
+        voice: &'static dyn Voice,
         command: Command,
     ) -> anyhow::Result<Self> {
         let journal = migration.journal().await?;
@@ -253,7 +252,7 @@ impl<P: Ports> Drive<P> {
         while let Ok(notice) = notices.try_recv() {
             if let Err(error) = journal_notice(&migration, &mut self.journal, notice).await {
                 // How the cutover ended counts for more; a gap is also in the progress and in the report.
-                self.voice.advice(&format!("could not be journaled: {}", show::chain(&error)));
+                self.voice.advice(&format!("could not be journaled: {}", chain(&error)));
             }
         }
         self.show_entries();
@@ -261,7 +260,7 @@ impl<P: Ports> Drive<P> {
     }
 
     /// Where a cutover that did not reach READY leaves the operator.
-    pub(crate) fn after_cutover(&self) -> &'static str {
+    pub fn after_cutover(&self) -> &'static str {
         match self.journal.tip() {
             Some(State::DrainReady) if self.release_unconfirmed() => {
                 "producers were told that they may go on and NOBODY CONFIRMED IT: see to it by hand; the migration is at \
@@ -389,7 +388,7 @@ impl<P: Ports> Drive<P> {
     }
 
     /// Shows what the journal got since the last time, in order and once.
-    pub(crate) fn show_entries(&mut self) {
+    pub fn show_entries(&mut self) {
         for entry in &self.journal.entries()[self.shown.min(self.journal.position())..] {
             self.voice.entry(entry);
         }
@@ -406,9 +405,9 @@ impl<P: Ports> Drive<P> {
         }
         let standing = self.journal.standing();
         if matches!(standing, Position::At(state) if state.successors().contains(&State::Failed))
-            && let Err(unwritten) = self.enter(State::Failed, show::chain(error.as_ref()), json!({})).await
+            && let Err(unwritten) = self.enter(State::Failed, chain(error.as_ref()), json!({})).await
         {
-            self.voice.advice(&format!("the failure could not be journaled: {}", show::chain(unwritten.as_ref())));
+            self.voice.advice(&format!("the failure could not be journaled: {}", chain(unwritten.as_ref())));
         }
     }
 }
@@ -438,8 +437,13 @@ fn cutover<'a, P: Ports>(
 }
 
 /// Shows each step as it begins, and what is journaled as it is stored. Never ends.
-async fn show_steps<P: Ports>(migration: &Migration<P>, voice: Voice, step: &Step, shown: &mut usize) -> Infallible {
-    if voice == Voice::Silent {
+async fn show_steps<P: Ports>(
+    migration: &Migration<P>,
+    voice: &'static dyn Voice,
+    step: &Step,
+    shown: &mut usize,
+) -> Infallible {
+    if !voice.is_heard() {
         return std::future::pending().await;
     }
     let mut last = "";
@@ -453,9 +457,7 @@ async fn show_steps<P: Ports>(migration: &Migration<P>, voice: Voice, step: &Ste
         }
         let now = step.name();
         if now != last {
-            let at_unix_ms = migration.clock.unix_ms();
-            let text = format!("{} cutover: {now}", show::time(at_unix_ms));
-            voice.event("step", &json!({ "at_unix_ms": at_unix_ms, "step": now }), &text);
+            voice.step(migration.clock.unix_ms(), now);
             last = now;
         }
         migration.clock.sleep(LOOK_EVERY).await;

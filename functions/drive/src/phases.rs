@@ -20,8 +20,7 @@ use serde_json::json;
 
 use crate::{
     drive::{Drive, Planned},
-    progress::Watched,
-    show::Voice,
+    voice::{Voice, Watched},
 };
 
 /// Runs the phases until the target has kept up. Answers the lanes, which go on copying until they are stopped; none
@@ -71,10 +70,8 @@ async fn turns<P: Ports>(drive: &mut Drive<P>, planned: &mut Planned) -> anyhow:
 }
 
 /// Shows findings, and says whether a migration may go on.
-pub(crate) fn show_findings(voice: Voice, findings: &[Finding]) -> anyhow::Result<()> {
-    findings.iter().for_each(|finding| {
-        voice.event("finding", finding, &krossing_precheck::render_text(std::slice::from_ref(finding)))
-    });
+pub(crate) fn show_findings(voice: &dyn Voice, findings: &[Finding]) -> anyhow::Result<()> {
+    findings.iter().for_each(|finding| voice.finding(finding));
     if !blocks(findings) {
         return Ok(());
     }

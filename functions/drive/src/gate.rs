@@ -1,0 +1,83 @@
+//! Gates: where a workflow waits for an operator, as the ledger has them, and how they are answered.
+
+use krossing_core::{
+    decision::{Answer, Decided, GATE_DOCUMENT, Gate, OpenGate, may_answer},
+    journal::Actor,
+    ports::{Clock, Ledger, Ports, StoreError, Version},
+};
+use krossing_runtime::{
+    ForStep, Migration, MigrationError, MigrationResult,
+    aws::{Workflow, WorkflowError},
+};
+
+use crate::chain;
+
+/// The gate that is open, or was last; none before the first.
+pub async fn last_gate<P: Ports>(migration: &Migration<P>) -> MigrationResult<(Option<Version>, Option<OpenGate>)> {
+    let attempt = "read what is asked of the operator";
+    let Some((version, content)) = migration.ledger.document(GATE_DOCUMENT).await.during(attempt)? else {
+        return Ok((None, None));
+    };
+    let gate = serde_json::from_slice(&content)
+        .map_err(|error| StoreError::Damaged { attempt: GATE_DOCUMENT.to_owned(), detail: error.to_string() });
+    Ok((Some(version), Some(gate.during(attempt)?)))
+}
+
+async fn write<P: Ports>(
+    migration: &Migration<P>,
+    version: Option<Version>,
+    gate: &OpenGate,
+) -> MigrationResult<Version> {
+    let content = serde_json::to_vec(gate).expect("a gate is plain data");
+    let written = migration.ledger.put_document(GATE_DOCUMENT, version, content.into()).await;
+    written.during("write down what is asked of the operator")
+}
+
+/// Opens a gate. Delivered twice, it opens once: an answer that was given stays.
+pub async fn open<P: Ports>(migration: &Migration<P>, gate: Gate, token: &str, execution: &str) -> MigrationResult<()> {
+    let (version, stored) = last_gate(migration).await?;
+    if stored.is_some_and(|open| open.token == token) {
+        return Ok(());
+    }
+    let open = OpenGate {
+        gate,
+        token: token.to_owned(),
+        execution: execution.to_owned(),
+        asked_unix_ms: migration.clock.unix_ms(),
+        decided: None,
+    };
+    write(migration, version, &open).await.map(drop)
+}
+
+/// Answers the gate at which the migration waits: written down first, then the workflow is told. Answers which gate it
+/// was.
+pub async fn answer<P: Ports>(
+    migration: &Migration<P>,
+    workflow: &Workflow,
+    answer: Answer,
+    by: Actor,
+    reason: String,
+) -> MigrationResult<Gate> {
+    let refused = |sentence| MigrationError::Refused { sentence };
+    let (version, stored) = last_gate(migration).await?;
+    let open = may_answer(stored.as_ref(), answer).map_err(refused)?;
+    let output = serde_json::json!({ "decision": answer, "by": by.to_string() });
+    let decided = Decided { answer, by, reason, at_unix_ms: migration.clock.unix_ms() };
+    let version = match write(migration, version, &OpenGate { decided: Some(decided), ..open.clone() }).await {
+        Err(MigrationError::Store { source: StoreError::Conflict { .. }, .. }) => {
+            return Err(refused(format!("{}: another has answered in this moment", open.gate)));
+        }
+        written => written?,
+    };
+    match workflow.succeed(&open.token, &output).await {
+        Ok(()) => Ok(open.gate),
+        Err(error @ WorkflowError::TokenGone { .. }) => {
+            Err(refused(format!("{} has passed: {}", open.gate, chain(&error))))
+        }
+        Err(WorkflowError::Call(error)) => {
+            // It was not told: the next answer must not find this one.
+            write(migration, Some(version), open).await?;
+            Err(error).during("answer the workflow")
+        }
+    }
+}
