@@ -11,7 +11,7 @@ use lab::{
     Lab, Stack, StackSpec,
     aws::REGION,
     compare::{compare, groups_resume_exactly},
-    rehearsal::{Rehearsal, RehearsalSpec, command_file},
+    rehearsal::{Outcome, Rehearsal, RehearsalSpec, command_file},
     repository,
     stack::{Answer, EVIDENCE, SEGMENTS, SIGNING_KEY, TABLE},
     workload::{Offsets, Scale},
@@ -31,7 +31,7 @@ impl Stand {
         let config =
             format!("  ledger: {{dynamodb_table: {TABLE}}}\n  aws: {{region: {REGION}, s3_path_style: true}}\n{more}");
         let spec = RehearsalSpec { scale: Scale::Tiny, config, seed, ..RehearsalSpec::default() };
-        let rehearsal = Rehearsal::prepare(lab, &spec).await?;
+        let mut rehearsal = Rehearsal::prepare(lab, &spec).await?;
         let folder = rehearsal.folder.display().to_string();
         rehearsal.reconfigure(&format!("directory: \"{folder}/segments\""), &format!("s3_bucket: {SEGMENTS}"))?;
         let evidence = format!("directory: \"{folder}/evidence\", signing_key_file: \"{folder}/signing-key.pem\"");
@@ -42,6 +42,7 @@ impl Stand {
         let mut spec = StackSpec::new(&config, &definition, &binaries);
         spec.environment.insert("RUST_LOG".to_owned(), "info".to_owned());
         let stack = lab.stack(spec).await?;
+        rehearsal.migration.env = stack.environment();
         Ok(Self { rehearsal, stack })
     }
 
@@ -64,6 +65,11 @@ impl Stand {
             ensure!(now.status == "RUNNING", "it ended before {gate}: {now:?}");
             tokio::time::sleep(POLL).await;
         }
+    }
+
+    /// A command of the operator's, against the stack.
+    pub(crate) async fn command(&self, name: &str) -> Result<Outcome> {
+        self.rehearsal.start(name, &["--migration-id", "lab", "--stack", "lab"])?.finish().await
     }
 
     pub(crate) async fn decide(&self, payload: &Value) -> Result<Answer> {

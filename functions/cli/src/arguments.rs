@@ -68,6 +68,9 @@ pub(crate) struct Common {
     /// Folder for journal, leases and checkpoints [default: the evidence folder]
     #[arg(long, value_name = "PATH")]
     pub(crate) journal_dir: Option<PathBuf>,
+    /// The stack on AWS that does the work, in place of this process [default: aws.stack of the configuration]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) stack: Option<String>,
 }
 
 /// A migration that has begun.

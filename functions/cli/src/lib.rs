@@ -15,12 +15,14 @@ mod progress;
 mod runbook;
 mod session;
 mod show;
+mod stack;
 mod status;
 
 use std::process::ExitCode;
 
 use arguments::{Arguments, Command, EvidenceCommand};
 use clap::Parser;
+use krossing_core::transition;
 
 /// How a command ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -73,15 +75,41 @@ async fn run(command: Command) -> anyhow::Result<Outcome> {
     match command {
         Command::Plan(arguments) => commands::plan::run(arguments).await,
         Command::Precheck(arguments) => commands::precheck::run(arguments).await,
-        Command::Execute(arguments) => commands::execute::run(arguments).await,
-        Command::Resume(arguments) => commands::resume::run(arguments).await,
-        Command::Status(arguments) => commands::status::run(arguments).await,
-        Command::Cutover(arguments) => commands::cutover::run(arguments).await,
-        Command::CutoverAck(arguments) => commands::cutover_ack::run(arguments).await,
-        Command::ClientSwitch(arguments) => commands::client_switch::run(arguments).await,
         Command::Stragglers(arguments) => commands::stragglers::run(arguments).await,
-        Command::Rollback(arguments) => commands::rollback::run(arguments).await,
-        Command::Finalize(arguments) => commands::finalize::run(arguments).await,
         Command::Evidence(EvidenceCommand::Verify(arguments)) => commands::evidence::run(&arguments),
+        Command::Execute(arguments) => match stack::named(&arguments.common).await? {
+            Some(stack) => stack::execute(&stack, arguments).await,
+            None => commands::execute::run(arguments).await,
+        },
+        Command::Status(arguments) => match stack::named(&arguments.existing.common).await? {
+            Some(stack) => stack::status(&stack, &arguments.existing, arguments.follow).await,
+            None => commands::status::run(arguments).await,
+        },
+        Command::Resume(existing) => match stack::named(&existing.common).await? {
+            Some(stack) => stack::resume(&stack, &existing).await,
+            None => commands::resume::run(existing).await,
+        },
+        Command::Cutover(existing) => match stack::named(&existing.common).await? {
+            Some(stack) => stack::decide(&stack, &existing, transition::Command::Cutover).await,
+            None => commands::cutover::run(existing).await,
+        },
+        Command::CutoverAck(existing) => match stack::named(&existing.common).await? {
+            Some(stack) => stack::decide(&stack, &existing, transition::Command::CutoverAck).await,
+            None => commands::cutover_ack::run(existing).await,
+        },
+        Command::Finalize(existing) => match stack::named(&existing.common).await? {
+            Some(stack) => stack::decide(&stack, &existing, transition::Command::Finalize).await,
+            None => commands::finalize::run(existing).await,
+        },
+        Command::Rollback(arguments) => match stack::named(&arguments.existing.common).await? {
+            Some(stack) => stack::decide(&stack, &arguments.existing, transition::Command::Rollback).await,
+            None => commands::rollback::run(arguments).await,
+        },
+        Command::ClientSwitch(existing) => match stack::named(&existing.common).await? {
+            Some(stack) => {
+                anyhow::bail!("the worker of stack {stack} keeps groups in step; `krossing status` shows it")
+            }
+            None => commands::client_switch::run(existing).await,
+        },
     }
 }

@@ -38,7 +38,7 @@ impl Aws {
     }
 
     /// The region, for messages.
-    pub(crate) fn region(&self) -> String {
+    pub fn region(&self) -> String {
         self.sdk.region().map_or_else(|| "no region".to_owned(), ToString::to_string)
     }
 

@@ -212,6 +212,8 @@ pub struct LedgerConfig {
 pub struct AwsConfig {
     /// The region; none: as the SDK finds it.
     pub region: Option<String>,
+    /// The stack that does the work; none: the command itself.
+    pub stack: Option<String>,
     /// Whether buckets are named in the path.
     pub s3_path_style: bool,
 }

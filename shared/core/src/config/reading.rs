@@ -261,7 +261,7 @@ impl Reading {
         let backup = self.place("backup");
         let evidence = self.place("evidence");
         let dynamodb_table = self.text("ledger.dynamodb_table");
-        let region = self.text("aws.region");
+        let (region, stack) = (self.text("aws.region"), self.text("aws.stack"));
         let s3_path_style = self.choice("aws.s3_path_style").map(|choice| choice == "true");
         let retention = self.duration("evidence.retention");
         let signing_key = self.signing_key();
@@ -286,7 +286,7 @@ impl Reading {
             backup: BackupConfig { place: backup? },
             evidence: EvidenceConfig { place: evidence?, retention: retention?, signing_key: signing_key? },
             ledger: LedgerConfig { dynamodb_table },
-            aws: AwsConfig { region, s3_path_style: s3_path_style? },
+            aws: AwsConfig { region, stack, s3_path_style: s3_path_style? },
             topics,
             seed: seed?,
             topology: TopologyConfig { on_config_drift: on_config_drift? },

@@ -122,6 +122,7 @@ pub const FIELDS: &[Field] = &[
         None,
         "Region of buckets, table, keys and secrets; by default as the AWS SDK finds it.",
     ),
+    field("aws.stack", Kind::Text, None, "The stack on AWS that does the work, in place of the command."),
     field(
         "aws.s3_path_style",
         Kind::Bool,

@@ -1,0 +1,320 @@
+//! The same commands against a stack: executions are started, gates answered, and what happens is read from the ledger.
+//!
+//! Neither cluster is asked anything from here, so that it works from wherever AWS can be reached. Who answers a gate is
+//! who AWS says signs the calls.
+
+use std::{sync::Arc, time::Duration};
+
+use anyhow::{Context, anyhow, bail};
+use krossing_core::{
+    MigrationId,
+    decision::{Answer, Gate, OpenGate},
+    journal::{Actor, KnownBy},
+    ports::{Clock, StoreError},
+    transition::{Command, State},
+};
+use krossing_drive::gate::{answer, last_gate};
+use krossing_runtime::{
+    Migration,
+    aws::{Aws, Execution, Workflow, caller},
+    connect::{LedgerPlace, Real, connect, new_migration_id, read_config},
+};
+use krossing_worker::lane_report;
+use serde_json::json;
+
+use crate::{
+    Outcome,
+    arguments::{Common, ExecuteArguments, Existing},
+    show,
+};
+
+/// How often ledger and execution are looked at.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// How many executions of one migration are looked for.
+const ATTEMPTS_MAX: u32 = 1_000;
+
+/// A migration of a stack.
+pub(crate) struct Stack {
+    name: String,
+    common: Common,
+    migration: Arc<Migration<Real>>,
+    workflow: Workflow,
+    state_machine: String,
+    who: Actor,
+    /// How many entries of the journal have been shown.
+    shown: usize,
+}
+
+/// Where following came to an end.
+enum Reached {
+    /// The workflow waits for an operator.
+    Asked(OpenGate),
+    /// It waits for nothing any more.
+    Ended(Execution),
+}
+
+impl Stack {
+    /// The migration `id` of the stack `name`.
+    pub(crate) async fn open(name: &str, common: &Common, id: MigrationId) -> anyhow::Result<Self> {
+        let config = read_config(&common.config).await?;
+        let place = LedgerPlace::of(&config, common.journal_dir.as_deref(), &id)?;
+        if place.folder().is_some() {
+            bail!("ledger.dynamodb_table: give the stack's table: the journal of a stack is in no folder");
+        }
+        let aws = Aws::load(config.aws.region.as_deref()).await;
+        let (account, arn) = caller(&aws).await?;
+        let partition = arn.split(':').nth(1).unwrap_or("aws").to_owned();
+        let state_machine = format!("arn:{partition}:states:{}:{account}:stateMachine:krossing-{name}", aws.region());
+        let who = Actor { who: arn, known_by: KnownBy::AwsIdentity };
+        let mut migration = connect(config, id, &place).await?;
+        migration.by = who.clone();
+        let shown = migration.journal().await?.position();
+        let (migration, name, common) = (Arc::new(migration), name.to_owned(), common.clone());
+        Ok(Self { name, common, migration, workflow: Workflow::new(&aws), state_machine, who, shown })
+    }
+
+    /// The command line that goes on from here.
+    fn next_command(&self, command: Command) -> String {
+        format!(
+            "krossing {command} --config {} --stack {} --migration-id {}",
+            self.common.config.display(),
+            self.name,
+            self.migration.id
+        )
+    }
+
+    /// The gate that is open, if the execution that opened it still waits there.
+    async fn gate(&self) -> anyhow::Result<Option<OpenGate>> {
+        let (_, gate) = last_gate(&self.migration).await?;
+        let Some(gate) = gate.filter(|gate| gate.decided.is_none()) else { return Ok(None) };
+        let execution = self.workflow.execution(&gate.execution).await?;
+        Ok(execution.is_some_and(|execution| execution.is_running()).then_some(gate))
+    }
+
+    /// Starts an execution, or finds the one that runs already.
+    async fn start(&self) -> anyhow::Result<String> {
+        let id = &self.migration.id;
+        for attempt in 1..=ATTEMPTS_MAX {
+            let name = format!("{id}-{attempt}");
+            match self.workflow.start(&self.state_machine, &name, &json!({ "migration_id": id })).await {
+                Ok(execution) => {
+                    show::event("execution", &json!({ "execution": execution }), &format!("execution: {execution}"));
+                    return Ok(execution);
+                }
+                // It has ended: its name is taken for 90 days.
+                Err(StoreError::Conflict { .. }) => {}
+                Err(error) => return Err(error).context("the stack's workflow was not started"),
+            }
+        }
+        bail!("{ATTEMPTS_MAX} executions of {id} have ended; begin a new migration under another id")
+    }
+
+    /// Shows what the journal gets, until the operator is asked something new, or the execution has ended.
+    async fn follow(&mut self, execution: &str, answered: Option<&str>) -> anyhow::Result<Reached> {
+        loop {
+            self.show_entries().await?;
+            let (_, gate) = last_gate(&self.migration).await?;
+            let new = |gate: &OpenGate| {
+                gate.execution == execution && gate.decided.is_none() && Some(gate.token.as_str()) != answered
+            };
+            if let Some(gate) = gate.filter(new) {
+                self.show_entries().await?;
+                return Ok(Reached::Asked(gate));
+            }
+            let now = self.workflow.execution(execution).await?;
+            let now = now.ok_or_else(|| anyhow!("there is no execution {execution}"))?;
+            if !now.is_running() {
+                self.show_entries().await?;
+                return Ok(Reached::Ended(now));
+            }
+            tokio::select! {
+                () = self.migration.clock.sleep(LOOK_EVERY) => {}
+                signal = crate::session::interrupted() => bail!(
+                    "{signal}: nothing is followed any more; the execution goes on; {}",
+                    self.next_command(Command::Status)
+                ),
+            }
+        }
+    }
+
+    async fn show_entries(&mut self) -> anyhow::Result<()> {
+        let journal = self.migration.journal().await?;
+        for entry in &journal.entries()[self.shown.min(journal.position())..] {
+            show::TERMINAL.entry(entry);
+        }
+        self.shown = journal.position();
+        Ok(())
+    }
+
+    /// Says what is asked, or how it ended.
+    fn outcome(&self, reached: Reached) -> anyhow::Result<Outcome> {
+        match reached {
+            Reached::Asked(OpenGate { gate, .. }) => {
+                let (next, outcome) = match gate {
+                    Gate::ApproveCutover => (Command::Cutover, Outcome::Done),
+                    Gate::FreezeProducers => (Command::Cutover, Outcome::Waiting),
+                    Gate::AcknowledgeSwitch => (Command::CutoverAck, Outcome::Done),
+                    Gate::AfterFailure => (Command::Resume, Outcome::Blocked),
+                };
+                show::event("asked", &json!({ "gate": gate }), &format!("{gate}: {}", gate.question()));
+                show::next_command(&self.next_command(next));
+                Ok(outcome)
+            }
+            Reached::Ended(Execution { status, .. }) if status == "SUCCEEDED" => Ok(Outcome::Done),
+            Reached::Ended(Execution { arn, status, error, cause }) => {
+                bail!(
+                    "the execution {arn} has ended: {status}: {}: {}; go on with {}",
+                    error.unwrap_or_default(),
+                    cause.unwrap_or_default(),
+                    self.next_command(Command::Resume)
+                )
+            }
+        }
+    }
+
+    /// Answers the open gate, which must be one of `gates`.
+    async fn decide(&self, gates: &[Gate], what: Answer) -> anyhow::Result<OpenGate> {
+        let Some(gate) = self.gate().await? else {
+            bail!("nothing is asked of {} now; see {}", self.migration.id, self.next_command(Command::Status));
+        };
+        if !gates.contains(&gate.gate) {
+            let answers: Vec<_> = gate.gate.answers().iter().map(|answer| answer.name()).collect();
+            bail!("{}: {} It takes {}, and not {what}", gate.gate, gate.gate.question(), answers.join(" or "));
+        }
+        answer(&self.migration, &self.workflow, what, self.who.clone(), String::new()).await?;
+        show::event(
+            "decided",
+            &json!({ "gate": gate.gate, "decision": what, "by": self.who.who }),
+            &format!("{}: {what}, by {}", gate.gate, self.who.who),
+        );
+        Ok(gate)
+    }
+}
+
+/// The stack that a command is for; none where it does the work itself.
+pub(crate) async fn named(common: &Common) -> anyhow::Result<Option<String>> {
+    match &common.stack {
+        Some(name) => Ok(Some(name.clone())),
+        None => Ok(read_config(&common.config).await?.aws.stack),
+    }
+}
+
+/// `execute`: starts an execution and follows it until the target has kept up.
+pub(crate) async fn execute(name: &str, arguments: ExecuteArguments) -> anyhow::Result<Outcome> {
+    let id = arguments.migration_id.unwrap_or_else(new_migration_id);
+    show::event("migration", &json!({ "migration_id": id }), &format!("migration_id: {id}"));
+    let mut stack = Stack::open(name, &arguments.common, id).await?;
+    let execution = stack.start().await?;
+    let reached = stack.follow(&execution, None).await?;
+    stack.outcome(reached)
+}
+
+/// `resume`: goes on where something failed, or with a new execution.
+pub(crate) async fn resume(name: &str, existing: &Existing) -> anyhow::Result<Outcome> {
+    let mut stack = Stack::open(name, &existing.common, existing.migration_id.clone()).await?;
+    let (execution, answered) = match stack.gate().await? {
+        Some(gate) if gate.gate == Gate::AfterFailure => {
+            let gate = stack.decide(&[Gate::AfterFailure], Answer::Retry).await?;
+            (gate.execution, Some(gate.token))
+        }
+        Some(gate) => return stack.outcome(Reached::Asked(gate)).map(|_| Outcome::Waiting),
+        None => (stack.start().await?, None),
+    };
+    let reached = stack.follow(&execution, answered.as_deref()).await?;
+    stack.outcome(reached)
+}
+
+/// `cutover`, `cutover-ack`, `rollback` and `finalize`: an answer, and what comes of it.
+pub(crate) async fn decide(name: &str, existing: &Existing, command: Command) -> anyhow::Result<Outcome> {
+    let mut stack = Stack::open(name, &existing.common, existing.migration_id.clone()).await?;
+    let mut gate = match command {
+        Command::Cutover => match stack.gate().await? {
+            Some(gate) if gate.gate == Gate::FreezeProducers => {
+                stack.decide(&[Gate::FreezeProducers], Answer::Frozen).await?
+            }
+            _ => stack.decide(&[Gate::ApproveCutover], Answer::Cutover).await?,
+        },
+        Command::CutoverAck => stack.decide(&[Gate::AcknowledgeSwitch], Answer::Switched).await?,
+        Command::Rollback => stack.decide(&[Gate::ApproveCutover, Gate::AfterFailure], Answer::Rollback).await?,
+        _ => match last_gate(&stack.migration).await?.1 {
+            Some(gate) if gate.gate == Gate::AfterFailure && gate.decided.is_none() => {
+                stack.decide(&[Gate::AfterFailure], Answer::Retry).await?
+            }
+            Some(gate) => gate,
+            None => {
+                bail!("{} has not begun: begin it with {}", stack.migration.id, stack.next_command(Command::Execute))
+            }
+        },
+    };
+    loop {
+        let reached = stack.follow(&gate.execution, Some(&gate.token)).await?;
+        match reached {
+            // Nobody else is there to be asked whether producers stand still.
+            Reached::Asked(open) if open.gate == Gate::FreezeProducers && command == Command::Cutover => {
+                show::advice(Gate::FreezeProducers.question());
+                show::advice("type `frozen` once they do; anything else gives up");
+                let said = tokio::task::spawn_blocking(|| {
+                    let mut line = String::new();
+                    std::io::stdin().read_line(&mut line).map(|_| line)
+                });
+                let said = said.await.context("the question was not asked")?.context("nobody could be asked")?;
+                let what = if said.trim() == "frozen" { Answer::Frozen } else { Answer::Cancel };
+                gate = stack.decide(&[Gate::FreezeProducers], what).await?;
+            }
+            reached => return stack.outcome(reached),
+        }
+    }
+}
+
+/// `status`: what the ledger and the workflow say.
+pub(crate) async fn status(name: &str, existing: &Existing, follow: bool) -> anyhow::Result<Outcome> {
+    let stack = Stack::open(name, &existing.common, existing.migration_id.clone()).await?;
+    loop {
+        let journal = stack.migration.journal().await?;
+        let Some(tip) = journal.tip() else {
+            bail!(
+                "there is no migration {} in stack {name}: begin one with {}",
+                stack.migration.id,
+                stack.next_command(Command::Execute)
+            )
+        };
+        let planned = krossing_drive::load_planned(&stack.migration, &journal).await?;
+        let progress = stack.migration.progress(&planned.scope()).await?;
+        let mut lag = 0;
+        for lane in planned.lanes() {
+            lag += lane_report(&stack.migration, lane.id).await?.map_or(0, |(_, report)| report.lag_records_total);
+        }
+        let seeded = progress.values().filter(|progress| progress.seeded()).count();
+        let records: u64 = progress.values().map(|progress| progress.counts.records).sum();
+        let (gate, reason) = (stack.gate().await?, journal.entries().last().map_or("", |entry| entry.reason.as_str()));
+        let mut text = format!(
+            "migration_id: {}\nstate: {tip}\n  {}\n  {reason}\npartitions={} seeded={seeded} records={records} lag={lag}",
+            stack.migration.id,
+            show::meaning(tip),
+            planned.scope().partitions().count(),
+        );
+        if let Some(gate) = &gate {
+            text.push_str(&format!("\nasked: {}: {} (execution {})", gate.gate, gate.gate.question(), gate.execution));
+        }
+        let value = json!({
+            "migration_id": stack.migration.id,
+            "state": tip,
+            "reason": reason,
+            "partitions": planned.scope().partitions().count(),
+            "partitions_seeded": seeded,
+            "records_copied": records,
+            "lag_records_total": lag,
+            "gate": gate.as_ref().map(|gate| gate.gate),
+            "execution": gate.as_ref().map(|gate| &gate.execution),
+        });
+        show::event("status", &value, &text);
+        if !follow || matches!(tip, State::Finalized | State::RolledBack) {
+            return Ok(Outcome::Done);
+        }
+        tokio::select! {
+            () = stack.migration.clock.sleep(LOOK_EVERY * 5) => {}
+            _ = crate::session::interrupted() => return Ok(Outcome::Done),
+        }
+    }
+}
