@@ -2,22 +2,19 @@
 //! DynamoDB API, between real clusters under live load. What stands in for AWS is said in `lab::stack`.
 #![allow(clippy::unwrap_used)]
 
+mod failures;
 mod stand;
-
-use std::time::Duration;
 
 use anyhow::ensure;
 use lab::{in_lab, stack::Answer};
 use serde_json::json;
-use stand::Stand;
-
-const WAIT_MAX: Duration = Duration::from_secs(240);
+use stand::{Stand, WAIT_MAX};
 
 #[test]
 fn a_migration_runs_through_the_definition_and_is_exact() {
     in_lab("serverless", async |lab| {
         let mut stand = Stand::prepare(lab, 21, "").await?;
-        let execution = stand.stack.start_execution("lab-1", &json!({ "migration_id": "lab" })).await?;
+        let execution = stand.start("lab-1").await?;
         stand.until_asked(&execution, "approve_cutover", 1).await?;
         let wrong = stand.decide(&json!({ "migration_id": "lab", "decision": "switched" })).await?;
         let Answer::Error { error_type, message } = wrong else { anyhow::bail!("no answer to this gate: {wrong:?}") };
