@@ -2,6 +2,7 @@
 //! DynamoDB API, between real clusters under live load. What stands in for AWS is said in `lab::stack`.
 #![allow(clippy::unwrap_used)]
 
+mod ends;
 mod failures;
 mod stand;
 
