@@ -1,6 +1,6 @@
 # The commands of the repository. Each installs what it needs (system packages, Kafka's jars) and says so.
 
-.PHONY: setup setup-kafka check test demo
+.PHONY: setup setup-kafka check test demo demo-aws
 
 # Rust, Java with Maven, Python and make are expected; the rest is brought by this.
 setup:
@@ -22,3 +22,8 @@ test: setup
 demo: setup-kafka
 	cargo build --workspace --bins
 	@"$${CARGO_TARGET_DIR:-target}/debug/demo"
+
+# The same migration as AWS runs it: the definition, Lambdas and Fargate tasks, with stand-ins for AWS.
+demo-aws: setup
+	cargo build --workspace --bins
+	@"$${CARGO_TARGET_DIR:-target}/debug/demo" aws

@@ -3,31 +3,60 @@
 //! Everything that is shown was done: the commands are the ones a user types, the load is live until producers are
 //! frozen, and the verdict is that of a client that shares no code with Krossing. `KROSSING_SCALE=small` takes a
 //! thirtieth of the data.
+//!
+//! `make demo-aws`: the same migration as AWS runs it, with the definition, Lambdas and Fargate tasks of a stack. What
+//! stands in for AWS is said in `lab::stack`.
 
 use std::{collections::BTreeMap, time::Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use lab::{
-    Lab,
+    Lab, Stack, StackSpec,
     compare::{Resumption, compare, groups_resume_exactly},
     rehearsal::{Outcome, Rehearsal, RehearsalSpec},
+    stack::CONFIG,
     workload::{Offsets, Scale},
 };
 
 fn main() -> Result<()> {
+    let form = match std::env::args().nth(1).as_deref() {
+        None => Form::Command,
+        Some("aws") => Form::Stack,
+        Some(other) => bail!("{other}: there is a demo, and a demo aws"),
+    };
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let lab = Lab::new("demo")?;
-    let told = runtime.block_on(demo(&lab));
+    let told = runtime.block_on(demo(&lab, form));
     if told.is_err() {
         lab.keep_logs();
     }
     told
 }
 
-async fn demo(lab: &Lab) -> Result<()> {
+/// Who does the work.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Form {
+    /// The command itself.
+    Command,
+    /// A stack, which the command asks.
+    Stack,
+}
+
+/// A command as a user types it; against the stack where there is one.
+async fn run(rehearsal: &Rehearsal, form: Form, name: &str) -> Result<Outcome> {
+    let id = ["--migration-id", &rehearsal.id];
+    let arguments = match form {
+        Form::Command => id.to_vec(),
+        Form::Stack => [&id[..], &["--stack", "lab"]].concat(),
+    };
+    Ok(show(rehearsal.start(name, &arguments)?.finish().await?.expect_code(0)?))
+}
+
+async fn demo(lab: &Lab, form: Form) -> Result<()> {
     let began = Instant::now();
     chapter("Two clusters and a source full of hard data");
-    let spec = RehearsalSpec { scale: Scale::from_environment(), ..RehearsalSpec::default() };
+    let config = if form == Form::Stack { CONFIG.to_owned() } else { String::new() };
+    let spec = RehearsalSpec { scale: Scale::from_environment(), config, ..RehearsalSpec::default() };
     let mut rehearsal = Rehearsal::prepare(lab, &spec).await?;
     tell(&format!(
         "source: Kafka 3.9.1 with ZooKeeper, up in {:.1} s; target: Kafka 3.9.1 with KRaft, up in {:.1} s",
@@ -49,16 +78,28 @@ async fn demo(lab: &Lab) -> Result<()> {
         rehearsal.groups.live.len()
     ));
 
+    let mut stack = None;
+    if form == Form::Stack {
+        chapter("A stack: the definition, nine Lambdas, a Fargate worker, a table, buckets, a key");
+        let deployed = lab.stack(StackSpec::of_product(&rehearsal)?).await?;
+        rehearsal.migration.env = deployed.environment();
+        tell(
+            "in place of AWS: moto runs the definition, a server of the lab starts the real Lambda and worker binaries,",
+        );
+        tell("DynamoDB Local keeps the ledger, versitygw the buckets, with Object Lock");
+        stack = Some(deployed);
+    }
+
     chapter("krossing execute: copy everything, then keep up");
-    let executed = show(rehearsal.run("execute").await?.expect_code(0)?);
+    let executed = run(&rehearsal, form, "execute").await?;
 
     chapter("krossing cutover: producers stand still, the source is closed, groups are carried over");
-    show(rehearsal.run("cutover").await?.expect_code(0)?);
+    run(&rehearsal, form, "cutover").await?;
 
     chapter("The clients switch");
     rehearsal.groups.stop_live().await?;
     tell("consumers have left the source, each where it had come to");
-    show(rehearsal.run("cutover-ack").await?.expect_code(0)?);
+    run(&rehearsal, form, "cutover-ack").await?;
 
     chapter("Judged by librdkafka, reading committed records of both clusters");
     let (source, target) = (rehearsal.source.client(), rehearsal.target.client());
@@ -84,9 +125,14 @@ async fn demo(lab: &Lab) -> Result<()> {
     ensure!(wrong.is_empty(), "{wrong:#?}");
 
     chapter("krossing finalize: validate, set the planned settings, write the report");
-    show(rehearsal.run("finalize").await?.expect_code(0)?);
+    run(&rehearsal, form, "finalize").await?;
 
     chapter("What it cost");
+    if let Some(stack) = stack {
+        tell_of_stack(&stack).await?;
+        tell(&format!("the whole demo: {:.0} s", began.elapsed().as_secs_f64()));
+        return Ok(());
+    }
     let journal = rehearsal.journal()?;
     let seeded = journal.iter().find(|entry| entry["to"] == "tail").context("the journal has no seed")?;
     let bytes = seeded["detail"]["bytes_written"].as_f64().context("the seed has no bytes")?;
@@ -107,6 +153,29 @@ async fn demo(lab: &Lab) -> Result<()> {
     let timings = rehearsal.cutover_timings()?;
     tell(&format!("producers stood still for {} ms until READY: {timings}", timings["frozen_ms"]));
     tell(&format!("the whole demo: {:.0} s", began.elapsed().as_secs_f64()));
+    Ok(())
+}
+
+/// Events, tasks, and how long functions took.
+async fn tell_of_stack(stack: &Stack) -> Result<()> {
+    let execution = format!("{}:lab-1", stack.state_machine().replace(":stateMachine:", ":execution:"));
+    let history = stack.history(&execution).await?;
+    let entered =
+        |event: &&serde_json::Value| event["type"].as_str().is_some_and(|kind| kind.ends_with("StateEntered"));
+    tell(&format!(
+        "the execution: {} events in its history, {} states entered, beside two for each task of a lane",
+        history.len(),
+        history.iter().filter(entered).count()
+    ));
+    for task in stack.tasks().await? {
+        let exit = task.exit_code.map_or("running".to_owned(), |code| format!("exit {code}"));
+        tell(&format!("task {}: {exit}", task.command.join(" ")));
+    }
+    for invocation in stack.invocations().await? {
+        let start = if invocation.cold { "cold" } else { "warm" };
+        tell(&format!("{}: {start}, {} ms", invocation.function, invocation.took.as_millis()));
+    }
+    tell(&format!("{} messages for the chat", stack.messages().await?.len()));
     Ok(())
 }
 

@@ -44,6 +44,7 @@ use crate::{
     aws::{REGION, until_answering},
     cluster::free_ports,
     process::{POLL, Process},
+    rehearsal::{Rehearsal, command_file},
     repository,
 };
 
@@ -78,6 +79,9 @@ const FUNCTIONS: [(&str, &str); 9] = [
 ];
 const RECOVER: &str = "krossing-recover";
 
+/// What a rehearsal's configuration says besides, where a stack does the work; the rest is [`StackSpec::of_product`]'s.
+pub const CONFIG: &str = "  ledger: {dynamodb_table: krossing}\n  aws: {region: eu-west-1, s3_path_style: true}\n";
+
 /// What is deployed.
 #[derive(Debug, Clone)]
 pub struct StackSpec {
@@ -108,6 +112,23 @@ pub struct StackSpec {
 }
 
 impl StackSpec {
+    /// The product as it is built, for a rehearsal that was configured with [`CONFIG`]: its segments and evidence go to
+    /// the stack's buckets, and KMS signs.
+    pub fn of_product(rehearsal: &Rehearsal) -> Result<Self> {
+        let folder = rehearsal.folder.display().to_string();
+        rehearsal.reconfigure(&format!("directory: \"{folder}/segments\""), &format!("s3_bucket: {SEGMENTS}"))?;
+        let evidence = format!("directory: \"{folder}/evidence\", signing_key_file: \"{folder}/signing-key.pem\"");
+        rehearsal.reconfigure(&evidence, &format!("s3_bucket: {EVIDENCE}, kms_key_id: {SIGNING_KEY}"))?;
+        let config = std::fs::read_to_string(rehearsal.folder.join("migration.yaml"))?;
+        let definition = std::fs::read_to_string(repository().join("statemachine/migration.asl.json"))?;
+        let binaries = command_file()?;
+        let binaries = binaries.parent().context("binaries are in a folder")?;
+        Ok(Self {
+            environment: BTreeMap::from([("RUST_LOG".to_owned(), "info".to_owned())]),
+            ..Self::new(&config, &definition, binaries)
+        })
+    }
+
     /// The product's functions and worker, from a folder of binaries.
     pub fn new(config: &str, definition: &str, binaries: &Path) -> Self {
         let binary = |name: &str| vec![binaries.join(name).display().to_string()];

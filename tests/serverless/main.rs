@@ -2,16 +2,14 @@
 //! DynamoDB API, between real clusters under live load. What stands in for AWS is said in `lab::stack`.
 #![allow(clippy::unwrap_used)]
 
+mod ends;
+mod failures;
 mod stand;
-
-use std::time::Duration;
 
 use anyhow::ensure;
 use lab::{in_lab, stack::Answer};
 use serde_json::json;
-use stand::Stand;
-
-const WAIT_MAX: Duration = Duration::from_secs(240);
+use stand::{Stand, WAIT_MAX};
 
 #[test]
 fn a_migration_runs_through_the_definition_and_is_exact() {
@@ -21,7 +19,11 @@ fn a_migration_runs_through_the_definition_and_is_exact() {
         ensure!(began.stderr.contains("krossing cutover") && began.stderr.contains("--stack lab"), "{}", began.stderr);
         let execution = format!("{}:lab-1", stand.stack.state_machine().replace(":stateMachine:", ":execution:"));
         let status = stand.command("status").await?.expect_code(0)?;
-        ensure!(status.stdout.contains("state: drain_ready") && status.stdout.contains("approve_cutover"), "{}", status.stdout);
+        ensure!(
+            status.stdout.contains("state: drain_ready") && status.stdout.contains("approve_cutover"),
+            "{}",
+            status.stdout
+        );
         let wrong = stand.decide(&json!({ "migration_id": "lab", "decision": "switched" })).await?;
         let Answer::Error { error_type, message } = wrong else { anyhow::bail!("no answer to this gate: {wrong:?}") };
         ensure!(error_type == "Krossing.Refused" && message.contains("cutover or rollback"), "{message}");

@@ -1,6 +1,10 @@
 //! Two clusters under load, and a stack that migrates between them.
 
-use std::{path::PathBuf, process::Command, time::Duration};
+use std::{
+    path::PathBuf,
+    process::Command,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context, Result, bail, ensure};
 use aws_config::{BehaviorVersion, Region};
@@ -12,13 +16,15 @@ use lab::{
     aws::REGION,
     compare::{compare, groups_resume_exactly},
     rehearsal::{Outcome, Rehearsal, RehearsalSpec, command_file},
-    repository,
-    stack::{Answer, EVIDENCE, SEGMENTS, SIGNING_KEY, TABLE},
+    stack::{Answer, CONFIG, EVIDENCE, SEGMENTS, TABLE, Task},
     workload::{Offsets, Scale},
 };
-use serde_json::Value;
+use serde_json::{Value, json};
 
 const POLL: Duration = Duration::from_millis(100);
+
+/// How long a migration of this size may take to come to its next gate, or to its end.
+pub(crate) const WAIT_MAX: Duration = Duration::from_secs(240);
 
 pub(crate) struct Stand {
     pub(crate) rehearsal: Rehearsal,
@@ -28,43 +34,122 @@ pub(crate) struct Stand {
 impl Stand {
     /// Clusters with data, and a stack whose configuration names them. `more` is more of the configuration.
     pub(crate) async fn prepare(lab: &Lab, seed: u64, more: &str) -> Result<Self> {
-        let config =
-            format!("  ledger: {{dynamodb_table: {TABLE}}}\n  aws: {{region: {REGION}, s3_path_style: true}}\n{more}");
-        let spec = RehearsalSpec { scale: Scale::Tiny, config, seed, ..RehearsalSpec::default() };
+        Self::prepare_with(lab, seed, more, |_| {}).await
+    }
+
+    /// As `prepare`, with a stack that is deployed otherwise.
+    pub(crate) async fn prepare_with(
+        lab: &Lab,
+        seed: u64,
+        more: &str,
+        change: impl FnOnce(&mut StackSpec),
+    ) -> Result<Self> {
+        let spec =
+            RehearsalSpec { scale: Scale::Tiny, config: format!("{CONFIG}{more}"), seed, ..RehearsalSpec::default() };
         let mut rehearsal = Rehearsal::prepare(lab, &spec).await?;
-        let folder = rehearsal.folder.display().to_string();
-        rehearsal.reconfigure(&format!("directory: \"{folder}/segments\""), &format!("s3_bucket: {SEGMENTS}"))?;
-        let evidence = format!("directory: \"{folder}/evidence\", signing_key_file: \"{folder}/signing-key.pem\"");
-        rehearsal.reconfigure(&evidence, &format!("s3_bucket: {EVIDENCE}, kms_key_id: {SIGNING_KEY}"))?;
-        let config = std::fs::read_to_string(rehearsal.folder.join("migration.yaml"))?;
-        let definition = std::fs::read_to_string(repository().join("statemachine/migration.asl.json"))?;
-        let binaries = command_file()?.parent().context("binaries are in a folder")?.to_owned();
-        let mut spec = StackSpec::new(&config, &definition, &binaries);
-        spec.environment.insert("RUST_LOG".to_owned(), "info".to_owned());
+        let mut spec = StackSpec::of_product(&rehearsal)?;
+        change(&mut spec);
         let stack = lab.stack(spec).await?;
         rehearsal.migration.env = stack.environment();
         Ok(Self { rehearsal, stack })
     }
 
+    /// Begins an execution of the migration.
+    pub(crate) async fn start(&self, name: &str) -> Result<String> {
+        self.stack.start_execution(name, &json!({ "migration_id": "lab" })).await
+    }
+
+    /// What a gate of an execution has asked, without what it asked twice.
+    async fn asked(&self, execution: &str, gate: &str) -> Result<Vec<Value>> {
+        let mut asked: Vec<Value> = self.stack.events().await?.iter().map(|event| event["detail"].clone()).collect();
+        asked.retain(|detail| detail["gate"] == gate && detail["execution"] == execution);
+        asked.dedup_by_key(|detail| detail["send_task_success"].clone());
+        Ok(asked)
+    }
+
     /// Waits until a gate has asked for the `times`-th time. Ends with what went wrong where the execution has.
     pub(crate) async fn until_asked(&self, execution: &str, gate: &str, times: usize) -> Result<Value> {
+        let failures = self.asked(execution, "after_failure").await?.len();
+        let begun = Instant::now();
         loop {
-            let events = self.stack.events().await?;
-            let asked =
-                |event: &&Value| event["detail-type"] == "Krossing Decision Needed" && event["detail"]["gate"] == gate;
-            if let Some(event) = events.iter().filter(asked).nth(times - 1) {
-                return Ok(event["detail"].clone());
+            if let Some(question) = self.asked(execution, gate).await?.get(times - 1) {
+                return Ok(question.clone());
             }
-            let other = events.iter().rfind(|event| {
-                event["detail-type"] == "Krossing Decision Needed" && event["detail"]["gate"] == "after_failure"
-            });
-            if let (Some(event), true) = (other, gate != "after_failure" && times == 1) {
-                bail!("it failed before {gate}: {}", event["detail"]);
+            if let Some(failed) = self.asked(execution, "after_failure").await?.get(failures) {
+                bail!("it failed before {gate}: {failed}");
             }
             let now = self.stack.describe(execution).await?;
             ensure!(now.status == "RUNNING", "it ended before {gate}: {now:?}");
+            ensure!(begun.elapsed() < WAIT_MAX, "{gate} has not asked for the {times}. time after {WAIT_MAX:?}");
             tokio::time::sleep(POLL).await;
         }
+    }
+
+    /// Waits until something is so.
+    pub(crate) async fn until(&self, what: &str, mut is_so: impl AsyncFnMut(&Self) -> Result<bool>) -> Result<()> {
+        let begun = Instant::now();
+        while !is_so(self).await? {
+            ensure!(begun.elapsed() < WAIT_MAX, "not after {WAIT_MAX:?}: {what}");
+            tokio::time::sleep(POLL).await;
+        }
+        Ok(())
+    }
+
+    /// Answers the gate that is open, as an operator does who says who they are.
+    pub(crate) async fn says(&self, by: &str, decision: &str) -> Result<()> {
+        let said = json!({ "migration_id": "lab", "decision": decision, "by": by, "reason": "CHG-1" });
+        let answer = self.decide(&said).await?;
+        ensure!(matches!(answer, Answer::Output(_)), "{decision}: {answer:?}");
+        Ok(())
+    }
+
+    /// Tasks whose command begins with `verb`, those that have ended too.
+    pub(crate) async fn tasks(&self, verb: &str) -> Result<Vec<Task>> {
+        let mut tasks = self.stack.tasks().await?;
+        tasks.retain(|task| task.command.first().is_some_and(|first| first == verb));
+        Ok(tasks)
+    }
+
+    /// Kills a worker without a word, and waits for the one that the definition puts in its place.
+    pub(crate) async fn kill_and_await_the_next(&self, task: &Task) -> Result<Task> {
+        self.stack.signal_task(task, "KILL").await?;
+        let mut next = None;
+        self.until("another task does the work of one that was killed", async |stand| {
+            let tasks = stand.tasks(&task.command[0]).await?;
+            let later = tasks.iter().skip_while(|one| one.id != task.id).skip(1);
+            next = later.filter(|one| one.running && one.lane() == task.lane()).last().cloned();
+            Ok(next.is_some())
+        })
+        .await?;
+        let killed = self.stack.tasks().await?.into_iter().find(|one| one.id == task.id).context("it is known")?;
+        ensure!(killed.exit_code == Some(137), "{killed:?}");
+        next.context("there is a next one")
+    }
+
+    /// Delivers to a function once more what it was given last.
+    pub(crate) async fn deliver_again(&self, function: &str) -> Result<Answer> {
+        let invocations = self.stack.invocations().await?;
+        let last = invocations.iter().rfind(|invocation| invocation.function == function);
+        let payload = last.with_context(|| format!("{function} was invoked before"))?.payload.clone();
+        self.stack.invoke(function, &serde_json::from_str(&payload)?).await
+    }
+
+    /// How many segments are stored.
+    pub(crate) async fn segments(&self) -> Result<usize> {
+        let mut pages = self.s3().await.list_objects_v2().bucket(SEGMENTS).into_paginator().send();
+        let mut found = 0;
+        while let Some(page) = pages.next().await {
+            let page = page?;
+            let keys = page.contents().iter().filter_map(|object| object.key());
+            found += keys.filter(|key| key.ends_with(".log")).count();
+        }
+        Ok(found)
+    }
+
+    /// What producers were asked, since the request number `from`.
+    pub(crate) fn producers_were_told(&self, from: usize) -> Vec<String> {
+        let requests = self.rehearsal.webhook.requests();
+        requests.iter().skip(from).filter_map(|request| Some(request["action"].as_str()?.to_owned())).collect()
     }
 
     /// A command of the operator's, against the stack.

@@ -3,8 +3,8 @@
 //! Unlike [`check`](crate::check) it ends at the first stage that fails: what follows takes minutes and relies on it.
 //! The binaries come from cargo, in the order of `tests/Cargo.toml`, so that a new one is not forgotten; they run one
 //! after the other, and so do the tests in them, because each starts brokers that want the machine for themselves. What
-//! mostly waits runs two at a time: faults, for brokers that start and for what brokers forget, what is kept on AWS, and
-//! migrations of small data.
+//! mostly waits runs two at a time: faults, for brokers that start and for what brokers forget, what is kept and run on
+//! AWS, and migrations of small data.
 
 use anyhow::{Context, bail};
 use cargo_metadata::{Metadata, MetadataCommand, TargetKind};
@@ -25,6 +25,8 @@ enum Work {
     Check,
     /// A cargo command.
     Cargo(Vec<String>),
+    /// A script of the repository.
+    Script(&'static str),
 }
 
 /// Runs the stages, with the seconds of each as it ends and of all at the end.
@@ -38,6 +40,7 @@ pub(crate) fn test() -> anyhow::Result<()> {
             let (outcome, took) = timed(|| match &work {
                 Work::Check => check(),
                 Work::Cargo(arguments) => cargo(&arguments.iter().map(String::as_str).collect::<Vec<_>>(), &[]),
+                Work::Script(path) => script(path),
             });
             let line = line("test", &name, &outcome, took);
             println!("{line}");
@@ -54,6 +57,12 @@ pub(crate) fn test() -> anyhow::Result<()> {
         Some((name, error)) => Err(error.context(format!("stage {name} failed"))),
         None => Ok(()),
     }
+}
+
+fn script(path: &str) -> anyhow::Result<()> {
+    let ended = std::process::Command::new("bash").arg(tidy::repository().join(path)).status();
+    let status = ended.with_context(|| format!("running {path}"))?;
+    if status.success() { Ok(()) } else { bail!("{path} ended with {status}") }
 }
 
 /// The stages, in order.
@@ -81,10 +90,16 @@ fn stages(metadata: &Metadata) -> anyhow::Result<Vec<(String, Work)>> {
             bail!("two test binaries are called {name}: the one in {REAL} needs a name of its own");
         }
         let small = std::env::var("KROSSING_SCALE").is_ok_and(|scale| scale == "small");
-        let threads = if matches!(name.as_str(), "faults" | "aws") || (name == "migration" && small) { 2 } else { 1 };
+        let threads = if matches!(name.as_str(), "faults" | "aws" | "serverless") || (name == "migration" && small) {
+            2
+        } else {
+            1
+        };
         stages.push(cargo(name, &format!("test --workspace --test {name} -- --test-threads={threads}")));
     }
-    if stages.len() == fixed {
+    // Of packages of others, and needs no build of ours.
+    stages.insert(1, ("infra".to_owned(), Work::Script("infra/check.sh")));
+    if stages.len() == fixed + 1 {
         bail!("{REAL} has no tests: nothing would be shown on real brokers");
     }
     Ok(stages)
@@ -99,7 +114,7 @@ mod tests {
         let metadata = MetadataCommand::new().current_dir(tidy::repository()).no_deps().exec().expect("a workspace");
         let stages = stages(&metadata).expect("stages");
         let names: Vec<_> = stages.iter().map(|(name, _)| name.as_str()).collect();
-        assert!(names.starts_with(&["check", "unit", "doctests", "build"]), "{names:?}");
+        assert!(names.starts_with(&["check", "infra", "unit", "doctests", "build"]), "{names:?}");
         for name in ["lab", "wire", "witness", "migration"] {
             assert!(names.contains(&name), "{name} is not run: {names:?}");
         }

@@ -1,0 +1,88 @@
+//! Executions that end before the migration does, and one that gives it up.
+
+use anyhow::{Result, ensure};
+use lab::{in_lab, stack::Answer};
+use serde_json::json;
+
+use crate::stand::{Stand, WAIT_MAX};
+
+/// How long a gate waits: no longer than the test has to say nothing, and longer than it takes to say something.
+const DECISION_TIMEOUT_SECONDS: u32 = 25;
+
+async fn nobody_works(stand: &Stand) -> Result<()> {
+    let at_rest = async |stand: &Stand| Ok(stand.stack.tasks().await?.iter().all(|task| !task.running));
+    stand.until("workers have come to rest", at_rest).await
+}
+
+/// One that drives it is not disturbed by another that begins.
+async fn another_is_refused(stand: &Stand) -> Result<()> {
+    let states = stand.states().await?;
+    let other = stand.start("lab-3").await?;
+    let ended = stand.stack.until_ended(&other, WAIT_MAX).await?;
+    ensure!(ended.status == "FAILED" && ended.error.as_deref() == Some("Krossing.Fenced"), "{ended:?}");
+    let looked_at = async |stand: &Stand| recovered(stand, &other).await;
+    stand.until("the end of the one that was refused is looked at", looked_at).await?;
+    ensure!(stand.states().await? == states);
+    Ok(())
+}
+
+/// Whether `recover` has looked at the end of an execution, and had no trouble with it.
+async fn recovered(stand: &Stand, execution: &str) -> Result<bool> {
+    let invocations = stand.stack.invocations().await?;
+    let mut ends = invocations.iter().filter(|one| {
+        one.function == "krossing-recover" && one.payload.contains("aws.states") && one.payload.contains(execution)
+    });
+    Ok(ends.any(|one| !one.failed))
+}
+
+#[test]
+fn an_operator_who_says_nothing_or_stops_the_execution_leaves_a_migration_that_a_new_one_resumes() {
+    in_lab("serverless-ends", async |lab| {
+        let wait = |spec: &mut lab::StackSpec| spec.decision_timeout_seconds = DECISION_TIMEOUT_SECONDS;
+        let mut stand = Stand::prepare_with(lab, 23, "", wait).await?;
+        // So that whatever changes on the source is Krossing's doing.
+        stand.rehearsal.producers.freeze().await?;
+        stand.rehearsal.groups.stop_live().await?;
+        let source = stand.rehearsal.source_as_it_is().await?;
+
+        let first = stand.start("lab-1").await?;
+        stand.until_asked(&first, "after_failure", 1).await?;
+        let ended = stand.stack.until_ended(&first, WAIT_MAX).await?;
+        ensure!(ended.status == "FAILED" && ended.error.as_deref() == Some("Krossing.NoDecision"), "{ended:?}");
+        nobody_works(&stand).await?;
+        let seeds = stand.tasks("seed").await?.len();
+
+        let second = stand.start("lab-2").await?;
+        stand.until_asked(&second, "approve_cutover", 1).await?;
+        another_is_refused(&stand).await?;
+        ensure!(stand.stack.describe(&second).await?.status == "RUNNING");
+        stand.stack.stop_execution(&second, "Operator", "the wrong week").await?;
+        let stopped = stand.stack.until_ended(&second, WAIT_MAX).await?;
+        ensure!(stopped.status == "ABORTED", "{stopped:?}");
+        stand.until("its end is looked at", async |stand| recovered(stand, &second).await).await?;
+        nobody_works(&stand).await?;
+        let late = stand.decide(&json!({ "migration_id": "lab", "decision": "cutover" })).await?;
+        ensure!(matches!(&late, Answer::Error { message, .. } if message.contains("has passed")), "{late:?}");
+        ensure!(stand.states().await?.last().is_some_and(|state| state == "drain_ready"));
+
+        let fourth = stand.start("lab-4").await?;
+        stand.until_asked(&fourth, "approve_cutover", 1).await?;
+        stand.says("carol", "rollback").await?;
+        let ended = stand.stack.until_ended(&fourth, WAIT_MAX).await?;
+        ensure!(ended.status == "SUCCEEDED" && ended.output["state"] == "rolled_back", "{ended:?}");
+        nobody_works(&stand).await?;
+        ensure!(stand.tasks("seed").await?.len() == seeds, "what was seeded was seeded again");
+        let journal = stand.journal().await?;
+        let last = journal.iter().rfind(|entry| entry["kind"] == "transition").cloned().unwrap_or_default();
+        ensure!(last["to"] == "rolled_back" && last["by"]["who"] == "carol", "{last}");
+        stand.evidence_verifies().await?;
+        stand.everything_was_told(&journal).await?;
+        ensure!(stand.rehearsal.source_as_it_is().await? == source, "the source has changed");
+
+        let fifth = stand.start("lab-5").await?;
+        let ended = stand.stack.until_ended(&fifth, WAIT_MAX).await?;
+        ensure!(ended.status == "SUCCEEDED" && ended.output["state"] == "rolled_back", "{ended:?}");
+        ensure!(stand.journal().await? == journal, "what has ended goes on");
+        Ok(())
+    });
+}

@@ -1,0 +1,125 @@
+//! What dies on the way, what is delivered twice, and cutovers that fail: the migration is exact all the same.
+
+use anyhow::{Context, Result, ensure};
+use lab::{Misbehaviour, in_lab, stack::Answer};
+use serde_json::json;
+use tokio::sync::oneshot;
+
+use crate::stand::{Stand, WAIT_MAX, token_of};
+
+/// Slow enough that a worker can be killed in it.
+const SLOW_SEED: &str = "  seed: {max_bytes_per_second_per_broker: 1MiB, segment_max_bytes: 1MiB}\n";
+
+/// Lanes, where none are configured.
+const LANES: usize = 3;
+
+/// What is delivered once more is answered, and changes nothing.
+async fn is_harmless_twice(stand: &Stand, functions: &[&str]) -> Result<()> {
+    let before = stand.states().await?;
+    for function in functions {
+        let answer = stand.deliver_again(function).await?;
+        ensure!(matches!(answer, Answer::Output(_)), "{function} once more: {answer:?}");
+    }
+    let after = stand.states().await?;
+    ensure!(before == after, "{functions:?} once more: {before:?} became {after:?}");
+    Ok(())
+}
+
+async fn a_worker_is_killed_in_the_seed(stand: &Stand) -> Result<()> {
+    let seeding = stand.stack.until_running("seed", Some(0), WAIT_MAX).await?;
+    stand.until("segments are stored", async |stand| Ok(stand.segments().await? >= 3)).await?;
+    stand.kill_and_await_the_next(&seeding).await?;
+    is_harmless_twice(stand, &["krossing-plan", "krossing-precheck", "krossing-topology"]).await
+}
+
+async fn a_worker_is_killed_at_the_open_gate(stand: &Stand) -> Result<()> {
+    let tailing = stand.stack.until_running("tail", Some(0), WAIT_MAX).await?;
+    let next = stand.kill_and_await_the_next(&tailing).await?;
+    let says_how_far_it_is = async |stand: &Stand| Ok(stand.stack.task_log(&next).contains("lag_records_max"));
+    stand.until("the lane is tailed again", says_how_far_it_is).await?;
+    is_harmless_twice(stand, &["krossing-plan", "krossing-precheck", "krossing-topology", "krossing-notify"]).await
+}
+
+async fn a_cutover_is_refused_by_producers(stand: &Stand, execution: &str) -> Result<()> {
+    let webhook = &stand.rehearsal.webhook;
+    let before = webhook.requests().len();
+    webhook.misbehave(Some(Misbehaviour::Fails));
+    stand.says("alice", "cutover").await?;
+    stand.until_asked(execution, "after_failure", 1).await?;
+    webhook.misbehave(None);
+    let told = stand.producers_were_told(before);
+    ensure!(told.last().is_some_and(|last| last == "unfreeze"), "{told:?}");
+    ensure!(stand.states().await?.last().is_some_and(|state| state == "drain_ready"));
+    Ok(())
+}
+
+/// The function dies when producers stand still. Nobody but the definition lets them go on.
+async fn a_cutover_is_killed_while_producers_stand_still(stand: &Stand, execution: &str) -> Result<()> {
+    let webhook = &stand.rehearsal.webhook;
+    let before = webhook.requests().len();
+    let (frozen, until_frozen) = oneshot::channel();
+    let (killed, until_killed) = std::sync::mpsc::channel();
+    webhook.when_frozen(move || {
+        _ = frozen.send(());
+        tokio::task::block_in_place(|| until_killed.recv().context("the test goes on"))
+    });
+    stand.says("alice", "cutover").await?;
+    tokio::time::timeout(WAIT_MAX, until_frozen).await.context("producers were not asked to stand still")??;
+    ensure!(stand.stack.kill_function("krossing-cutover").await? == 1);
+    killed.send(())?;
+    let failed = stand.until_asked(execution, "after_failure", 2).await?;
+    ensure!(failed["facts"].to_string().contains("Runtime.ExitError"), "{failed}");
+    let told = stand.producers_were_told(before);
+    ensure!(told.first().is_some_and(|first| first == "freeze"), "{told:?}");
+    ensure!(told.last().is_some_and(|last| last == "unfreeze"), "{told:?}");
+    stand.rehearsal.producers.until_recorded(1).await?;
+    let states = stand.states().await?;
+    ensure!(states.ends_with(&["cutover", "failed", "drain_ready"].map(str::to_owned)), "{states:?}");
+    Ok(())
+}
+
+/// `retry` leads back to the gate, and seeds nothing.
+async fn is_asked_again(stand: &Stand, execution: &str, times: usize) -> Result<()> {
+    stand.says("bob", "retry").await?;
+    stand.until_asked(execution, "approve_cutover", times).await?;
+    let seeds = stand.tasks("seed").await?.len();
+    ensure!(seeds == LANES + 1, "{seeds} workers have seeded {LANES} lanes, and one was killed");
+    Ok(())
+}
+
+#[test]
+fn what_dies_is_replaced_and_nothing_is_done_twice() {
+    in_lab("serverless-failures", async |lab| {
+        let mut stand = Stand::prepare(lab, 22, SLOW_SEED).await?;
+        let execution = stand.start("lab-1").await?;
+        a_worker_is_killed_in_the_seed(&stand).await?;
+        stand.until_asked(&execution, "approve_cutover", 1).await?;
+        a_worker_is_killed_at_the_open_gate(&stand).await?;
+        a_cutover_is_refused_by_producers(&stand, &execution).await?;
+        is_asked_again(&stand, &execution, 2).await?;
+        a_cutover_is_killed_while_producers_stand_still(&stand, &execution).await?;
+        is_asked_again(&stand, &execution, 3).await?;
+
+        let before = stand.rehearsal.webhook.requests().len();
+        stand.says("alice", "cutover").await?;
+        let ready = stand.until_asked(&execution, "acknowledge_switch", 1).await?;
+        // Past the point of no return it is too late for the same request to do anything.
+        let states = stand.states().await?;
+        let again = stand.deliver_again("krossing-cutover").await?;
+        ensure!(matches!(&again, Answer::Error { error_type, .. } if error_type == "Krossing.Refused"), "{again:?}");
+        ensure!(stand.states().await? == states);
+        ensure!(stand.producers_were_told(before) == ["freeze", "switch"], "{:?}", stand.producers_were_told(before));
+        stand.rehearsal.groups.stop_live().await?;
+        // Whoever has nothing but the AWS command line.
+        stand.stack.send_task_success(&token_of(&ready)?, &json!({ "decision": "switched" })).await?;
+        let ended = stand.stack.until_ended(&execution, WAIT_MAX).await?;
+        ensure!(ended.status == "SUCCEEDED" && ended.output["state"] == "finalized", "{ended:?}");
+
+        stand.is_exact().await?;
+        stand.evidence_verifies().await?;
+        let journal = stand.journal().await?;
+        let acknowledged = journal.iter().find(|entry| entry["to"] == "validating").context("it was acknowledged")?;
+        ensure!(acknowledged["by"]["who"] == "whoever had the task token", "{acknowledged}");
+        stand.everything_was_told(&journal).await
+    });
+}
