@@ -13,6 +13,9 @@ const SLOW_SEED: &str = "  seed: {max_bytes_per_second_per_broker: 1MiB, segment
 /// Lanes, where none are configured.
 const LANES: usize = 3;
 
+/// The exit code of a process that was killed.
+const KILLED: i64 = 137;
+
 /// What is delivered once more is answered, and changes nothing.
 async fn is_harmless_twice(stand: &Stand, functions: &[&str]) -> Result<()> {
     let before = stand.states().await?;
@@ -25,16 +28,35 @@ async fn is_harmless_twice(stand: &Stand, functions: &[&str]) -> Result<()> {
     Ok(())
 }
 
+/// One of the functions that make things ready dies at work: the definition invokes it again.
+async fn a_function_is_killed_at_work(stand: &Stand) -> Result<()> {
+    let killed = async |stand: &Stand| {
+        let (prechecks, copies) = ("krossing-precheck", "krossing-topology");
+        Ok(stand.stack.kill_function(prechecks).await? + stand.stack.kill_function(copies).await? > 0)
+    };
+    stand.until("a function is killed at work", killed).await?;
+    stand.stack.until_running("seed", Some(0), WAIT_MAX).await?;
+    let invocations = stand.stack.invocations().await?;
+    ensure!(invocations.iter().any(|one| one.failed && one.answer.contains("Runtime.ExitError")), "{invocations:?}");
+    Ok(())
+}
+
 async fn a_worker_is_killed_in_the_seed(stand: &Stand) -> Result<()> {
     let seeding = stand.stack.until_running("seed", Some(0), WAIT_MAX).await?;
     stand.until("segments are stored", async |stand| Ok(stand.segments().await? >= 3)).await?;
-    stand.kill_and_await_the_next(&seeding).await?;
+    stand.stack.signal_task(&seeding, "KILL").await?;
+    stand.until_replaced(&seeding, KILLED).await?;
     is_harmless_twice(stand, &["krossing-plan", "krossing-precheck", "krossing-topology"]).await
 }
 
-async fn a_worker_is_killed_at_the_open_gate(stand: &Stand) -> Result<()> {
+async fn workers_end_at_the_open_gate(stand: &Stand) -> Result<()> {
+    // As a deployment or a host that is taken out of service ends one.
+    let tailing = stand.stack.until_running("tail", Some(1), WAIT_MAX).await?;
+    stand.stack.stop_task(&tailing, "the host goes").await?;
+    stand.until_replaced(&tailing, 0).await?;
     let tailing = stand.stack.until_running("tail", Some(0), WAIT_MAX).await?;
-    let next = stand.kill_and_await_the_next(&tailing).await?;
+    stand.stack.signal_task(&tailing, "KILL").await?;
+    let next = stand.until_replaced(&tailing, KILLED).await?;
     let says_how_far_it_is = async |stand: &Stand| Ok(stand.stack.task_log(&next).contains("lag_records_max"));
     stand.until("the lane is tailed again", says_how_far_it_is).await?;
     is_harmless_twice(stand, &["krossing-plan", "krossing-precheck", "krossing-topology", "krossing-notify"]).await
@@ -43,7 +65,7 @@ async fn a_worker_is_killed_at_the_open_gate(stand: &Stand) -> Result<()> {
 async fn a_cutover_is_refused_by_producers(stand: &Stand, execution: &str) -> Result<()> {
     let webhook = &stand.rehearsal.webhook;
     let before = webhook.requests().len();
-    webhook.misbehave(Some(Misbehaviour::Fails));
+    webhook.misbehave(Some(Misbehaviour::SaysNothing));
     stand.says("alice", "cutover").await?;
     stand.until_asked(execution, "after_failure", 1).await?;
     webhook.misbehave(None);
@@ -92,9 +114,10 @@ fn what_dies_is_replaced_and_nothing_is_done_twice() {
     in_lab("serverless-failures", async |lab| {
         let mut stand = Stand::prepare(lab, 22, SLOW_SEED).await?;
         let execution = stand.start("lab-1").await?;
+        a_function_is_killed_at_work(&stand).await?;
         a_worker_is_killed_in_the_seed(&stand).await?;
         stand.until_asked(&execution, "approve_cutover", 1).await?;
-        a_worker_is_killed_at_the_open_gate(&stand).await?;
+        workers_end_at_the_open_gate(&stand).await?;
         a_cutover_is_refused_by_producers(&stand, &execution).await?;
         is_asked_again(&stand, &execution, 2).await?;
         a_cutover_is_killed_while_producers_stand_still(&stand, &execution).await?;

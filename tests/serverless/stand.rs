@@ -110,19 +110,18 @@ impl Stand {
         Ok(tasks)
     }
 
-    /// Kills a worker without a word, and waits for the one that the definition puts in its place.
-    pub(crate) async fn kill_and_await_the_next(&self, task: &Task) -> Result<Task> {
-        self.stack.signal_task(task, "KILL").await?;
+    /// Waits until the definition has put another worker in the place of one that ended with `exit_code`.
+    pub(crate) async fn until_replaced(&self, task: &Task, exit_code: i64) -> Result<Task> {
         let mut next = None;
-        self.until("another task does the work of one that was killed", async |stand| {
+        self.until("another task does the work of one that has ended", async |stand| {
             let tasks = stand.tasks(&task.command[0]).await?;
             let later = tasks.iter().skip_while(|one| one.id != task.id).skip(1);
             next = later.filter(|one| one.running && one.lane() == task.lane()).last().cloned();
             Ok(next.is_some())
         })
         .await?;
-        let killed = self.stack.tasks().await?.into_iter().find(|one| one.id == task.id).context("it is known")?;
-        ensure!(killed.exit_code == Some(137), "{killed:?}");
+        let ended = self.stack.tasks().await?.into_iter().find(|one| one.id == task.id).context("it is known")?;
+        ensure!(ended.exit_code == Some(exit_code), "{ended:?}");
         next.context("there is a next one")
     }
 
