@@ -69,12 +69,13 @@ pub(crate) async fn turn(
     let mut migration = environment.migration(asked.id()?, by).await?;
     prepare(&mut migration);
     let migration = Arc::new(migration);
-    if let Some(execution) = &asked.execution {
-        of_this_execution(&migration, execution).await?;
-    }
     let owner = owner();
     let place = environment.place(&migration.id)?;
     let _lock = CommandLock::take(&place, &migration, &owner, log).await?;
+    // Under the lock: a late turn of an execution that has ended must not meet its successor's.
+    if let Some(execution) = &asked.execution {
+        of_this_execution(&migration, execution).await?;
+    }
     let standing = migration.journal().await?.standing();
     let mut drive = Drive::open(migration, owner, SILENT, command(standing)).await?;
     let done = Box::pin(work(&mut drive)).await;
