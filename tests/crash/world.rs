@@ -182,7 +182,7 @@ impl Scene {
         config.seed.lanes = self.spec.lanes as _;
         config.cutover.marker = self.spec.marker;
         let id: MigrationId = "m".parse().expect("a valid id");
-        Migration { id, config, by: tester(), ports: self.world.process(faults) }
+        Migration { id, config, by: tester(), role_per_phase: false, ports: self.world.process(faults) }
     }
 
     /// The state at the journal's end.

@@ -29,7 +29,7 @@ use crate::{
 };
 
 /// The secret that signs the webhook's requests.
-const WEBHOOK_SECRET: &str = "lab-webhook-secret";
+pub const WEBHOOK_SECRET: &str = "lab-webhook-secret";
 
 /// What is rehearsed.
 #[derive(Debug, Clone)]

@@ -45,6 +45,7 @@ fn a_migration_runs_through_the_definition_and_is_exact() {
         ensure!(by("validating").unwrap()["known_by"] == "aws_identity", "{:?}", by("validating"));
         stand.evidence_verifies().await?;
         stand.everything_was_told(&journal).await?;
+        stand.no_secret_is_told(&execution).await?;
         stand.figures(&execution).await?;
         Ok(())
     });

@@ -15,7 +15,7 @@ use lab::{
     Lab, Stack, StackSpec,
     aws::REGION,
     compare::{compare, groups_resume_exactly},
-    rehearsal::{Outcome, Rehearsal, RehearsalSpec, command_file},
+    rehearsal::{Outcome, Rehearsal, RehearsalSpec, WEBHOOK_SECRET, command_file},
     stack::{Answer, CONFIG, EVIDENCE, SEGMENTS, TABLE, Task},
     workload::{Offsets, Scale},
 };
@@ -248,6 +248,31 @@ impl Stand {
         let messages = self.stack.messages().await?;
         ensure!(messages.len() >= wanted.len(), "{} messages of {} states", messages.len(), wanted.len());
         ensure!(messages.iter().all(|message| message["content"]["title"].is_string()), "{messages:#?}");
+        Ok(())
+    }
+
+    /// The webhook's secret is in the configuration, and nowhere else; a task's token is in no chat.
+    pub(crate) async fn no_secret_is_told(&self, execution: &str) -> Result<()> {
+        let mut told = vec![("the history", format!("{:?}", self.stack.history(execution).await?))];
+        told.push(("an event", format!("{:?}", self.stack.events().await?)));
+        told.push(("the journal", format!("{:?}", self.journal().await?)));
+        let invocations = self.stack.invocations().await?;
+        let functions: std::collections::BTreeSet<_> = invocations.iter().map(|one| one.function.as_str()).collect();
+        told.extend(functions.iter().map(|function| ("a function's log", self.stack.function_log(function))));
+        told.extend(self.stack.tasks().await?.iter().map(|task| ("a task's log", self.stack.task_log(task))));
+        for (what, text) in &told {
+            ensure!(!text.contains(WEBHOOK_SECRET), "{what} tells the webhook's secret");
+        }
+        ensure!(told.iter().filter(|(what, text)| what.ends_with("log") && !text.is_empty()).count() > 5);
+        let chat = format!("{:?}", self.stack.messages().await?);
+        for event in self.stack.events().await? {
+            if event["detail"]["send_task_success"].is_string() {
+                ensure!(!chat.contains(&token_of(&event["detail"])?), "the chat is told a task's token");
+            }
+        }
+        let mirror = self.s3().await.get_object().bucket(EVIDENCE).key("lab/journal.jsonl").send().await?;
+        let mirror = String::from_utf8(mirror.body.collect().await?.to_vec())?;
+        ensure!(mirror.lines().count() == self.journal().await?.len(), "the journal's copy is another");
         Ok(())
     }
 

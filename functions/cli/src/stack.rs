@@ -3,7 +3,7 @@
 //! Neither cluster is asked anything from here, so that it works from wherever AWS can be reached. Who answers a gate is
 //! who AWS says signs the calls.
 
-use std::{sync::Arc, time::Duration};
+use std::{io::IsTerminal as _, sync::Arc, time::Duration};
 
 use anyhow::{Context, anyhow, bail};
 use krossing_core::{
@@ -175,7 +175,10 @@ impl Stack {
 
     /// Answers the open gate, which must be one of `gates`.
     async fn decide(&self, gates: &[Gate], what: Answer) -> anyhow::Result<OpenGate> {
-        let Some(gate) = self.gate().await? else {
+        // One that was answered in the same way and never told is told again.
+        let answered = |gate: &OpenGate| gate.decided.as_ref().is_some_and(|decided| decided.answer == what);
+        let again = last_gate(&self.migration).await?.1.filter(answered);
+        let Some(gate) = self.gate().await?.or(again) else {
             bail!("nothing is asked of {} now; see {}", self.migration.id, self.next_command(Command::Status));
         };
         if !gates.contains(&gate.gate) {
@@ -225,13 +228,31 @@ pub(crate) async fn resume(name: &str, existing: &Existing) -> anyhow::Result<Ou
     stack.outcome(reached)
 }
 
+/// What whoever sits at the terminal says. Nobody there says nothing: the gate stays open.
+async fn do_producers_stand_still() -> anyhow::Result<Answer> {
+    if !std::io::stdin().is_terminal() {
+        bail!(
+            "standard input is no terminal, so that nobody can say that producers stand still: run it on a terminal, or \
+             answer `frozen` by the decide function"
+        );
+    }
+    show::advice(Gate::FreezeProducers.question());
+    show::advice("type `frozen` once they do; anything else gives up");
+    let said = tokio::task::spawn_blocking(|| {
+        let mut line = String::new();
+        std::io::stdin().read_line(&mut line).map(|_| line)
+    });
+    let said = said.await.context("the question was not asked")?.context("nobody could be asked")?;
+    Ok(if said.trim() == "frozen" { Answer::Frozen } else { Answer::Cancel })
+}
+
 /// `cutover`, `cutover-ack`, `rollback` and `finalize`: an answer, and what comes of it.
 pub(crate) async fn decide(name: &str, existing: &Existing, command: Command) -> anyhow::Result<Outcome> {
     let mut stack = Stack::open(name, &existing.common, existing.migration_id.clone()).await?;
     let mut gate = match command {
         Command::Cutover => match stack.gate().await? {
             Some(gate) if gate.gate == Gate::FreezeProducers => {
-                stack.decide(&[Gate::FreezeProducers], Answer::Frozen).await?
+                stack.decide(&[Gate::FreezeProducers], do_producers_stand_still().await?).await?
             }
             _ => stack.decide(&[Gate::ApproveCutover], Answer::Cutover).await?,
         },
@@ -252,15 +273,7 @@ pub(crate) async fn decide(name: &str, existing: &Existing, command: Command) ->
         match reached {
             // Nobody else is there to be asked whether producers stand still.
             Reached::Asked(open) if open.gate == Gate::FreezeProducers && command == Command::Cutover => {
-                show::advice(Gate::FreezeProducers.question());
-                show::advice("type `frozen` once they do; anything else gives up");
-                let said = tokio::task::spawn_blocking(|| {
-                    let mut line = String::new();
-                    std::io::stdin().read_line(&mut line).map(|_| line)
-                });
-                let said = said.await.context("the question was not asked")?.context("nobody could be asked")?;
-                let what = if said.trim() == "frozen" { Answer::Frozen } else { Answer::Cancel };
-                gate = stack.decide(&[Gate::FreezeProducers], what).await?;
+                gate = stack.decide(&[Gate::FreezeProducers], do_producers_stand_still().await?).await?;
             }
             reached => return stack.outcome(reached),
         }

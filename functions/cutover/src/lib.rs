@@ -84,7 +84,7 @@ pub async fn run<P: Ports>(cutover: &Cutover<'_, P>, journal: &mut Journal) -> R
             _ => return Err(error),
         }
         // Before lanes come to rest, which may take as long as brokers take to answer.
-        match unfreeze(cutover, journal, ready).await {
+        match unfreeze(migration, journal, ready).await {
             Err(late) if late.class() == ErrorClass::Fenced && looks < JOURNAL_LOOKS_MAX => looks += 1,
             released => break released?,
         }
@@ -131,10 +131,15 @@ async fn name_transactions<P: Ports>(migration: &Migration<P>, mut error: Cutove
     error
 }
 
+/// Lets producers go on if they may stand still. Needs the journal and nothing that could be missing or damaged.
+pub async fn release<P: Ports>(migration: &Migration<P>, journal: &mut Journal) -> Result<(), CutoverError> {
+    unfreeze(migration, journal, OnItsWay::Nothing).await
+}
+
 /// After a killed cutover: lets producers go on, opens the lanes again, and returns to `drain_ready`.
 pub async fn abandon<P: Ports>(cutover: &Cutover<'_, P>, journal: &mut Journal) -> Result<(), CutoverError> {
     let migration = cutover.migration;
-    unfreeze(cutover, journal, OnItsWay::Nothing).await?;
+    release(migration, journal).await?;
     reopen(cutover).await?;
     if journal.tip() == Some(State::Cutover) {
         migration.enter(journal, State::Failed, "the cutover was interrupted", json!({})).await?;
@@ -170,11 +175,10 @@ enum OnItsWay {
 /// not be stored once producers go on. A journal that cannot be written to (its disk is full) keeps nobody standing still,
 /// unless READY is on its way there.
 async fn unfreeze<P: Ports>(
-    cutover: &Cutover<'_, P>,
+    migration: &Migration<P>,
     journal: &mut Journal,
     on_its_way: OnItsWay,
 ) -> Result<(), CutoverError> {
-    let migration = cutover.migration;
     if !journal.producers_may_stand_still() {
         return Ok(());
     }

@@ -216,11 +216,7 @@ impl<P: Ports> Drive<P> {
                 }
             }
             ResumePoint::Wait { state, .. } => {
-                if self.journal.tip() == Some(State::AwaitingClientSwitch) {
-                    // The cutover may have been killed right behind READY.
-                    krossing_cutover::announce_switch(&self.migration, &mut self.journal).await?;
-                    self.show_entries();
-                }
+                self.announce_switch().await?;
                 // Finalize journals itself that it tries again.
                 if matches!(self.journal.standing(), Position::FailedIn(failed) if failed != State::Validating) {
                     self.enter(*state, "resumed", json!({})).await?;
@@ -282,11 +278,23 @@ impl<P: Ports> Drive<P> {
 
     /// Takes back a cutover that was killed.
     pub async fn abandon_cutover(&mut self) -> anyhow::Result<()> {
+        let migration = self.migration.clone();
+        // Before the plan is read: that it cannot be must keep nobody standing still.
+        krossing_cutover::release(&migration, &mut self.journal).await?;
         let planned = self.planned().await?;
         let (scope, lanes) = (planned.scope(), planned.lanes());
-        let migration = self.migration.clone();
         let (cutover, _notices) = cutover(&migration, &self.owner, &scope, &lanes);
         Ok(krossing_cutover::abandon(&cutover, &mut self.journal).await?)
+    }
+
+    /// After READY, has producers told that they go on on the target, unless they were: a cutover may have been killed
+    /// right behind READY.
+    pub async fn announce_switch(&mut self) -> anyhow::Result<()> {
+        if self.journal.tip() == Some(State::AwaitingClientSwitch) {
+            krossing_cutover::announce_switch(&self.migration, &mut self.journal).await?;
+            self.show_entries();
+        }
+        Ok(())
     }
 
     /// Keeps groups in step until `stop`; each round is shown.

@@ -60,24 +60,29 @@ pub async fn answer<P: Ports>(
 ) -> MigrationResult<Gate> {
     let refused = |sentence| MigrationError::Refused { sentence };
     let (version, stored) = last_gate(migration).await?;
-    let open = may_answer(stored.as_ref(), answer).map_err(refused)?;
-    let output = serde_json::json!({ "decision": answer, "by": by.to_string() });
-    let decided = Decided { answer, by, reason, at_unix_ms: migration.clock.unix_ms() };
-    let version = match write(migration, version, &OpenGate { decided: Some(decided), ..open.clone() }).await {
-        Err(MigrationError::Store { source: StoreError::Conflict { .. }, .. }) => {
-            return Err(refused(format!("{}: another has answered in this moment", open.gate)));
+    let same = |open: &&OpenGate| open.decided.as_ref().is_some_and(|decided| decided.answer == answer);
+    let open = match stored.as_ref().filter(same) {
+        // Whoever gave it may have died before the workflow was told.
+        Some(answered) => answered.clone(),
+        None => {
+            let open = may_answer(stored.as_ref(), answer).map_err(refused)?;
+            let decided = Decided { answer, by, reason, at_unix_ms: migration.clock.unix_ms() };
+            let answered = OpenGate { decided: Some(decided), ..open.clone() };
+            match write(migration, version, &answered).await {
+                Err(MigrationError::Store { source: StoreError::Conflict { .. }, .. }) => {
+                    return Err(refused(format!("{}: another has answered in this moment", open.gate)));
+                }
+                written => written.map(|_| answered)?,
+            }
         }
-        written => written?,
     };
-    match workflow.succeed(&open.token, &output).await {
+    let by = open.decided.as_ref().map(|decided| decided.by.to_string());
+    match workflow.succeed(&open.token, &serde_json::json!({ "decision": answer, "by": by })).await {
         Ok(()) => Ok(open.gate),
         Err(error @ WorkflowError::TokenGone { .. }) => {
             Err(refused(format!("{} has passed: {}", open.gate, chain(&error))))
         }
-        Err(WorkflowError::Call(error)) => {
-            // It was not told: the next answer must not find this one.
-            write(migration, Some(version), open).await?;
-            Err(error).during("answer the workflow")
-        }
+        // It may have been told: the same answer, given again, is told again.
+        Err(WorkflowError::Call(error)) => Err(error).during("answer the workflow"),
     }
 }

@@ -56,19 +56,14 @@ pub async fn asked<P: Ports>(migration: &Migration<P>, seen: Option<Version>) ->
 
 /// Asks whoever runs lanes to let go of them, and waits until nobody does that is alive.
 pub async fn ask<P: Ports>(migration: &Migration<P>, lanes: &[LanePlan], owner: &str) -> MigrationResult<()> {
+    // Also whoever is only about to take one: nobody may be alive just now, and somebody in a moment.
+    tell(migration, owner).await?;
     let started = migration.clock.now();
     let mut seen: BTreeMap<LaneId, Seen> = BTreeMap::new();
-    let mut asked = false;
     loop {
         let holders = alive(migration, lanes, &mut seen).await?;
         if holders.is_empty() {
             return Ok(());
-        }
-        if !asked {
-            let expected = question(migration).await?;
-            let content = owner.as_bytes().to_vec().into();
-            migration.ledger.put_document(DOCUMENT, expected, content).await.during("ask for the lanes")?;
-            asked = true;
         }
         if migration.clock.now() - started > HAND_OVER_WAIT_MAX {
             return Err(MigrationError::Refused {

@@ -75,8 +75,15 @@ pub(crate) fn show_findings(voice: &dyn Voice, findings: &[Finding]) -> anyhow::
     if !blocks(findings) {
         return Ok(());
     }
-    let blockers = findings.iter().filter(|finding| finding.severity == Severity::Blocker).count();
-    Err(anyhow!("precheck found {blockers} blocker(s): put right what it names and run the command again"))
+    let blockers: Vec<Finding> =
+        findings.iter().filter(|finding| finding.severity == Severity::Blocker).cloned().collect();
+    let count = blockers.len();
+    if voice.is_heard() {
+        return Err(anyhow!("precheck found {count} blocker(s): put right what it names and run the command again"));
+    }
+    // Where nobody was shown them, the error is what people see.
+    let named = krossing_precheck::render_text(&blockers);
+    Err(anyhow!("precheck found {count} blocker(s): {}", named.trim_end().replace('\n', "; ")))
 }
 
 pub(crate) async fn precheck<P: Ports>(drive: &mut Drive<P>, planned: &Planned) -> anyhow::Result<()> {

@@ -47,7 +47,9 @@ struct Silent;
 
 impl Voice for Silent {
     fn entry(&self, _: &JournalEntry) {}
-    fn finding(&self, _: &Finding) {}
+    fn finding(&self, finding: &Finding) {
+        tracing::info!(code = %finding.code, subject = %finding.subject, problem = %finding.problem, "finding");
+    }
     fn step(&self, _: i64, _: &str) {}
     fn advice(&self, text: &str) {
         tracing::info!(text, "advice");

@@ -24,7 +24,7 @@ const CONFIG: &str = "migration:
 fn migration(world: &FakeWorld, faults: &Faults, config: &str) -> Migration<FakePorts> {
     let config = Config::parse(config, |_| None).expect("the configuration is right");
     let id: MigrationId = "m".parse().expect("a valid id");
-    Migration { id, config, by: tester(), ports: world.process(faults) }
+    Migration { id, config, by: tester(), role_per_phase: false, ports: world.process(faults) }
 }
 
 fn world() -> FakeWorld {

@@ -12,7 +12,7 @@ use krossing_core::{
     config::AclDrift,
     plan::{MigrationPlan, Selection, SourceInventory, TargetInventory},
     ports::{AclBinding, ClusterError, ClusterResult, Groups, Inventory, Ports, TopicDescription},
-    rights::{MissingRight, Principal, Right, Rights},
+    rights::{GovernedBy, MissingRight, Principal, Right, Rights},
 };
 use krossing_runtime::{ForStep, Migration, MigrationResult};
 
@@ -69,25 +69,30 @@ pub(crate) async fn ours<'a, P: Ports>(
         sets_quotas: seen.has_quotas,
     };
     let (on_source, on_target) = (rights(Side::Source), rights(Side::Target));
+    let (source_principal, principal) = (Principal::of(&config.source.auth), Principal::of(&config.target.auth));
+    // Where each phase has a role of its own, ours cannot tell what theirs may do: the stack fixes that.
+    let asked = |principal: &Principal, rights: &Rights<'_>| match principal.governed_by {
+        GovernedBy::Policies if migration.role_per_phase => Vec::new(),
+        GovernedBy::Policies | GovernedBy::AccessRules => rights.needed(),
+    };
     let (lacking_on_source, lacking_on_target) = tokio::try_join!(
-        lacking(&migration.source, &on_source, source.as_ref().err()),
-        lacking(&migration.target, &on_target, target.as_ref().err()),
+        lacking(&migration.source, asked(&source_principal, &on_source), source.as_ref().err()),
+        lacking(&migration.target, asked(&principal, &on_target), target.as_ref().err()),
     )?;
-    let principal = Principal::of(&config.target.auth);
-    let mut missing = on_source.missing(&Principal::of(&config.source.auth), &lacking_on_source);
+    let mut missing = on_source.missing(&source_principal, &lacking_on_source);
     missing.extend(on_target.missing(&principal, &lacking_on_target));
     Ok(Ours { missing, on_target, lacking_on_target, principal })
 }
 
 async fn lacking(
     cluster: &impl Inventory,
-    rights: &Rights<'_>,
+    needed: Vec<Right>,
     unread: Option<&ClusterError>,
 ) -> MigrationResult<Vec<Right>> {
-    if unread.is_some_and(|error| !may_be_forbidden(error)) {
+    if needed.is_empty() || unread.is_some_and(|error| !may_be_forbidden(error)) {
         return Ok(Vec::new());
     }
-    match cluster.lacking(&rights.needed()).await {
+    match cluster.lacking(&needed).await {
         // A password that is not accepted, for one: why the cluster could not be read says it.
         Err(_) if unread.is_some() => Ok(Vec::new()),
         lacking => lacking.during("ask what our user may do"),

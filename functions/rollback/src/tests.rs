@@ -18,7 +18,7 @@ const CONFIG: &str = "migration:
 
 fn migration(world: &FakeWorld, faults: &Faults) -> Migration<FakePorts> {
     let config = Config::parse(CONFIG, |_| None).unwrap();
-    Migration { id: "m".parse().unwrap(), config, by: tester(), ports: world.process(faults) }
+    Migration { id: "m".parse().unwrap(), config, by: tester(), role_per_phase: false, ports: world.process(faults) }
 }
 
 /// A migration that has come to `state`, with a topic and a group's position on the target.

@@ -1,10 +1,11 @@
 //! What a process is given by the stack: its configuration in `KROSSING_CONFIG`, the bus in `KROSSING_EVENT_BUS`.
 
 use krossing_core::{MigrationId, config::Config, config::FreezeConfig, journal::Actor};
+use krossing_drive::chain;
 use krossing_runtime::{
     Freeze, GateFreeze, Migration,
     aws::{Aws, EventBus, Workflow},
-    connect::{LedgerPlace, Real, config_from_environment, connect, variable},
+    connect::{ConnectError, LedgerPlace, Real, config_from_environment, connect, variable},
 };
 
 use crate::Failure;
@@ -49,8 +50,13 @@ impl Environment {
     pub async fn migration(&self, id: MigrationId, by: Actor) -> Result<Migration<Real>, Failure> {
         let place = self.place(&id)?;
         let connected = connect(self.config.clone(), id, &place).await;
-        let mut migration = connected.map_err(|error| Failure::refused(&error))?;
+        let mut migration = connected.map_err(|error| match error {
+            // MSK may only be busy; where it is not, a few tries do no harm.
+            ConnectError::Brokers { .. } => Failure::retryable(chain(&error)),
+            error => Failure::refused(&error),
+        })?;
         migration.by = by;
+        migration.role_per_phase = true;
         if self.config.cutover.freeze == FreezeConfig::Confirmation {
             migration.ports.freeze = Freeze::Gate(GateFreeze::default());
         }

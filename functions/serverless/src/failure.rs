@@ -46,6 +46,18 @@ impl Failure {
     }
 }
 
+/// A sentence may name every partition; what carries it (a Lambda's error, an event, a message) is limited.
+const SENTENCE_BYTES_MAX: usize = 8 * 1024;
+
+/// A text, or its beginning.
+pub(crate) fn cut(mut text: String, bytes_max: usize) -> String {
+    if text.len() > bytes_max {
+        text.truncate(text.floor_char_boundary(bytes_max));
+        text.push('…');
+    }
+    text
+}
+
 /// The class of the outermost error that has one. A rule that said no has none: there is something to put right.
 fn class_of(error: &(dyn Error + 'static)) -> ErrorClass {
     let mut next = Some(error);
@@ -69,7 +81,7 @@ fn class_of(error: &(dyn Error + 'static)) -> ErrorClass {
 impl From<anyhow::Error> for Failure {
     fn from(error: anyhow::Error) -> Self {
         let error: &(dyn Error + 'static) = error.as_ref();
-        Self { class: class_of(error), sentence: chain(error) }
+        Self { class: class_of(error), sentence: cut(chain(error), SENTENCE_BYTES_MAX) }
     }
 }
 

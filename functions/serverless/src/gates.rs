@@ -3,8 +3,9 @@
 use std::sync::Arc;
 
 use krossing_core::{
+    config::FreezeConfig,
     decision::{Answer, Gate},
-    journal::{Actor, KnownBy},
+    journal::{Actor, EntryKind, Journal, KnownBy},
     transition::State,
 };
 use krossing_drive::gate;
@@ -19,7 +20,7 @@ use crate::{
 };
 
 /// How many groups a question names.
-const GROUPS_SHOWN: usize = 20;
+pub(crate) const GROUPS_SHOWN: usize = 20;
 
 /// What `notify` is asked for with, beside [`Asked`].
 #[derive(Debug, Deserialize)]
@@ -88,9 +89,23 @@ async fn facts(migration: &Migration<Real>, gate: Gate) -> Result<Vec<String>, F
             }
             facts.push(format!("target={}", migration.config.target.bootstrap_servers.join(",")));
         }
-        Gate::AfterFailure => {}
+        Gate::AfterFailure => facts.extend(producers(migration, &journal)),
     }
     Ok(facts)
+}
+
+/// What somebody has to see to about producers, after a failure.
+fn producers(migration: &Migration<Real>, journal: &Journal) -> Option<String> {
+    let released = journal.last_since(State::Cutover, EntryKind::Unfrozen);
+    if journal.producers_may_stand_still() {
+        Some("PRODUCERS MAY STAND STILL: see to it by hand that they go on".to_owned())
+    } else if released.is_some_and(|entry| entry.detail["confirmed"] == false) {
+        Some("producers may go on and NOBODY CONFIRMED THAT THEY DO: see to it by hand".to_owned())
+    } else if migration.config.cutover.freeze == FreezeConfig::Confirmation {
+        Some("if you have had producers stand still: they may go on".to_owned())
+    } else {
+        None
+    }
 }
 
 /// What `decide` is asked for with.

@@ -97,6 +97,8 @@ async fn after(environment: Arc<Environment>, asked: Asked, failed: Failed) -> R
             if drive.journal.standing().cutover_is_open() {
                 drive.abandon_cutover().await?;
             }
+            // The cutover may have died right behind READY.
+            drive.announce_switch().await?;
             if drive.journal.standing() != Position::Unborn {
                 hand_over::tell(&drive.migration, &drive.owner).await?;
             }

@@ -23,6 +23,10 @@ use crate::Failure;
 /// How often the workflow hears that work goes on.
 const BEAT_EVERY: Duration = Duration::from_secs(20);
 
+/// When the workflow has put another worker in the place of one that gets nothing done, or is about to: it must find the
+/// lane free.
+const STANDSTILL_MAX: Duration = Duration::from_secs(280);
+
 /// How long work may take to come to rest once it is told to.
 const REST_WAIT_MAX: Duration = Duration::from_secs(60);
 
@@ -104,15 +108,18 @@ impl Task {
 
     /// Sends heartbeats while work goes on. Ends when nobody waits for the task any more; answers how that was said.
     async fn beats(&self, pulse: &Pulse) -> String {
-        let mut last = 0;
+        let (mut last, mut beaten) = (0, SystemClock.now());
         loop {
             SystemClock.sleep(BEAT_EVERY).await;
             let now = pulse.count();
             if now == last {
+                if SystemClock.now() - beaten > STANDSTILL_MAX {
+                    return format!("nothing was got done for {} s", STANDSTILL_MAX.as_secs());
+                }
                 continue;
             }
             match self.workflow.heartbeat(&self.token).await {
-                Ok(()) => last = now,
+                Ok(()) => (last, beaten) = (now, SystemClock.now()),
                 Err(error @ WorkflowError::TokenGone { .. }) => return chain(&error),
                 Err(WorkflowError::Call(error)) => tracing::warn!(%error, "could not send a heartbeat"),
             }

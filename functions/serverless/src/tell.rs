@@ -1,4 +1,5 @@
-//! What others are told: an event for each change of state, what is asked of an operator, and figures.
+//! What others are told: an event for each change of state with a copy of the journal beside the evidence, what is asked
+//! of an operator, and figures.
 //!
 //! What was told last is a document of the ledger, so that what a process which died did not tell is told by the next.
 //! An event may come twice, and none is lost. That it cannot be told ends nothing.
@@ -6,17 +7,20 @@
 use krossing_core::{
     MigrationId,
     decision::{Answer, Gate},
-    journal::{EntryKind, JournalEntry},
-    ports::{Clock, Ledger, StoreError},
+    journal::{EntryKind, Journal, JournalEntry},
+    ports::{Clock, Ledger, Objects, StoreError},
     transition::State,
 };
-use krossing_runtime::{Migration, SystemClock, aws::Event, connect::Real};
+use krossing_runtime::{Migration, MigrationError, SystemClock, aws::Event, connect::Real};
 use serde_json::{Value, json};
 
-use crate::{Environment, Failure};
+use crate::{Environment, Failure, failure::cut};
 
 /// The document that holds how many entries of the journal have been told.
 const TOLD_DOCUMENT: &str = "told";
+
+/// Of a reason, the whole of which is in the journal.
+const REASON_BYTES_MAX: usize = 4 * 1024;
 
 /// Of this format.
 const DETAIL_VERSION: u32 = 1;
@@ -33,7 +37,8 @@ async fn tell_new_entries(
     migration: &Migration<Real>,
     execution: Option<&str>,
 ) -> Result<(), Failure> {
-    let journal = migration.journal().await?;
+    let lines = migration.ledger.journal().await?;
+    let journal = Journal::parse(&lines).map_err(MigrationError::Journal)?;
     let (version, told) = match migration.ledger.document(TOLD_DOCUMENT).await? {
         None => (None, 0),
         Some((version, content)) => {
@@ -48,6 +53,9 @@ async fn tell_new_entries(
     if new.is_empty() {
         return Ok(());
     }
+    // For whoever reads evidence without a table; the table's is the one that counts.
+    let mirror = lines.iter().flat_map(|line| [line.as_str(), "\n"]).collect::<String>();
+    migration.evidence.put(&format!("{}/journal.jsonl", migration.id), vec![mirror.into()]).await?;
     for entry in new.iter().filter(|entry| entry.kind == EntryKind::Transition) {
         environment.bus.put(&changed(&migration.id, entry, execution)).await?;
     }
@@ -72,7 +80,8 @@ fn chat(title: &str, description: &str, next_steps: &[String]) -> Value {
 fn changed(id: &MigrationId, entry: &JournalEntry, execution: Option<&str>) -> Event {
     let failed = entry.to == State::Failed;
     let title = if failed { format!("{id}: failed") } else { format!("{id}: {}", entry.to) };
-    let reason = if entry.reason.is_empty() { "the next step has begun" } else { &entry.reason };
+    let reason = cut(entry.reason.clone(), REASON_BYTES_MAX);
+    let shown = if reason.is_empty() { "the next step has begun" } else { &reason };
     Event {
         detail_type: if failed { "Krossing Failed" } else { "Krossing State Changed" },
         detail: json!({
@@ -81,16 +90,17 @@ fn changed(id: &MigrationId, entry: &JournalEntry, execution: Option<&str>) -> E
             "state": entry.to,
             "position": entry.sequence,
             "at_unix_ms": entry.at_unix_ms,
-            "reason": entry.reason,
+            "reason": reason,
             "by": entry.by.to_string(),
             "execution": execution,
-            "chat": chat(&title, reason, &[]),
+            "chat": chat(&title, shown, &[]),
         }),
     }
 }
 
 /// The event of a failure that the journal does not have as a state: a cutover that was taken back, no answer in time.
 pub(crate) fn failed(id: &MigrationId, state: &str, class: &str, cause: &str, execution: Option<&str>) -> Event {
+    let cause = &cut(cause.to_owned(), REASON_BYTES_MAX);
     Event {
         detail_type: "Krossing Failed",
         detail: json!({
@@ -122,7 +132,7 @@ pub(crate) fn asked(question: &Question<'_>) -> Event {
         gate.answers().iter().map(|answer| format!("`{answer}`: {}", answer.meaning())).collect();
     let mut description = format!("{}\n\n{}", gate.question(), answers.join("\n"));
     for fact in *facts {
-        description = format!("{description}\n\n{fact}");
+        description = format!("{description}\n\n{}", cut(fact.clone(), REASON_BYTES_MAX));
     }
     let next_steps: Vec<String> = gate
         .answers()
@@ -211,6 +221,21 @@ mod tests {
         let line = event.detail["send_task_success"].as_str().expect("a line");
         assert!(line.contains("--task-token 't-1'") && line.contains(r#"{"decision":"cutover"}"#), "{line}");
         assert!(!text.contains("t-1"), "a chat room is no place for a token");
+    }
+
+    #[test]
+    fn a_question_about_many_groups_fits_an_event() {
+        let names = vec!["g".repeat(249); crate::gates::GROUPS_SHOWN].join(", ");
+        let facts = [format!("not switched: {names}"), "t".repeat(2_000)];
+        let event = asked(&Question {
+            id: &id(),
+            gate: Gate::AcknowledgeSwitch,
+            token: &"t".repeat(2_048),
+            execution: &"e".repeat(300),
+            facts: &facts,
+        });
+        let bytes = event.detail.to_string().len();
+        assert!(bytes < 32 * 1024, "{bytes} bytes: EventBridge takes 256 KB, and a chat shows less");
     }
 
     #[test]

@@ -24,6 +24,15 @@ use crate::{Environment, Failure, tell};
 /// The longest that producers may stand still where the cutover is a Lambda: it ends after 15 minutes, whatever it does.
 const FREEZE_MAX: Duration = Duration::from_secs(600);
 
+/// How long a Lambda may take.
+const LAMBDA_MAX: Duration = Duration::from_secs(900);
+
+/// What a cutover may take before it catches up: the lock, and lanes that are let go of.
+const BEFORE_CATCHING_UP_MAX: Duration = Duration::from_secs(165);
+
+/// What is left for its end, so that it is never cut off while producers stand still.
+const TO_END_IN: Duration = Duration::from_secs(60);
+
 /// The document that names the execution which drives the migration.
 const DRIVER_DOCUMENT: &str = "driver";
 
@@ -170,6 +179,7 @@ pub async fn plan(environment: Arc<Environment>, event: Value) -> Result<Value, 
             if matches!(drive.journal.standing(), Position::FailedIn(State::DrainReady | State::AwaitingClientSwitch)) {
                 drive.resume_what_failed().await?;
             }
+            drive.announce_switch().await?;
             Ok(json!({ "freeze": freeze }))
         },
     )
@@ -228,8 +238,13 @@ pub async fn cutover(environment: Arc<Environment>, event: Value) -> Result<Valu
         true => decided_by(gate.as_ref(), Gate::FreezeProducers, Answer::Frozen),
         false => decided_by(gate.as_ref(), Gate::ApproveCutover, Answer::Cutover),
     };
-    let frozen_by = asked_to_freeze.then(|| by.to_string());
+    // A gate that is only open says nothing: there is an answer, or the definition has brought one.
+    let answered = asked.execution.is_some() || gate.is_some_and(|open| open.decided.is_some());
+    let frozen_by = (asked_to_freeze && answered).then(|| by.to_string());
     let frozen = move |migration: &mut Migration<Real>| {
+        let cutover = &mut migration.config.cutover;
+        let left = LAMBDA_MAX.saturating_sub(BEFORE_CATCHING_UP_MAX + cutover.max_producer_freeze + TO_END_IN);
+        cutover.drain_timeout = cutover.drain_timeout.min(left);
         if let (Freeze::Gate(_), Some(by)) = (&migration.ports.freeze, frozen_by) {
             migration.ports.freeze = Freeze::Gate(GateFreeze { frozen_by: Some(by) });
         }
@@ -256,13 +271,18 @@ pub async fn acknowledge(environment: Arc<Environment>, event: Value) -> Result<
     let asked = Asked::of(event)?;
     let gate = gate_of(&environment, &asked).await?;
     let by = decided_by(gate.as_ref(), Gate::AcknowledgeSwitch, Answer::Switched).by;
+    // Delivered twice, it is done already.
+    let done = |standing| standing == Position::At(State::Validating);
     turn(
         &environment,
         &asked,
         by,
-        |_| Command::CutoverAck,
+        |standing| if done(standing) { Command::Status } else { Command::CutoverAck },
         |_| {},
         async |drive| {
+            if done(drive.journal.standing()) {
+                return Ok(json!({}));
+            }
             let report = drive.acknowledge().await?;
             Ok(json!({ "switched": report.switched.len(), "not_switched": report.not_switched.len() }))
         },

@@ -34,6 +34,7 @@ fn migration(world: &FakeWorld, faults: &Faults) -> Migration<FakePorts> {
         id: "m".parse().unwrap(),
         config: Config::parse(CONFIG, |_| None).unwrap(),
         by: tester(),
+        role_per_phase: false,
         ports: world.process(faults),
     }
 }

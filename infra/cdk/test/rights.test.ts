@@ -47,7 +47,7 @@ test('every resource stands for no more than a list that is known', () => {
   assert.deepEqual([...everything].sort(), [
     'ec2:DescribeNetworkInterfaces', 'ec2:DescribeSubnets',
     'ecr:GetAuthorizationToken',
-    'kafka:GetBootstrapBrokers', 'kafka:GetCompatibleKafkaVersions',
+    'kafka:GetBootstrapBrokers',
     'logs:CreateLogDelivery', 'logs:DeleteLogDelivery', 'logs:DescribeLogGroups', 'logs:DescribeResourcePolicies',
     'logs:GetLogDelivery', 'logs:ListLogDeliveries', 'logs:PutResourcePolicy', 'logs:UpdateLogDelivery',
     'states:SendTaskFailure', 'states:SendTaskHeartbeat', 'states:SendTaskSuccess',

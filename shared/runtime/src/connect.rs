@@ -305,7 +305,7 @@ pub async fn connect(config: Config, id: MigrationId, place: &LedgerPlace) -> Re
         signer,
         msk,
     };
-    Ok(Migration { id, config, by: actor(), ports })
+    Ok(Migration { id, config, by: actor(), role_per_phase: false, ports })
 }
 
 /// The configuration with brokers for each cluster, asked of MSK where none are given.

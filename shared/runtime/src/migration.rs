@@ -21,6 +21,8 @@ pub struct Migration<P: Ports> {
     pub config: Config,
     /// On whose behalf its journal is written.
     pub by: Actor,
+    /// Each phase is a process with an AWS role of its own, so that what this one may do says nothing of the others.
+    pub role_per_phase: bool,
     /// What it works on.
     pub ports: PortSet<P>,
 }

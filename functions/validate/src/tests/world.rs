@@ -444,6 +444,7 @@ impl World {
                 id: "m".parse().unwrap(),
                 config,
                 by: tester(),
+                role_per_phase: false,
                 ports: PortSet {
                     source_witness: source.clone(),
                     target_witness: target.clone(),
