@@ -7,10 +7,9 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use aws_sdk_s3::Client;
 use lab::{
-    compare::{compare, groups_resume_exactly},
     in_lab,
     rehearsal::{Rehearsal, RehearsalSpec},
-    workload::{Offsets, Scale},
+    workload::Scale,
 };
 
 use crate::{
@@ -107,15 +106,7 @@ fn a_migration_kept_on_aws_is_exact_and_its_evidence_cannot_be_deleted() {
         ensure!(ended.stdout.contains("evidence=s3://evidence/lab/evidence.json"), "{}", ended.stdout);
         ensure!(!rehearsal.folder.join("evidence").exists() && !rehearsal.folder.join("segments").exists());
 
-        let (source, target) = (rehearsal.source.client(), rehearsal.target.client());
-        let compared = compare(&source, &target, &rehearsal.topics()).await?;
-        ensure!(compared.differences.is_empty(), "{:#?}", compared.differences);
-        let acknowledged = rehearsal.workload.recorder.verify(&source, Offsets::Same).await?;
-        ensure!(acknowledged.missing.is_empty(), "{:#?}", acknowledged.missing);
-        let resumptions = groups_resume_exactly(&source, &target, &rehearsal.groups.names()).await?;
-        let wrong: Vec<_> = resumptions.iter().filter(|resumption| resumption.problem.is_some()).collect();
-        ensure!(wrong.is_empty() && resumptions.len() > 200, "{} positions: {wrong:#?}", resumptions.len());
-        eprintln!("  {} records and {} positions are as on the source", compared.records, resumptions.len());
+        rehearsal.is_exact().await?;
 
         let brought = bring_evidence(&s3, &rehearsal).await?;
         let (document, objects) = (brought.join("lab/evidence.json"), brought.display().to_string());

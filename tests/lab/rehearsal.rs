@@ -23,9 +23,10 @@ use crate::{
     Cluster, ClusterSpec, FreezeWebhook, Lab, Listener, Security, Version,
     certificates::STORE_PASSWORD,
     cluster::KROSSING,
+    compare::{compare, groups_resume_exactly},
     process::POLL,
     state::ClusterState,
-    workload::{Groups, LiveProducers, Scale, Workload},
+    workload::{Groups, LiveProducers, Offsets, Scale, Workload},
 };
 
 /// The secret that signs the webhook's requests.
@@ -193,6 +194,21 @@ impl Rehearsal {
     /// What of the source must not change.
     pub async fn source_as_it_is(&self) -> Result<ClusterState> {
         ClusterState::read(&self.source).await
+    }
+
+    /// An independent client finds every record that producers had acknowledged, once and unchanged, and every group's
+    /// position at its record.
+    pub async fn is_exact(&self) -> Result<()> {
+        let (source, target) = (self.source.client(), self.target.client());
+        let compared = compare(&source, &target, &self.topics()).await?;
+        ensure!(compared.differences.is_empty(), "{:#?}", compared.differences);
+        let acknowledged = self.workload.recorder.verify(&source, Offsets::Same).await?;
+        ensure!(acknowledged.missing.is_empty(), "{:#?}", acknowledged.missing);
+        let resumptions = groups_resume_exactly(&source, &target, &self.groups.names()).await?;
+        let wrong: Vec<_> = resumptions.iter().filter(|resumption| resumption.problem.is_some()).collect();
+        ensure!(wrong.is_empty() && resumptions.len() > 200, "{} positions: {wrong:#?}", resumptions.len());
+        eprintln!("  {} records and {} positions are as on the source", compared.records, resumptions.len());
+        Ok(())
     }
 
     /// The topics of the workload.

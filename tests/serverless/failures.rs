@@ -138,7 +138,7 @@ fn what_dies_is_replaced_and_nothing_is_done_twice() {
         let ended = stand.stack.until_ended(&execution, WAIT_MAX).await?;
         ensure!(ended.status == "SUCCEEDED" && ended.output["state"] == "finalized", "{ended:?}");
 
-        stand.is_exact().await?;
+        stand.rehearsal.is_exact().await?;
         stand.evidence_verifies().await?;
         let journal = stand.journal().await?;
         let acknowledged = journal.iter().find(|entry| entry["to"] == "validating").context("it was acknowledged")?;

@@ -38,7 +38,7 @@ fn a_migration_runs_through_the_definition_and_is_exact() {
         let ended = stand.stack.until_ended(&execution, WAIT_MAX).await?;
         ensure!(ended.status == "SUCCEEDED" && ended.output["state"] == "finalized", "{ended:?}");
 
-        stand.is_exact().await?;
+        stand.rehearsal.is_exact().await?;
         let journal = stand.journal().await?;
         let by = |state: &str| journal.iter().find(|entry| entry["to"] == state).map(|entry| entry["by"].clone());
         ensure!(by("cutover") == Some(json!({ "who": "alice", "known_by": "nobody" })), "{:?}", by("cutover"));

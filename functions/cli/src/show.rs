@@ -139,6 +139,7 @@ fn kind_name(kind: EntryKind) -> &'static str {
         EntryKind::SourceGap => "source_gap",
         EntryKind::TargetRolledBack => "target_rolled_back",
         EntryKind::Decision => "decision",
+        EntryKind::GateAnswered => "gate_answered",
         EntryKind::FreezeAsked => "freeze_asked",
         EntryKind::FreezeConfirmed => "freeze_confirmed",
         EntryKind::UnfreezeAsked => "unfreeze_asked",

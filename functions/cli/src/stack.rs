@@ -19,7 +19,7 @@ use krossing_runtime::{
     aws::{Aws, Execution, Workflow, caller},
     connect::{LedgerPlace, Real, connect, new_migration_id, read_config},
 };
-use krossing_worker::lane_report;
+use krossing_worker::{LagNow, lag_now};
 use serde_json::json;
 
 use crate::{
@@ -294,10 +294,7 @@ pub(crate) async fn status(name: &str, existing: &Existing, follow: bool) -> any
         };
         let planned = krossing_drive::load_planned(&stack.migration, &journal).await?;
         let progress = stack.migration.progress(&planned.scope()).await?;
-        let mut lag = 0;
-        for lane in planned.lanes() {
-            lag += lane_report(&stack.migration, lane.id).await?.map_or(0, |(_, report)| report.lag_records_total);
-        }
+        let LagNow { records_total: lag, nobody_tails } = lag_now(&stack.migration, &planned.lanes()).await?;
         let seeded = progress.values().filter(|progress| progress.seeded()).count();
         let records: u64 = progress.values().map(|progress| progress.counts.records).sum();
         let (gate, reason) = (stack.gate().await?, journal.entries().last().map_or("", |entry| entry.reason.as_str()));
@@ -318,6 +315,7 @@ pub(crate) async fn status(name: &str, existing: &Existing, follow: bool) -> any
             "partitions_seeded": seeded,
             "records_copied": records,
             "lag_records_total": lag,
+            "lanes_that_nobody_tails": nobody_tails,
             "gate": gate.as_ref().map(|gate| gate.gate),
             "execution": gate.as_ref().map(|gate| &gate.execution),
         });

@@ -1,8 +1,9 @@
 //! A migration that is driven: each command's phases in their order, and the journal between them.
 //!
-//! Generic over the ports, so that what a command does can be run on fakes that crash at any call. A process that dies anywhere in here is gone on with by the same call: each turn
-//! does what the journal's state asks for and journals the next state once it is done. Which command may run in which
-//! state is the table in `krossing_core::transition`; nothing here decides it again.
+//! Generic over the ports, so that what a command does can be run on fakes that crash at any call. A process that dies
+//! anywhere in here is gone on with by the same call: each turn does what the journal's state asks for and journals the
+//! next state once it is done. Which command may run in which state is the table in `krossing_core::transition`; nothing
+//! here decides it again.
 //!
 //! Does not: hold the lock that keeps a second command away, hear signals, or connect.
 

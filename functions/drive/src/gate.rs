@@ -1,9 +1,10 @@
 //! Gates: where a workflow waits for an operator, as the ledger has them, and how they are answered.
 
 use krossing_core::{
-    decision::{Answer, Decided, GATE_DOCUMENT, Gate, OpenGate, may_answer},
-    journal::Actor,
+    decision::{Answer, Answered, Decided, GATE_DOCUMENT, Gate, OpenGate, may_answer},
+    journal::{Actor, EntryKind, Journal},
     ports::{Clock, Ledger, Ports, StoreError, Version},
+    transition::State,
 };
 use krossing_runtime::{
     ForStep, Migration, MigrationError, MigrationResult,
@@ -36,7 +37,7 @@ async fn write<P: Ports>(
 /// Opens a gate. Delivered twice, it opens once: an answer that was given stays.
 pub async fn open<P: Ports>(migration: &Migration<P>, gate: Gate, token: &str, execution: &str) -> MigrationResult<()> {
     let (version, stored) = last_gate(migration).await?;
-    if stored.is_some_and(|open| open.token == token) {
+    if stored.as_ref().is_some_and(|open| open.token == token) {
         return Ok(());
     }
     let open = OpenGate {
@@ -45,8 +46,24 @@ pub async fn open<P: Ports>(migration: &Migration<P>, gate: Gate, token: &str, e
         execution: execution.to_owned(),
         asked_unix_ms: migration.clock.unix_ms(),
         decided: None,
+        before: stored.map(|open| open.answers()).unwrap_or_default(),
     };
     write(migration, version, &open).await.map(drop)
+}
+
+/// Journals answers that are not yet, each by whom it was given. The caller holds the lock.
+pub async fn journal_answers<P: Ports>(migration: &Migration<P>, journal: &mut Journal) -> MigrationResult<()> {
+    if journal.tip().is_none_or(State::is_terminal) {
+        return Ok(());
+    }
+    let Some(gate) = last_gate(migration).await?.1 else { return Ok(()) };
+    for answered in gate.to_be_journaled(journal) {
+        let Answered { gate, decided } = &answered;
+        let why = if decided.reason.is_empty() { String::new() } else { format!(": {}", decided.reason) };
+        let reason = format!("{gate}: {}{why}", decided.answer);
+        migration.note_by(decided.by.clone(), journal, EntryKind::GateAnswered, reason, &answered).await?;
+    }
+    Ok(())
 }
 
 /// Answers the gate at which the migration waits: written down first, then the workflow is told. Answers which gate it

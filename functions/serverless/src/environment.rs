@@ -5,7 +5,7 @@ use krossing_drive::chain;
 use krossing_runtime::{
     Freeze, GateFreeze, Migration,
     aws::{Aws, EventBus, Workflow},
-    connect::{ConnectError, LedgerPlace, Real, config_from_environment, connect, variable},
+    connect::{ConfigError, ConnectError, LedgerPlace, Real, config_from_environment, connect, variable},
 };
 
 use crate::Failure;
@@ -29,7 +29,13 @@ pub struct Environment {
 impl Environment {
     /// Reads it. Whatever is wrong is for whoever deployed the stack to put right.
     pub async fn read() -> Result<Self, Failure> {
-        let config = config_from_environment().await.map_err(|error| Failure::refused(&error))?;
+        let config = config_from_environment().await.map_err(|error| match &error {
+            // Secrets that nobody gave out for now: the configuration may be right as it is.
+            ConfigError::Problems { problems, .. } if problems.iter().all(|problem| problem.passing) => {
+                Failure::retryable(chain(&error))
+            }
+            _ => Failure::refused(&error),
+        })?;
         if config.ledger.dynamodb_table.is_none() {
             return Err(Failure::refused_with(
                 "KROSSING_CONFIG: ledger.dynamodb_table is missing: a process that does not stay keeps no journal"

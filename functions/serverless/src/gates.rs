@@ -10,13 +10,13 @@ use krossing_core::{
 };
 use krossing_drive::gate;
 use krossing_runtime::{Migration, connect::Real};
-use krossing_worker::lane_report;
+use krossing_worker::{lag_now, lane_failures};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::{
     Environment, Failure, tell,
-    turns::{Asked, of_this_execution},
+    turns::{Asked, migration, of_this_execution},
 };
 
 /// How many groups a question names.
@@ -40,12 +40,12 @@ pub(crate) struct Failed {
 }
 
 /// Opens a gate and asks the operator. The answer comes by `decide`, by the command, or with the bare token.
-pub async fn notify(environment: Arc<Environment>, event: Value) -> Result<Value, Failure> {
+pub(crate) async fn notify(environment: Arc<Environment>, event: Value) -> Result<Value, Failure> {
     let wanted: AskedToAsk = serde_json::from_value(event.clone())
         .map_err(|error| Failure::refused_with(format!("the input is not understood: {error}")))?;
     let asked = Asked::of(event)?;
     let execution = asked.execution.clone().unwrap_or_default();
-    let migration = environment.migration(asked.id()?, asked.by()).await?;
+    let migration = migration(&environment, &asked).await?;
     of_this_execution(&migration, &execution).await?;
     gate::open(&migration, wanted.gate, &wanted.token, &execution).await?;
     let mut facts = facts(&migration, wanted.gate).await?;
@@ -72,11 +72,15 @@ async fn facts(migration: &Migration<Real>, gate: Gate) -> Result<Vec<String>, F
     match gate {
         Gate::ApproveCutover | Gate::FreezeProducers => {
             let plan = krossing_drive::load_planned(migration, &journal).await?;
-            let mut lag = 0;
-            for lane in plan.lanes() {
-                lag += lane_report(migration, lane.id).await?.map_or(0, |(_, report)| report.lag_records_total);
+            let lag = lag_now(migration, &plan.lanes()).await?;
+            facts.push(format!("lag_records_total={} groups={}", lag.records_total, plan.plan.groups.len()));
+            if !lag.nobody_tails.is_empty() {
+                let lanes: Vec<_> = lag.nobody_tails.iter().map(ToString::to_string).collect();
+                facts.push(format!(
+                    "nobody tails {}: the cutover copies first what has arrived there",
+                    lanes.join(", ")
+                ));
             }
-            facts.push(format!("lag_records_total={lag} groups={}", plan.plan.groups.len()));
         }
         Gate::AcknowledgeSwitch => {
             let (_, record) = migration.client_switch().await?;
@@ -89,7 +93,13 @@ async fn facts(migration: &Migration<Real>, gate: Gate) -> Result<Vec<String>, F
             }
             facts.push(format!("target={}", migration.config.target.bootstrap_servers.join(",")));
         }
-        Gate::AfterFailure => facts.extend(producers(migration, &journal)),
+        Gate::AfterFailure => {
+            facts.extend(producers(migration, &journal));
+            if journal.tip().is_some() {
+                let plan = krossing_drive::load_planned(migration, &journal).await?;
+                facts.extend(lane_failures(migration, &plan.lanes()).await?);
+            }
+        }
     }
     Ok(facts)
 }
@@ -121,7 +131,7 @@ struct Decision {
 
 /// Answers the gate at which the migration waits, from a console's test event or a chat's action. The function cannot
 /// know who invoked it (CloudTrail does): the journal keeps what they call themselves, as unattested.
-pub async fn decide(environment: Arc<Environment>, event: Value) -> Result<Value, Failure> {
+pub(crate) async fn decide(environment: Arc<Environment>, event: Value) -> Result<Value, Failure> {
     let decision: Decision = serde_json::from_value(event).map_err(|error| {
         Failure::refused_with(format!(
             "the input is not understood: {error}: give {{\"migration_id\": …, \"decision\": …, \"by\": …, \"reason\": …}}"

@@ -6,31 +6,68 @@ use lambda_runtime::{LambdaEvent, service_fn};
 use serde_json::Value;
 use tokio::sync::OnceCell;
 
-use crate::{Environment, Failure};
+use crate::{Environment, Failure, gates, recover, turns};
 
-/// Answers invocations with `handle` until the platform ends the process.
-pub fn serve<F, R>(handle: F) -> ExitCode
-where
-    F: Fn(Arc<Environment>, Value) -> R,
-    R: Future<Output = Result<Value, Failure>>,
-{
+/// What every process begins with: a place for its log lines, and threads. Says why where there are none.
+pub(crate) fn start() -> Option<tokio::runtime::Runtime> {
     krossing_runtime::start_tracing();
-    let runtime = match tokio::runtime::Runtime::new() {
-        Ok(runtime) => runtime,
-        Err(error) => {
-            tracing::error!(%error, "could not start");
-            return ExitCode::FAILURE;
+    tokio::runtime::Runtime::new().inspect_err(|error| tracing::error!(%error, "could not start")).ok()
+}
+
+/// The functions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lambda {
+    /// Says where a migration stands, and claims it.
+    Plan,
+    /// Looks for what stands in the way.
+    Precheck,
+    /// Makes what is missing on the target.
+    Topology,
+    /// Carries all groups over.
+    Cutover,
+    /// Takes the acknowledgement.
+    ClientSwitch,
+    /// Gives a migration up.
+    Rollback,
+    /// Looks after what has failed.
+    Recover,
+    /// Asks an operator.
+    Notify,
+    /// Takes an operator's answer.
+    Decide,
+}
+
+/// What a turn comes to.
+type Turn = Pin<Box<dyn Future<Output = Result<Value, Failure>>>>;
+
+impl Lambda {
+    /// Boxed: the compiler gives up on futures that are nested as deeply as a phase's. Here and not in each binary, so
+    /// that the phases are compiled once.
+    fn turn(self, environment: Arc<Environment>, event: Value) -> Turn {
+        match self {
+            Lambda::Plan => Box::pin(turns::plan(environment, event)),
+            Lambda::Precheck => Box::pin(turns::precheck(environment, event)),
+            Lambda::Topology => Box::pin(turns::topology(environment, event)),
+            Lambda::Cutover => Box::pin(turns::cutover(environment, event)),
+            Lambda::ClientSwitch => Box::pin(turns::acknowledge(environment, event)),
+            Lambda::Rollback => Box::pin(turns::rollback(environment, event)),
+            Lambda::Recover => Box::pin(recover::recover(environment, event)),
+            Lambda::Notify => Box::pin(gates::notify(environment, event)),
+            Lambda::Decide => Box::pin(gates::decide(environment, event)),
         }
-    };
+    }
+}
+
+/// Answers invocations of a function until the platform ends the process.
+pub fn serve(lambda: Lambda) -> ExitCode {
+    let Some(runtime) = start() else { return ExitCode::FAILURE };
     // Read with the first invocation, so that what is wrong with it is an answer and not a process that will not start.
     let environment: OnceCell<Arc<Environment>> = OnceCell::new();
-    let (environment, handle) = (&environment, &handle);
+    let environment = &environment;
     let answer = service_fn(|event: LambdaEvent<Value>| async move {
         let read = async || Environment::read().await.map(Arc::new);
         let environment = environment.get_or_try_init(read).await?.clone();
-        // Boxed: the compiler gives up on futures that are nested as deeply as a phase's.
-        let turn: Pin<Box<dyn Future<Output = Result<Value, Failure>>>> = Box::pin(handle(environment, event.payload));
-        let answer = turn.await;
+        let answer = lambda.turn(environment, event.payload).await;
         if let Err(failure) = &answer {
             tracing::warn!(class = failure.class.name(), failure.sentence, "failed");
         }

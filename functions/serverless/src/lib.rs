@@ -9,7 +9,7 @@
 
 mod environment;
 mod failure;
-pub mod gates;
+mod gates;
 mod lambda;
 mod recover;
 mod task;
@@ -19,7 +19,5 @@ mod worker;
 
 pub use environment::Environment;
 pub use failure::Failure;
-pub use lambda::serve;
-pub use recover::recover;
-pub use turns::{acknowledge, cutover, plan, precheck, rollback, topology};
+pub use lambda::{Lambda, serve};
 pub use worker::main as worker;

@@ -9,8 +9,9 @@ use krossing_core::{
     ErrorClass,
     transition::{Command, Position, State},
 };
-use krossing_drive::{chain, hand_over};
-use krossing_runtime::aws::WorkflowError;
+use krossing_drive::{Drive, chain, hand_over};
+use krossing_runtime::{aws::WorkflowError, connect::Real};
+use krossing_worker::lane_failures;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -18,7 +19,7 @@ use crate::{
     Environment, Failure,
     gates::Failed,
     tell,
-    turns::{Asked, turn},
+    turns::{Asked, migration, turn},
 };
 
 /// What the environment variable of a task's token is called.
@@ -32,7 +33,7 @@ struct AwsEvent {
 }
 
 /// Takes any of the three.
-pub async fn recover(environment: Arc<Environment>, event: Value) -> Result<Value, Failure> {
+pub(crate) async fn recover(environment: Arc<Environment>, event: Value) -> Result<Value, Failure> {
     match serde_json::from_value::<AwsEvent>(event.clone()) {
         Ok(AwsEvent { source, detail }) if source == "aws.states" => execution_ended(environment, &detail).await,
         Ok(AwsEvent { source, detail }) if source == "aws.ecs" => task_stopped(&environment, &detail).await,
@@ -86,51 +87,47 @@ fn is_left_open(state: State) -> bool {
 
 async fn after(environment: Arc<Environment>, asked: Asked, failed: Failed) -> Result<Value, Failure> {
     let Failed { error, cause } = failed;
+    let migration = migration(&environment, &asked).await?;
+    let work = async |drive: &mut Drive<Real>| {
+        if drive.journal.standing().cutover_is_open() {
+            drive.abandon_cutover().await?;
+        }
+        // The cutover may have died right behind READY.
+        drive.announce_switch().await?;
+        if drive.journal.standing() != Position::Unborn {
+            hand_over::tell(&drive.migration, &drive.owner).await?;
+        }
+        match drive.journal.standing() {
+            Position::At(state) if is_left_open(state) => {
+                let lanes = drive.planned().await?.lanes();
+                let of_lanes = lane_failures(&drive.migration, &lanes).await?;
+                let reason = format!("{error}: {}", [vec![cause], of_lanes].concat().join("; "));
+                end_as_failed(drive, state, reason).await?;
+            }
+            Position::At(state) if !state.is_terminal() => {
+                let event = tell::failed(&drive.migration.id, state.name(), &error, &cause, asked.execution.as_deref());
+                environment.bus.put(&event).await?;
+            }
+            Position::Unborn | Position::At(_) | Position::FailedIn(_) | Position::FailedTooOften(_) => {}
+        }
+        Ok(json!({}))
+    };
     // As whoever only looks: neither cluster is asked anything, for producers must not wait for brokers.
-    turn(
-        &environment,
-        &asked,
-        asked.by(),
-        |_| Command::Status,
-        |_| {},
-        async |drive| {
-            if drive.journal.standing().cutover_is_open() {
-                drive.abandon_cutover().await?;
-            }
-            // The cutover may have died right behind READY.
-            drive.announce_switch().await?;
-            if drive.journal.standing() != Position::Unborn {
-                hand_over::tell(&drive.migration, &drive.owner).await?;
-            }
-            if let Position::At(state) = drive.journal.standing() {
-                if is_left_open(state) {
-                    let reason = format!("{error}: {cause}");
-                    let migration = drive.migration.clone();
-                    let ended = krossing_evidence::end(
-                        &migration,
-                        &mut drive.journal,
-                        State::Failed,
-                        reason.clone(),
-                        json!({}),
-                        &[],
-                    );
-                    if let Err(unsigned) = Box::pin(ended).await {
-                        tracing::warn!(error = chain(&unsigned), "the attempt leaves no evidence");
-                        drive.reload().await?;
-                        if drive.journal.standing() == Position::At(state) {
-                            drive.enter(State::Failed, reason, json!({})).await?;
-                        }
-                    }
-                } else if !state.is_terminal() {
-                    let event =
-                        tell::failed(&drive.migration.id, state.name(), &error, &cause, asked.execution.as_deref());
-                    environment.bus.put(&event).await?;
-                }
-            }
-            Ok(json!({}))
-        },
-    )
-    .await
+    turn(&environment, &asked, migration, |_| Command::Status, work).await
+}
+
+/// Journals that `state` failed, with evidence of the attempt; without it where none can be made.
+async fn end_as_failed(drive: &mut Drive<Real>, state: State, reason: String) -> Result<(), Failure> {
+    let migration = drive.migration.clone();
+    let ended = krossing_evidence::end(&migration, &mut drive.journal, State::Failed, reason.clone(), json!({}), &[]);
+    if let Err(unsigned) = Box::pin(ended).await {
+        tracing::warn!(error = chain(&unsigned), "the attempt leaves no evidence");
+        drive.reload().await?;
+        if drive.journal.standing() == Position::At(state) {
+            drive.enter(State::Failed, reason, json!({})).await?;
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -9,14 +9,13 @@ use std::{
 };
 
 use krossing_core::ports::Clock;
+use krossing_drive::chain;
 use krossing_runtime::{
     SystemClock,
     aws::{Workflow, WorkflowError},
 };
 use serde_json::Value;
 use tokio::sync::watch;
-
-use krossing_drive::chain;
 
 use crate::Failure;
 
@@ -52,6 +51,11 @@ pub(crate) struct Task {
     pub(crate) token: String,
 }
 
+/// How work ends that was told to stop before it was done.
+pub(crate) fn stopped() -> Failure {
+    Failure::retryable("the worker was told to stop".to_owned())
+}
+
 /// Why work is told to stop.
 enum Stop {
     /// The platform wants the process to end.
@@ -76,11 +80,13 @@ impl Task {
             () = terminated() => Stop::Signal,
         };
         tell.send_replace(true);
-        if tokio::time::timeout(REST_WAIT_MAX, &mut work).await.is_err() {
+        // It may have been done in the same moment: then that counts.
+        let rested = tokio::time::timeout(REST_WAIT_MAX, &mut work).await.unwrap_or_else(|_| {
             tracing::warn!("the work did not come to rest in time; its leases run out by themselves");
-        }
+            Err(stopped())
+        });
         match stop {
-            Stop::Signal => self.report(Err(Failure::retryable("the worker was told to stop".to_owned()))).await,
+            Stop::Signal => self.report(rested).await,
             Stop::TokenGone(why) => {
                 tracing::warn!(why, "came to rest: nobody waits for this task any more");
                 Ok(())

@@ -5,12 +5,16 @@ use std::{str::FromStr, sync::Arc, time::Duration};
 use krossing_core::{
     MigrationId,
     config::FreezeConfig,
-    decision::{Answer, Decided, Gate, OpenGate, decided_by},
+    decision::{Answer, Decided, Gate, decided_by},
     journal::{Actor, KnownBy},
     ports::{Ledger, StoreError, Version},
     transition::{Command, Position, State},
 };
-use krossing_drive::{Drive, SILENT, gate::last_gate, hand_over};
+use krossing_drive::{
+    Drive, SILENT,
+    gate::{journal_answers, last_gate},
+    hand_over,
+};
 use krossing_runtime::{
     Freeze, GateFreeze, Migration,
     connect::{Real, owner},
@@ -66,17 +70,14 @@ impl Asked {
     }
 }
 
-/// Takes one turn: claims, locks, opens, works, tells.
+/// Takes one turn: locks, looks who drives, opens, works, tells.
 pub(crate) async fn turn(
     environment: &Environment,
     asked: &Asked,
-    by: Actor,
+    migration: Migration<Real>,
     command: impl FnOnce(Position) -> Command,
-    prepare: impl FnOnce(&mut Migration<Real>),
     work: impl AsyncFnOnce(&mut Drive<Real>) -> Result<Value, Failure>,
 ) -> Result<Value, Failure> {
-    let mut migration = environment.migration(asked.id()?, by).await?;
-    prepare(&mut migration);
     let migration = Arc::new(migration);
     let owner = owner();
     let place = environment.place(&migration.id)?;
@@ -87,7 +88,11 @@ pub(crate) async fn turn(
     }
     let standing = migration.journal().await?.standing();
     let mut drive = Drive::open(migration, owner, SILENT, command(standing)).await?;
-    let done = Box::pin(work(&mut drive)).await;
+    let taken = async {
+        journal_answers(&drive.migration, &mut drive.journal).await?;
+        work(&mut drive).await
+    };
+    let done = Box::pin(taken).await;
     // What was journaled is told even where the turn has failed.
     tell::new_entries(environment, &drive.migration, asked.execution.as_deref()).await;
     let mut answer = done?;
@@ -152,8 +157,13 @@ async fn claim(environment: &Environment, migration: &Migration<Real>, execution
     Ok(())
 }
 
+/// The migration that is asked for, in the name of the execution that asks.
+pub(crate) async fn migration(environment: &Environment, asked: &Asked) -> Result<Migration<Real>, Failure> {
+    environment.migration(asked.id()?, asked.by()).await
+}
+
 /// Where the migration stands, claimed for this execution.
-pub async fn plan(environment: Arc<Environment>, event: Value) -> Result<Value, Failure> {
+pub(crate) async fn plan(environment: Arc<Environment>, event: Value) -> Result<Value, Failure> {
     let asked = Asked::of(event)?;
     let cutover = &environment.config.cutover;
     if cutover.max_producer_freeze > FREEZE_MAX {
@@ -163,76 +173,53 @@ pub async fn plan(environment: Arc<Environment>, event: Value) -> Result<Value, 
         )));
     }
     let freeze = if cutover.freeze == FreezeConfig::Confirmation { "confirmation" } else { "webhook" };
+    let migration = migration(&environment, &asked).await?;
     if let Some(execution) = &asked.execution {
-        let migration = environment.migration(asked.id()?, asked.by()).await?;
         claim(&environment, &migration, execution).await?;
     }
     let command = |standing| if standing == Position::Unborn { Command::Status } else { Command::Resume };
-    turn(
-        &environment,
-        &asked,
-        asked.by(),
-        command,
-        |_| {},
-        async |drive| {
-            // Where an operator is to decide nothing else takes up what failed; `finalize` journals itself that it tries again.
-            if matches!(drive.journal.standing(), Position::FailedIn(State::DrainReady | State::AwaitingClientSwitch)) {
-                drive.resume_what_failed().await?;
-            }
-            drive.announce_switch().await?;
-            Ok(json!({ "freeze": freeze }))
-        },
-    )
-    .await
+    let work = async |drive: &mut Drive<Real>| {
+        // Where an operator is to decide nothing else takes up what failed; `finalize` journals itself that it tries
+        // again.
+        if matches!(drive.journal.standing(), Position::FailedIn(State::DrainReady | State::AwaitingClientSwitch)) {
+            drive.resume_what_failed().await?;
+        }
+        drive.announce_switch().await?;
+        Ok(json!({ "freeze": freeze }))
+    };
+    turn(&environment, &asked, migration, command, work).await
 }
 
 /// Up to `topology_copy`, where nothing stands in the way.
-pub async fn precheck(environment: Arc<Environment>, event: Value) -> Result<Value, Failure> {
+pub(crate) async fn precheck(environment: Arc<Environment>, event: Value) -> Result<Value, Failure> {
     let asked = Asked::of(event)?;
-    turn(
-        &environment,
-        &asked,
-        asked.by(),
-        begin_or_resume,
-        |_| {},
-        async |drive| {
-            drive.to_topology_copy().await?;
-            Ok(json!({}))
-        },
-    )
-    .await
+    let migration = migration(&environment, &asked).await?;
+    let work = async |drive: &mut Drive<Real>| {
+        drive.to_topology_copy().await?;
+        Ok(json!({}))
+    };
+    turn(&environment, &asked, migration, begin_or_resume, work).await
 }
 
 /// Makes what is missing on the target, and lays out the lanes.
-pub async fn topology(environment: Arc<Environment>, event: Value) -> Result<Value, Failure> {
+pub(crate) async fn topology(environment: Arc<Environment>, event: Value) -> Result<Value, Failure> {
     let asked = Asked::of(event)?;
-    turn(
-        &environment,
-        &asked,
-        asked.by(),
-        begin_or_resume,
-        |_| {},
-        async |drive| {
-            // Before lanes begin: who asks for them later has a higher question.
-            let question = hand_over::question(&drive.migration).await?;
-            let planned = drive.topology().await?;
-            let lanes: Vec<_> = planned.lanes().iter().map(|lane| json!({ "lane": lane.id.0 })).collect();
-            Ok(json!({ "lanes": lanes, "asked": question.unwrap_or(0) }))
-        },
-    )
-    .await
-}
-
-/// The gate before this turn, as the ledger has it.
-async fn gate_of(environment: &Environment, asked: &Asked) -> Result<Option<OpenGate>, Failure> {
-    let migration = environment.migration(asked.id()?, asked.by()).await?;
-    Ok(last_gate(&migration).await?.1)
+    let migration = migration(&environment, &asked).await?;
+    let work = async |drive: &mut Drive<Real>| {
+        // Before lanes begin: who asks for them later has a higher question.
+        let question = hand_over::question(&drive.migration).await?;
+        let planned = drive.topology().await?;
+        let lanes: Vec<_> = planned.lanes().iter().map(|lane| json!({ "lane": lane.id.0 })).collect();
+        Ok(json!({ "lanes": lanes, "asked": question.unwrap_or(0) }))
+    };
+    turn(&environment, &asked, migration, begin_or_resume, work).await
 }
 
 /// From `drain_ready` to `awaiting_client_switch`, or back with the reason.
-pub async fn cutover(environment: Arc<Environment>, event: Value) -> Result<Value, Failure> {
+pub(crate) async fn cutover(environment: Arc<Environment>, event: Value) -> Result<Value, Failure> {
     let asked = Asked::of(event)?;
-    let gate = gate_of(&environment, &asked).await?;
+    let mut migration = migration(&environment, &asked).await?;
+    let gate = last_gate(&migration).await?.1;
     let asked_to_freeze = gate.as_ref().is_some_and(|open| open.gate == Gate::FreezeProducers);
     let Decided { by, .. } = match asked_to_freeze {
         true => decided_by(gate.as_ref(), Gate::FreezeProducers, Answer::Frozen),
@@ -240,75 +227,53 @@ pub async fn cutover(environment: Arc<Environment>, event: Value) -> Result<Valu
     };
     // A gate that is only open says nothing: there is an answer, or the definition has brought one.
     let answered = asked.execution.is_some() || gate.is_some_and(|open| open.decided.is_some());
-    let frozen_by = (asked_to_freeze && answered).then(|| by.to_string());
-    let frozen = move |migration: &mut Migration<Real>| {
-        let cutover = &mut migration.config.cutover;
-        let left = LAMBDA_MAX.saturating_sub(BEFORE_CATCHING_UP_MAX + cutover.max_producer_freeze + TO_END_IN);
-        cutover.drain_timeout = cutover.drain_timeout.min(left);
-        if let (Freeze::Gate(_), Some(by)) = (&migration.ports.freeze, frozen_by) {
-            migration.ports.freeze = Freeze::Gate(GateFreeze { frozen_by: Some(by) });
-        }
+    if let (Freeze::Gate(_), true) = (&migration.ports.freeze, asked_to_freeze && answered) {
+        migration.ports.freeze = Freeze::Gate(GateFreeze { frozen_by: Some(by.to_string()) });
+    }
+    migration.by = by;
+    let settings = &mut migration.config.cutover;
+    let left = LAMBDA_MAX.saturating_sub(BEFORE_CATCHING_UP_MAX + settings.max_producer_freeze + TO_END_IN);
+    settings.drain_timeout = settings.drain_timeout.min(left);
+    let work = async |drive: &mut Drive<Real>| {
+        let planned = drive.before_cutover().await?;
+        krossing_worker::journal_gaps(&drive.migration, &mut drive.journal, &planned.lanes()).await?;
+        let report = drive.cutover(&planned).await?;
+        tell::metrics(&drive.migration.id, None, &[("frozen_ms", report.timings.frozen_ms as f64, "Milliseconds")]);
+        Ok(json!({ "frozen_ms": report.timings.frozen_ms, "positions": report.groups.len() }))
     };
-    turn(
-        &environment,
-        &asked,
-        by,
-        |_| Command::Cutover,
-        frozen,
-        async |drive| {
-            let planned = drive.before_cutover().await?;
-            krossing_worker::journal_gaps(&drive.migration, &mut drive.journal, &planned.lanes()).await?;
-            let report = drive.cutover(&planned).await?;
-            tell::metrics(&drive.migration.id, None, &[("frozen_ms", report.timings.frozen_ms as f64, "Milliseconds")]);
-            Ok(json!({ "frozen_ms": report.timings.frozen_ms, "positions": report.groups.len() }))
-        },
-    )
-    .await
+    turn(&environment, &asked, migration, |_| Command::Cutover, work).await
 }
 
 /// From `awaiting_client_switch` to `validating`.
-pub async fn acknowledge(environment: Arc<Environment>, event: Value) -> Result<Value, Failure> {
+pub(crate) async fn acknowledge(environment: Arc<Environment>, event: Value) -> Result<Value, Failure> {
     let asked = Asked::of(event)?;
-    let gate = gate_of(&environment, &asked).await?;
-    let by = decided_by(gate.as_ref(), Gate::AcknowledgeSwitch, Answer::Switched).by;
+    let mut migration = migration(&environment, &asked).await?;
+    migration.by = decided_by(last_gate(&migration).await?.1.as_ref(), Gate::AcknowledgeSwitch, Answer::Switched).by;
     // Delivered twice, it is done already.
     let done = |standing| standing == Position::At(State::Validating);
-    turn(
-        &environment,
-        &asked,
-        by,
-        |standing| if done(standing) { Command::Status } else { Command::CutoverAck },
-        |_| {},
-        async |drive| {
-            if done(drive.journal.standing()) {
-                return Ok(json!({}));
-            }
-            let report = drive.acknowledge().await?;
-            Ok(json!({ "switched": report.switched.len(), "not_switched": report.not_switched.len() }))
-        },
-    )
-    .await
+    let command = |standing| if done(standing) { Command::Status } else { Command::CutoverAck };
+    let work = async |drive: &mut Drive<Real>| {
+        if done(drive.journal.standing()) {
+            return Ok(json!({}));
+        }
+        let report = drive.acknowledge().await?;
+        Ok(json!({ "switched": report.switched.len(), "not_switched": report.not_switched.len() }))
+    };
+    turn(&environment, &asked, migration, command, work).await
 }
 
 /// Gives the migration up.
-pub async fn rollback(environment: Arc<Environment>, event: Value) -> Result<Value, Failure> {
+pub(crate) async fn rollback(environment: Arc<Environment>, event: Value) -> Result<Value, Failure> {
     let asked = Asked::of(event)?;
-    let stored = gate_of(&environment, &asked).await?;
-    let gate = stored.as_ref().map_or(Gate::ApproveCutover, |open| open.gate);
-    let by = match &asked.decision {
-        Some(_) => decided_by(stored.as_ref(), gate, Answer::Rollback).by,
-        None => asked.by(),
+    let mut migration = migration(&environment, &asked).await?;
+    if asked.decision.is_some() {
+        let stored = last_gate(&migration).await?.1;
+        let gate = stored.as_ref().map_or(Gate::ApproveCutover, |open| open.gate);
+        migration.by = decided_by(stored.as_ref(), gate, Answer::Rollback).by;
+    }
+    let work = async |drive: &mut Drive<Real>| {
+        drive.rollback(false).await?;
+        Ok(json!({}))
     };
-    turn(
-        &environment,
-        &asked,
-        by,
-        |_| Command::Rollback,
-        |_| {},
-        async |drive| {
-            drive.rollback(false).await?;
-            Ok(json!({}))
-        },
-    )
-    .await
+    turn(&environment, &asked, migration, |_| Command::Rollback, work).await
 }

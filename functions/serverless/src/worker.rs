@@ -8,26 +8,29 @@ use std::{process::ExitCode, sync::Arc, time::Duration};
 use clap::{Parser, Subcommand};
 use krossing_client_switch::ClientSwitch;
 use krossing_core::{
-    ErrorClass, LaneId,
+    LaneId,
     limits::INVENTORY_REFRESH,
     ports::{Clock, Version},
     transition::{Command, State},
 };
-use krossing_drive::{Drive, Planned, SILENT, chain, hand_over, load_planned};
+use krossing_drive::{Drive, Planned, SILENT, chain, gate::journal_answers, hand_over, load_planned};
 use krossing_replication::LanePlan;
 use krossing_runtime::{
     Migration, SystemClock,
     connect::{Real, owner, variable},
     lock::CommandLock,
 };
-use krossing_worker::{AllLanes, LaneWatch, TailEnd, WorkerError, seed_lane, tail_lane, told_to_stop};
+use krossing_worker::{
+    AllLanes, LaneWatch, TailEnd, WorkerError, note_lane_failure, seed_lane, tail_lane, told_to_stop,
+};
 use serde_json::{Value, json};
 use tokio::{sync::watch, task::JoinSet};
 
 use crate::{
     Environment, Failure,
+    lambda::start,
     recover::TOKEN_VARIABLE,
-    task::{Pulse, Task},
+    task::{Pulse, Task, stopped},
     tell,
     turns::{Asked, log, of_this_execution},
 };
@@ -75,14 +78,7 @@ enum Work {
 /// Reads what is to be done, does it, and tells the workflow how it ended.
 pub fn main() -> ExitCode {
     let Arguments { work } = Arguments::parse();
-    krossing_runtime::start_tracing();
-    let runtime = match tokio::runtime::Runtime::new() {
-        Ok(runtime) => runtime,
-        Err(error) => {
-            tracing::error!(%error, "could not start");
-            return ExitCode::FAILURE;
-        }
-    };
+    let Some(runtime) = start() else { return ExitCode::FAILURE };
     let ended = runtime.block_on(run(work));
     runtime.shutdown_background();
     match ended {
@@ -118,8 +114,10 @@ async fn run(work: Work) -> Result<(), Failure> {
         of_this_execution(&migration, &execution).await?;
         let job = Job { environment: &environment, migration, execution, pulse, stop };
         match work {
-            Work::Seed { lane } => Box::pin(job.seed(LaneId(lane))).await,
-            Work::Tail { lane, asked } => Box::pin(job.tail(LaneId(lane), asked)).await,
+            Work::Seed { lane } => job.of_lane(LaneId(lane), async |job, lane| job.seed(lane).await).await,
+            Work::Tail { lane, asked } => {
+                job.of_lane(LaneId(lane), async |job, lane| job.tail(lane, asked).await).await
+            }
             Work::Drain => Box::pin(job.drain()).await,
             Work::ClientSwitch => Box::pin(job.client_switch()).await,
             Work::Finalize => Box::pin(job.finalize()).await,
@@ -150,7 +148,24 @@ impl Job<'_> {
         Ok((lane, count))
     }
 
-    async fn seed(self, id: LaneId) -> Result<Value, Failure> {
+    /// Work on one lane, whose failure the operator is to see whatever the workflow makes of it.
+    async fn of_lane(
+        self,
+        lane: LaneId,
+        work: impl AsyncFnOnce(&Self, LaneId) -> Result<Value, Failure>,
+    ) -> Result<Value, Failure> {
+        note_lane_failure(&self.migration, lane, "").await;
+        let ended = Box::pin(work(&self, lane)).await;
+        match &ended {
+            Err(failure) if *failure != stopped() => {
+                note_lane_failure(&self.migration, lane, &failure.sentence).await;
+            }
+            Err(_) | Ok(_) => {}
+        }
+        ended
+    }
+
+    async fn seed(&self, id: LaneId) -> Result<Value, Failure> {
         let (lane, lanes) = self.lane(id).await?;
         let (mut said, mut done) = (self.migration.clock.now(), 0);
         self.pulse.beat();
@@ -175,11 +190,13 @@ impl Job<'_> {
         Ok(json!({ "lane": id }))
     }
 
-    async fn tail(self, id: LaneId, asked: Version) -> Result<Value, Failure> {
+    async fn tail(&self, id: LaneId, asked: Version) -> Result<Value, Failure> {
         let (lane, _) = self.lane(id).await?;
         let seen = (asked != 0).then_some(asked);
-        let end = self.tail_until(&lane, &owner(), hand_over::asked(&self.migration, seen)).await?;
-        Ok(json!({ "lane": id, "end": format!("{end:?}") }))
+        match self.tail_until(&lane, &owner(), hand_over::asked(&self.migration, seen)).await? {
+            TailEnd::Asked | TailEnd::Closed => Ok(json!({ "lane": id })),
+            TailEnd::Stopped => Err(stopped()),
+        }
     }
 
     async fn tail_until(
@@ -191,7 +208,10 @@ impl Job<'_> {
         let (pulse, id) = (self.pulse.clone(), self.migration.id.clone());
         let mut said = SystemClock.now();
         let reported = |report: &krossing_worker::LaneReport| {
-            pulse.beat();
+            // Who hears nothing of the source gets nothing done.
+            if report.partitions_heard > 0 {
+                pulse.beat();
+            }
             if SystemClock.now() - said >= FIGURES_EVERY {
                 said = SystemClock.now();
                 let figures = [
@@ -213,6 +233,7 @@ impl Job<'_> {
         let place = self.environment.place(&self.migration.id)?;
         let _lock = CommandLock::take(&place, &self.migration, &owner, log).await?;
         let mut drive = Drive::open(self.migration.clone(), owner.clone(), SILENT, Command::Resume).await?;
+        journal_answers(&self.migration, &mut drive.journal).await?;
         drive.resume_what_failed().await?;
         let mut planned = drive.planned().await?;
         if drive.journal.tip() == Some(State::Seed) {
@@ -260,7 +281,7 @@ impl Job<'_> {
         let ended = loop {
             tokio::select! {
                 () = told_to_stop(&mut self.stop) => {
-                    break Err(Failure::retryable("the worker was told to stop".to_owned()));
+                    break Err(stopped());
                 }
                 Some(ended) = appeared.join_next() => {
                     if let Ok(Err(error)) = ended {
@@ -290,14 +311,7 @@ impl Job<'_> {
                 break Ok(all);
             }
             if clock.now() - started > timeout {
-                break Err(Failure {
-                    class: ErrorClass::Refused,
-                    sentence: format!(
-                        "the target has not kept up within cutover.drain_timeout ({} s): {}",
-                        timeout.as_secs(),
-                        all.causes.join("; ")
-                    ),
-                });
+                break Err(of_worker(WorkerError::NotDrained { timeout, causes: all.causes.join("; ") }));
             }
         };
         // Whoever cuts over runs lanes that nobody else does.
@@ -339,7 +353,10 @@ impl Job<'_> {
                 Err(error) => tracing::warn!(error = chain(error), "groups were not looked at; looking again"),
             };
         switch.follow(until, show).await.map_err(anyhow::Error::new)?;
-        Ok(json!({}))
+        match migration.journal().await?.tip() {
+            Some(State::AwaitingClientSwitch) => Err(stopped()),
+            _ => Ok(json!({})),
+        }
     }
 
     /// Checks everything, sets the planned settings, signs. How far that is shows nowhere: it beats while it is alive.
@@ -348,6 +365,7 @@ impl Job<'_> {
         let place = self.environment.place(&self.migration.id)?;
         let _lock = CommandLock::take(&place, &self.migration, &owner, log).await?;
         let mut drive = Drive::open(self.migration.clone(), owner, SILENT, Command::Finalize).await?;
+        journal_answers(&self.migration, &mut drive.journal).await?;
         let alive = async {
             loop {
                 self.pulse.beat();
@@ -356,7 +374,7 @@ impl Job<'_> {
         };
         let ended = tokio::select! {
             ended = Box::pin(drive.finalize()) => ended.map_err(Failure::from),
-            () = told_to_stop(&mut self.stop) => Err(Failure::retryable("the worker was told to stop".to_owned())),
+            () = told_to_stop(&mut self.stop) => Err(stopped()),
             () = alive => unreachable!("it goes on for ever"),
         };
         tell::new_entries(self.environment, &self.migration, Some(&self.execution)).await;

@@ -4,6 +4,7 @@
 //! `krossing_core::drain`. Here they meet the journal: gaps and roll-backs that lanes notice become entries, and what
 //! appears on the source meanwhile becomes lanes.
 
+mod lane_failure;
 mod tail_lane;
 
 use std::{
@@ -28,7 +29,8 @@ use krossing_runtime::{ForStep, Migration, MigrationError, MigrationResult};
 use serde::Serialize;
 use tokio::sync::{mpsc, watch};
 
-pub use tail_lane::{AllLanes, LaneReport, LaneWatch, TailEnd, lane_report, tail_lane, told_to_stop};
+pub use lane_failure::{lane_failures, note_lane_failure};
+pub use tail_lane::{AllLanes, LagNow, LaneReport, LaneWatch, TailEnd, lag_now, tail_lane, told_to_stop};
 
 /// How often the board is judged.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
@@ -61,7 +63,8 @@ impl WorkerError {
         match self {
             WorkerError::Lane(error) => error.class(),
             WorkerError::Migration(error) => error.class(),
-            WorkerError::NotDrained { .. } => ErrorClass::Retryable,
+            // The time was the operator's; trying as long again by itself would not be.
+            WorkerError::NotDrained { .. } => ErrorClass::Refused,
         }
     }
 }

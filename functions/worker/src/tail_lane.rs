@@ -13,7 +13,7 @@ use std::{
 use bytes::Bytes;
 use krossing_core::{
     LaneId, TopicPartition,
-    drain::{DrainCause, DrainReadiness},
+    drain::{DrainCause, DrainReadiness, PartitionDrain},
     lease::LeaseState,
     limits::LEASE,
     ports::{Clock, Ledger, Ports, StoreError, Version},
@@ -48,6 +48,8 @@ pub struct LaneReport {
     pub causes: Vec<String>,
     /// Its partitions.
     pub partitions: usize,
+    /// Those that the source has answered for lately.
+    pub partitions_heard: usize,
     /// Offsets still to be read, of the worst partition.
     pub lag_records_max: i64,
     /// Offsets still to be read, all partitions together.
@@ -76,7 +78,7 @@ fn document(lane: LaneId) -> String {
 }
 
 /// A report, and the version of its document; none before the lane has ever tailed in a process of its own.
-pub async fn lane_report<P: Ports>(
+async fn lane_report<P: Ports>(
     migration: &Migration<P>,
     lane: LaneId,
 ) -> MigrationResult<Option<(Version, LaneReport)>> {
@@ -87,6 +89,35 @@ pub async fn lane_report<P: Ports>(
     let report = serde_json::from_slice(&content)
         .map_err(|error| StoreError::Damaged { attempt: document(lane), detail: error.to_string() });
     Ok(Some((version, report.during(attempt)?)))
+}
+
+/// A report whose process holds the lane; none where nobody does, or where it is of one before.
+async fn report_of_owner<P: Ports>(migration: &Migration<P>, lane: LaneId) -> MigrationResult<Option<LaneReport>> {
+    let Some((_, report)) = lane_report(migration, lane).await? else { return Ok(None) };
+    let lease = read_lease(&migration.ledger, lane).await.during("read who runs the lanes")?;
+    let owned = lease.is_some_and(|(_, lease)| lease.state == LeaseState::Held && lease.owner == report.owner);
+    Ok(owned.then_some(report))
+}
+
+/// How far the target is behind, as whoever tails has said last.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct LagNow {
+    /// Offsets still to be read, of the lanes that somebody tails.
+    pub records_total: i64,
+    /// Lanes that nobody tails: how far they are behind is not known.
+    pub nobody_tails: Vec<LaneId>,
+}
+
+/// Looks at all lanes' reports once.
+pub async fn lag_now<P: Ports>(migration: &Migration<P>, lanes: &[LanePlan]) -> MigrationResult<LagNow> {
+    let mut lag = LagNow::default();
+    for lane in lanes {
+        match report_of_owner(migration, lane.id).await? {
+            Some(report) => lag.records_total += report.lag_records_total,
+            None => lag.nobody_tails.push(lane.id),
+        }
+    }
+    Ok(lag)
 }
 
 /// Writes reports of one lane.
@@ -153,7 +184,9 @@ pub async fn tail_lane<P: Ports>(
             () = migration.clock.sleep(REPORT_EVERY) => {}
         }
         let board = crew.board().partitions();
-        let judged = readiness.judge(migration.clock.now(), &drains(migration.clock.now(), &board, &lane.partitions));
+        let drains = drains(migration.clock.now(), &board, &lane.partitions);
+        let judged = readiness.judge(migration.clock.now(), &drains);
+        report.partitions_heard = drains.values().filter(|drain| **drain != PartitionDrain::NotHeardOf).count();
         report.beat += 1;
         report.ready = judged.is_ok();
         report.causes = judged.err().unwrap_or_default().iter().take(CAUSES_SHOWN).map(DrainCause::to_string).collect();
@@ -221,8 +254,8 @@ impl LaneWatch {
             heard: 0,
         };
         for lane in lanes {
-            let Some((_, report)) = lane_report(migration, lane.id).await? else {
-                all.causes.push(format!("{} has not begun to tail", lane.id));
+            let Some(report) = report_of_owner(migration, lane.id).await? else {
+                all.causes.push(format!("nobody tails {}", lane.id));
                 continue;
             };
             let now = migration.clock.now();
@@ -232,10 +265,8 @@ impl LaneWatch {
                 all.heard += 1;
             }
             let fresh = seen.2.is_some_and(|heard| now.saturating_duration_since(heard) < LEASE);
-            let lease = read_lease(&migration.ledger, lane.id).await.during("read who runs the lanes")?;
-            let owned = lease.is_some_and(|(_, lease)| lease.state == LeaseState::Held && lease.owner == report.owner);
-            if !fresh || !owned {
-                all.causes.push(format!("nobody that is alive tails {}", lane.id));
+            if !fresh {
+                all.causes.push(format!("whoever tails {} is silent", lane.id));
                 continue;
             }
             if !report.ready {

@@ -15,7 +15,7 @@ use krossing_core::{
 
 use crate::{
     config::Aws,
-    failure::{Kind, Place, explained},
+    failure::{Kind, Meaning, Place, explained},
 };
 
 /// Reads secrets, each named by its name or ARN; for one that cannot be read, why.
@@ -32,14 +32,16 @@ async fn read_secret(aws: &Aws, name: &str) -> Result<Secret, Unavailable> {
     let aws = aws.where_is(name);
     let place = Place::Other { kind: Kind::Secret, name: name.into(), region: aws.region().into() };
     let answer = aws.secrets_manager().get_secret_value().secret_id(name).send().await.map_err(|error| {
-        let (_, what, remedy) = explained(&place, &error);
-        Unavailable { what, remedy: remedy.unwrap_or("give the command again when it can be read").to_owned() }
+        let (meaning, what, remedy) = explained(&place, &error);
+        let remedy = remedy.unwrap_or("give the command again when it can be read").to_owned();
+        Unavailable { what, remedy, passing: meaning == Meaning::Passing }
     })?;
     match answer.secret_string {
         Some(text) => Ok(Secret::new(text)),
         None => Err(Unavailable {
             what: format!("{place}: it is binary"),
             remedy: "store it as text, or as key/value pairs".to_owned(),
+            passing: false,
         }),
     }
 }

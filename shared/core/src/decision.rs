@@ -8,7 +8,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::journal::{Actor, KnownBy};
+use crate::journal::{Actor, EntryKind, Journal, JournalEntry, KnownBy};
 
 /// The document that the open gate is in.
 pub const GATE_DOCUMENT: &str = "gate";
@@ -149,6 +149,42 @@ pub struct OpenGate {
     pub asked_unix_ms: i64,
     /// The answer, once there is one.
     pub decided: Option<Decided>,
+    /// Answers to gates before it, the newest last: whoever drives the migration next journals those that are not yet.
+    #[serde(default)]
+    pub before: Vec<Answered>,
+}
+
+/// An answer, and what it answered.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Answered {
+    /// The gate.
+    pub gate: Gate,
+    /// The answer.
+    #[serde(flatten)]
+    pub decided: Decided,
+}
+
+/// How many earlier answers a gate carries along. Between two that are asked somebody drives the migration.
+const BEFORE_MAX: usize = 20;
+
+impl OpenGate {
+    /// All answers that it knows of, the newest last.
+    pub fn answers(&self) -> Vec<Answered> {
+        let own = self.decided.iter().map(|decided| Answered { gate: self.gate, decided: decided.clone() });
+        let all: Vec<_> = self.before.iter().cloned().chain(own).collect();
+        all[all.len().saturating_sub(BEFORE_MAX)..].to_vec()
+    }
+
+    /// Those of them that the journal does not have yet.
+    pub fn to_be_journaled(&self, journal: &Journal) -> Vec<Answered> {
+        let known: Vec<Answered> = journal
+            .entries()
+            .iter()
+            .filter(|entry| entry.kind == EntryKind::GateAnswered)
+            .filter_map(JournalEntry::detail_as)
+            .collect();
+        self.answers().into_iter().filter(|answered| !known.contains(answered)).collect()
+    }
 }
 
 /// An answer, and whose it is.
@@ -202,7 +238,14 @@ mod tests {
     use super::*;
 
     fn open(gate: Gate) -> OpenGate {
-        OpenGate { gate, token: "t".to_owned(), execution: "e".to_owned(), asked_unix_ms: 1, decided: None }
+        OpenGate {
+            gate,
+            token: "t".to_owned(),
+            execution: "e".to_owned(),
+            asked_unix_ms: 1,
+            decided: None,
+            before: Vec::new(),
+        }
     }
 
     fn alice(answer: Answer) -> Decided {
@@ -237,6 +280,27 @@ mod tests {
             assert_eq!(decided_by(Some(&answered), gate, answer).by.known_by, KnownBy::Nobody);
         }
         assert_eq!(decided_by(None, Gate::ApproveCutover, Answer::Cutover).by.known_by, KnownBy::Nobody);
+    }
+
+    #[test]
+    fn every_answer_is_journaled_once_also_those_of_gates_before() {
+        use crate::journal::Stamp;
+        let first = Answered { gate: Gate::ApproveCutover, decided: alice(Answer::Cutover) };
+        let gate = OpenGate {
+            before: vec![first.clone()],
+            decided: Some(Decided { at_unix_ms: 3, ..alice(Answer::Frozen) }),
+            ..open(Gate::FreezeProducers)
+        };
+        let stamp = || Stamp { at_unix_ms: 9, by: alice(Answer::Cutover).by };
+        let mut journal = Journal::default();
+        let begun = journal.begin("f".to_owned(), stamp(), "planned", serde_json::json!({}));
+        journal.push(begun.expect("it begins").0).expect("it fits");
+        assert_eq!(gate.to_be_journaled(&journal).len(), 2);
+        let detail = serde_json::to_value(&first).expect("plain data");
+        let noted = journal.note(EntryKind::GateAnswered, stamp(), "cutover", detail).expect("a note");
+        journal.push(noted.0).expect("it fits");
+        let left = gate.to_be_journaled(&journal);
+        assert_eq!(left.iter().map(|one| one.decided.answer).collect::<Vec<_>>(), [Answer::Frozen]);
     }
 
     #[test]

@@ -276,7 +276,7 @@ impl Decided {
     /// The entries by which people moved a migration on. What follows by itself is none.
     fn of(journal: &Journal) -> Vec<Self> {
         let decided = |entry: &&JournalEntry| match entry.kind {
-            EntryKind::Decision => true,
+            EntryKind::Decision | EntryKind::GateAnswered => true,
             EntryKind::Transition => {
                 let forward = !matches!(entry.from, Some(State::Failed));
                 let asked_for =

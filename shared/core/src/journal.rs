@@ -41,6 +41,8 @@ pub enum EntryKind {
     TargetRolledBack,
     /// The operator decided something: which, is in the detail.
     Decision,
+    /// The operator answered a gate of the workflow: which, how and why is in the detail.
+    GateAnswered,
     /// Producers were asked to stand still; the detail has the deadline.
     FreezeAsked,
     /// Producers were said to stand still.
@@ -357,6 +359,7 @@ impl Journal {
             | EntryKind::SourceGap
             | EntryKind::TargetRolledBack
             | EntryKind::Decision
+            | EntryKind::GateAnswered
             | EntryKind::FreezeAsked
             | EntryKind::FreezeConfirmed
             | EntryKind::UnfreezeAsked

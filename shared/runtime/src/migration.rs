@@ -166,7 +166,19 @@ impl<P: Ports> Migration<P> {
         reason: impl Into<String>,
         detail: impl Serialize,
     ) -> MigrationResult<()> {
-        let sealed = journal.note(kind, self.stamp(), reason, json(detail));
+        self.note_by(self.by.clone(), journal, kind, reason, detail).await
+    }
+
+    /// Journals a fact within a state on behalf of somebody else.
+    pub async fn note_by(
+        &self,
+        by: Actor,
+        journal: &mut Journal,
+        kind: EntryKind,
+        reason: impl Into<String>,
+        detail: impl Serialize,
+    ) -> MigrationResult<()> {
+        let sealed = journal.note(kind, Stamp { by, ..self.stamp() }, reason, json(detail));
         self.append(journal, sealed.map_err(MigrationError::Journal)?).await
     }
 

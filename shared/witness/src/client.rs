@@ -67,8 +67,8 @@ impl Client {
             .map_err(|error| error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Fail))
     }
 
-    /// Takes up what librdkafka has to say of its connections, and gives it a token where it wants one. It is said through [`ClientContext::error`]; the
-    /// returned event says it a second time.
+    /// Takes up what librdkafka has to say of its connections, and gives it a token where it wants one. It is said
+    /// through [`ClientContext::error`]; the returned event says it a second time.
     pub(crate) fn listen(&self) {
         while self.0.poll(std::time::Duration::ZERO).is_some() {}
     }

@@ -1,5 +1,5 @@
 //! The Lambda `cutover`.
 
 fn main() -> std::process::ExitCode {
-    krossing_serverless::serve(krossing_serverless::cutover)
+    krossing_serverless::serve(krossing_serverless::Lambda::Cutover)
 }

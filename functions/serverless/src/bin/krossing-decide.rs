@@ -1,5 +1,5 @@
 //! The Lambda `decide`.
 
 fn main() -> std::process::ExitCode {
-    krossing_serverless::serve(krossing_serverless::gates::decide)
+    krossing_serverless::serve(krossing_serverless::Lambda::Decide)
 }

@@ -1,5 +1,5 @@
 //! The Lambda `notify`.
 
 fn main() -> std::process::ExitCode {
-    krossing_serverless::serve(krossing_serverless::gates::notify)
+    krossing_serverless::serve(krossing_serverless::Lambda::Notify)
 }

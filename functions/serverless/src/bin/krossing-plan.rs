@@ -1,5 +1,5 @@
 //! The Lambda `plan`.
 
 fn main() -> std::process::ExitCode {
-    krossing_serverless::serve(krossing_serverless::plan)
+    krossing_serverless::serve(krossing_serverless::Lambda::Plan)
 }

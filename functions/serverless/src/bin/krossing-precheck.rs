@@ -1,5 +1,5 @@
 //! The Lambda `precheck`.
 
 fn main() -> std::process::ExitCode {
-    krossing_serverless::serve(krossing_serverless::precheck)
+    krossing_serverless::serve(krossing_serverless::Lambda::Precheck)
 }

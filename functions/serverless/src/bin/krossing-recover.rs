@@ -1,5 +1,5 @@
 //! The Lambda `recover`.
 
 fn main() -> std::process::ExitCode {
-    krossing_serverless::serve(krossing_serverless::recover)
+    krossing_serverless::serve(krossing_serverless::Lambda::Recover)
 }

@@ -1,5 +1,5 @@
 //! The Lambda `rollback`.
 
 fn main() -> std::process::ExitCode {
-    krossing_serverless::serve(krossing_serverless::rollback)
+    krossing_serverless::serve(krossing_serverless::Lambda::Rollback)
 }

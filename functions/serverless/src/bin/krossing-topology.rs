@@ -1,5 +1,5 @@
 //! The Lambda `topology`.
 
 fn main() -> std::process::ExitCode {
-    krossing_serverless::serve(krossing_serverless::topology)
+    krossing_serverless::serve(krossing_serverless::Lambda::Topology)
 }

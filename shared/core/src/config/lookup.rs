@@ -25,6 +25,14 @@ pub struct Unavailable {
     pub what: String,
     /// What to do.
     pub remedy: String,
+    /// Whether the same question may be answered the next time.
+    pub passing: bool,
+}
+
+impl Unavailable {
+    fn for_good(what: String, remedy: impl Into<String>) -> Self {
+        Self { what, remedy: remedy.into(), passing: false }
+    }
 }
 
 /// Secrets by name, each whole, or why it cannot be had.
@@ -68,18 +76,18 @@ pub(super) fn look_up(
     secrets: &Secrets,
 ) -> Result<String, Unavailable> {
     match reference {
-        Reference::Variable(name) => env(name).ok_or_else(|| Unavailable {
-            what: format!("the environment variable {name} is not set"),
-            remedy: format!("set {name}, or write the value here"),
+        Reference::Variable(name) => env(name).ok_or_else(|| {
+            let what = format!("the environment variable {name} is not set");
+            Unavailable::for_good(what, format!("set {name}, or write the value here"))
         }),
-        Reference::Secret { name: "", .. } => Err(Unavailable {
-            what: "it names no secret".to_owned(),
-            remedy: "write ${secretsmanager:NAME} or ${secretsmanager:NAME:KEY}".to_owned(),
-        }),
+        Reference::Secret { name: "", .. } => Err(Unavailable::for_good(
+            "it names no secret".to_owned(),
+            "write ${secretsmanager:NAME} or ${secretsmanager:NAME:KEY}",
+        )),
         Reference::Secret { name, key } => {
-            let not_asked = || Unavailable {
-                what: format!("the secret {name} was not asked for: secrets are not looked up here"),
-                remedy: "write the value here, or take it from the environment".to_owned(),
+            let not_asked = || {
+                let what = format!("the secret {name} was not asked for: secrets are not looked up here");
+                Unavailable::for_good(what, "write the value here, or take it from the environment")
             };
             let secret = secrets.get(name).cloned().unwrap_or_else(|| Err(not_asked()))?;
             key.map_or_else(|| Ok(secret.expose().to_owned()), |key| value_of(name, key, secret.expose()))
@@ -89,7 +97,7 @@ pub(super) fn look_up(
 
 /// The value under a key of a secret that is a JSON object, which is what Secrets Manager's own pages write.
 fn value_of(name: &str, key: &str, secret: &str) -> Result<String, Unavailable> {
-    let unavailable = |what, remedy: &str| Err(Unavailable { what, remedy: remedy.to_owned() });
+    let unavailable = |what, remedy: &str| Err(Unavailable::for_good(what, remedy));
     // What the parser complains of would show what stands there.
     let Ok(Value::Object(values)) = serde_json::from_str(secret) else {
         return unavailable(

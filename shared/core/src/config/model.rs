@@ -342,6 +342,8 @@ pub struct Problem {
     pub what: String,
     /// What to write instead.
     pub remedy: String,
+    /// Whether the file may be right as it is: somebody who was asked did not answer.
+    pub passing: bool,
 }
 
 impl fmt::Display for Problem {

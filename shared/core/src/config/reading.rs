@@ -50,6 +50,7 @@ fn load(text: &str) -> Result<Node, Problem> {
         path: "file".to_owned(),
         what,
         remedy: "write it as YAML, with names that contain `*` or begin with a special character in quotes".to_owned(),
+        passing: false,
     };
     if text.lines().all(|line| line.trim().is_empty() || line.trim_start().starts_with('#')) {
         return Err(problem(None, "it is empty".to_owned()));
@@ -123,12 +124,23 @@ impl Reading {
     }
 
     fn problem(&mut self, line: Option<usize>, path: &str, what: impl Into<String>, remedy: impl Into<String>) {
+        self.problem_that(false, line, path, what, remedy);
+    }
+
+    fn problem_that(
+        &mut self,
+        passing: bool,
+        line: Option<usize>,
+        path: &str,
+        what: impl Into<String>,
+        remedy: impl Into<String>,
+    ) {
         if line.is_some() || !self.unreadable.contains(path) {
             let (mut what, remedy) = (what.into(), remedy.into());
             if self.hidden.get(path).is_some_and(|hidden| hidden.iter().any(|value| shows(&what, value))) {
                 what = "what its secret holds does not fit here".to_owned();
             }
-            self.problems.push(Problem { line, path: path.to_owned(), what, remedy });
+            self.problems.push(Problem { line, path: path.to_owned(), what, remedy, passing });
         }
     }
 
@@ -238,8 +250,8 @@ impl Reading {
             let reference = Reference::parse(name);
             let value = match lookup(reference) {
                 Ok(value) => value,
-                Err(Unavailable { what, remedy }) => {
-                    self.problem(line, path, what, remedy);
+                Err(Unavailable { what, remedy, passing }) => {
+                    self.problem_that(passing, line, path, what, remedy);
                     unreadable(self);
                     return None;
                 }

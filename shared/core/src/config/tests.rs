@@ -308,7 +308,8 @@ migration:
   backup: {directory: /b}
   evidence: {directory: '${secretsmanager:gone}'}
 ";
-    let gone = Unavailable { what: "the secret gone cannot be read".to_owned(), remedy: "make it".to_owned() };
+    let gone =
+        Unavailable { what: "the secret gone cannot be read".to_owned(), remedy: "make it".to_owned(), passing: false };
     let secrets = Secrets::from([
         ("brokers".to_owned(), Ok(Secret::new("hunter2, b:9092"))),
         ("mode".to_owned(), Ok(Secret::new("hun\"ter2"))),
