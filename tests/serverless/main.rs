@@ -42,6 +42,11 @@ fn a_migration_runs_through_the_definition_and_is_exact() {
         let journal = stand.journal().await?;
         let by = |state: &str| journal.iter().find(|entry| entry["to"] == state).map(|entry| entry["by"].clone());
         ensure!(by("cutover") == Some(json!({ "who": "alice", "known_by": "nobody" })), "{:?}", by("cutover"));
+        let approved = journal.iter().find(|entry| entry["kind"] == "gate_answered").map(|entry| &entry["detail"]);
+        ensure!(
+            approved.is_some_and(|why| why["gate"] == "approve_cutover" && why["reason"] == "CHG-1"),
+            "{approved:?}"
+        );
         ensure!(by("validating").unwrap()["known_by"] == "aws_identity", "{:?}", by("validating"));
         stand.evidence_verifies().await?;
         stand.everything_was_told(&journal).await?;
