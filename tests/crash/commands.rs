@@ -3,13 +3,14 @@
 //!
 //! A state is reached as it is in life: by the commands before it, the last of which dies at its first call there.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use krossing_core::{
-    journal::JournalEntry,
+    journal::{EntryKind, JournalEntry},
     ports::Clock as _,
     transition::{Command, State},
 };
+use krossing_drive::{Drive, SILENT};
 use krossing_testkit::{Fault, Faults};
 
 use crate::{
@@ -83,15 +84,14 @@ async fn scene_in(state: State) -> Scene {
     scene
 }
 
-fn transitions(scene: &Scene) -> usize {
-    let entries = scene.world.ledger.journal_from(0);
-    assert!(entries.iter().all(|line| serde_json::from_str::<JournalEntry>(line).is_ok()));
-    entries.len()
+fn journal(scene: &Scene) -> Vec<JournalEntry> {
+    let lines = scene.world.ledger.journal_from(0);
+    lines.iter().map(|line| serde_json::from_str(line).expect("an entry")).collect()
 }
 
 async fn check(state: State, allowed: &[(Command, State)], command: Command) {
     let scene = scene_in(state).await;
-    let before = transitions(&scene);
+    let before = journal(&scene).len();
     let ended = in_time(&scene, process(scene.clone(), command, Faults::none(), 1)).await;
     match (allowed.iter().find(|(name, _)| *name == command), ended) {
         (Some((_, leads_to)), Ok(())) => assert_eq!(scene.tip(), Some(*leads_to), "{command} in {state}"),
@@ -102,7 +102,7 @@ async fn check(state: State, allowed: &[(Command, State)], command: Command) {
             assert!(why.contains(command.name()) && why.contains("not possible"), "{command} in {state}: {why}");
             // `client-switch` holds no lock, and so takes nothing back.
             let taken_back = state == State::Cutover && command != Command::ClientSwitch;
-            assert!(taken_back || transitions(&scene) == before, "{command} in {state} wrote to the journal");
+            assert!(taken_back || journal(&scene).len() == before, "{command} in {state} wrote to the journal");
             let released = scene.tip() == Some(State::DrainReady) && !scene.world.freeze.is_frozen();
             assert!(!taken_back || released, "{command} in {state}");
         }
@@ -118,6 +118,30 @@ fn every_command_in_every_state_does_what_it_should_or_is_refused_with_the_reaso
                 check(state, allowed, command).await;
             }
         }
+    });
+}
+
+/// As where a Lambda has little of its time left: whoever would be ended while producers stand still does not begin.
+#[test]
+fn a_cutover_that_is_ready_too_late_asks_nobody_to_stand_still() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
+    tokio::task::LocalSet::new().block_on(&runtime.expect("a runtime can be built"), async {
+        let scene = scene_in(State::DrainReady).await;
+        let migration = Arc::new(scene.migration(&Faults::none()));
+        let ended = in_time(&scene, async {
+            let mut drive = Drive::open(migration, "a Lambda".to_owned(), SILENT, Command::Cutover).await?;
+            let planned = drive.before_cutover().await?;
+            let now = scene.world.clock.now();
+            drive.cutover(&planned, Some(now)).await
+        });
+        let error = format!("{:#}", ended.await.expect_err("it is too late"));
+        assert!(error.contains("were not asked to stand still"), "{error}");
+        assert_eq!(scene.tip(), Some(State::DrainReady));
+        let journal = journal(&scene);
+        assert!(journal.iter().all(|entry| entry.kind != EntryKind::FreezeAsked), "{journal:?}");
+        let again = in_time(&scene, process(scene.clone(), Command::Cutover, Faults::none(), 2));
+        again.await.expect("the next one has its time");
+        assert_eq!(scene.tip(), Some(State::AwaitingClientSwitch));
     });
 }
 

@@ -126,6 +126,7 @@ fn stands(asl: &str) -> Option<&'static [State]> {
         "Precheck" => &[Planned, Precheck],
         "TopologyCopy" => &[TopologyCopy, Seed, Tail, DrainReady],
         "Seed" | "SeedLane" => &[Seed],
+        "AskedToEnd" => &[DrainReady],
         "Tail" | "DrainReady" => &[Seed, Tail, DrainReady],
         "ApproveCutover" | "FreezeProducers" | "RollbackAtGate" | "Cutover" => &[DrainReady],
         "TakeBackCutover" => &[Cutover],
@@ -231,6 +232,9 @@ fn holds(condition: &str, before: &Value, at: Position) -> Option<bool> {
     }
     if condition.contains("$exists($states.input.failed)") {
         return Some(before.get("failed").is_some());
+    }
+    if condition.contains("$states.input.lanes_anew") {
+        return None;
     }
     assert!(condition.contains("$states.input.decision = '"), "{condition} is not understood here");
     let decided = before.get("decision")?.as_str()?;

@@ -46,6 +46,15 @@ pub enum CutoverError {
         /// What holds it back.
         causes: String,
     },
+    /// The process would have been ended while producers stand still.
+    #[error(
+        "producers were not asked to stand still: {step} took so long that this process might have been ended meanwhile; \
+         the next cutover finds more done"
+    )]
+    TooLate {
+        /// What was being done.
+        step: &'static str,
+    },
     /// The freeze took longer than the operator allows.
     #[error("cutover.max_producer_freeze ({budget:?}) ended while {step}")]
     OutOfTime {
@@ -208,6 +217,7 @@ impl CutoverError {
             | CutoverError::FreezeNotConfirmed { .. }
             | CutoverError::NotReleased { .. }
             | CutoverError::NotCaughtUp { .. }
+            | CutoverError::TooLate { .. }
             | CutoverError::OutOfTime { .. }
             | CutoverError::HeldBack { .. }
             | CutoverError::ReadyUnseen { .. }

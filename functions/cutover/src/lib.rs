@@ -13,7 +13,10 @@ mod mark;
 mod prepare;
 mod standstill;
 
-use std::sync::{Arc, Mutex};
+use std::{
+    sync::{Arc, Mutex},
+    time::Instant,
+};
 
 use krossing_core::{
     ErrorClass,
@@ -41,6 +44,8 @@ pub struct Cutover<'a, P: Ports> {
     pub ctx: Arc<LaneContext<P>>,
     /// What is being done, for displays and for the reason of a failure.
     pub step: Step,
+    /// When producers must have been asked to stand still, where this process is ended at some time whatever it does.
+    pub freeze_by: Option<Instant>,
 }
 
 /// The step a cutover is at.
@@ -204,13 +209,24 @@ async fn attempt<P: Ports>(
     on_its_way: &mut OnItsWay,
 ) -> Result<CutoverReport, CutoverError> {
     cutover.migration.enter(journal, State::Cutover, "the operator asked for the cutover", json!({})).await?;
-    let prepared = prepare::prepare(cutover, crew).await?;
+    let clock = &cutover.migration.clock;
+    let too_late = async {
+        match cutover.freeze_by {
+            Some(by) => clock.sleep(by.saturating_duration_since(clock.now())).await,
+            None => std::future::pending().await,
+        }
+    };
+    let prepared = tokio::select! {
+        biased;
+        () = too_late => return Err(CutoverError::TooLate { step: cutover.step.name() }),
+        prepared = prepare::prepare(cutover, crew) => prepared?,
+    };
     let budget = cutover.migration.config.cutover.max_producer_freeze;
-    let until = cutover.migration.clock.now() + budget;
+    let until = clock.now() + budget;
     let board = crew.board();
     let report = tokio::select! {
         done = standstill::standstill(cutover, journal, crew, prepared, until) => done?,
-        () = cutover.migration.clock.sleep(budget) => {
+        () = clock.sleep(budget) => {
             let (step, partitions) = (cutover.step.name(), prepare::held_back(&board));
             return Err(if partitions.is_empty() {
                 CutoverError::OutOfTime { budget, step }

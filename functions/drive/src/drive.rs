@@ -7,7 +7,12 @@
 //!
 //! Does not: hold the lock that keeps a second command away, hear signals, or connect.
 
-use std::{collections::BTreeSet, convert::Infallible, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeSet,
+    convert::Infallible,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context, anyhow, bail};
 use krossing_client_switch::{ClientSwitch, SwitchError, SwitchReport};
@@ -237,11 +242,13 @@ impl<P: Ports> Drive<P> {
         Ok(planned)
     }
 
-    /// From `drain_ready` to `awaiting_client_switch`, or back with the reason.
-    pub async fn cutover(&mut self, planned: &Planned) -> anyhow::Result<CutoverReport> {
+    /// From `drain_ready` to `awaiting_client_switch`, or back with the reason. Where this process is ended at some time,
+    /// producers are asked to stand still before `freeze_by` or not at all.
+    pub async fn cutover(&mut self, planned: &Planned, freeze_by: Option<Instant>) -> anyhow::Result<CutoverReport> {
         let (scope, lanes) = (planned.scope(), planned.lanes());
         let migration = self.migration.clone();
-        let (cutover, mut notices) = cutover(&migration, &self.owner, &scope, &lanes);
+        let (mut cutover, mut notices) = cutover(&migration, &self.owner, &scope, &lanes);
+        cutover.freeze_by = freeze_by;
         let ended = tokio::select! {
             ended = krossing_cutover::run(&cutover, &mut self.journal) => ended,
             never = show_steps(&migration, self.voice, &cutover.step, &mut self.shown) => match never {},
@@ -442,7 +449,7 @@ fn cutover<'a, P: Ports>(
 ) -> (Cutover<'a, P>, mpsc::UnboundedReceiver<Notice>) {
     let (sender, notices) = mpsc::unbounded_channel();
     let ctx = lane_context(migration, owner, sender);
-    (Cutover { migration, scope, lanes, ctx, step: Step::default() }, notices)
+    (Cutover { migration, scope, lanes, ctx, step: Step::default(), freeze_by: None }, notices)
 }
 
 /// Shows each step as it begins, and what is journaled as it is stored. Never ends.

@@ -3,7 +3,7 @@
 use krossing_core::{MigrationId, config::Config, config::FreezeConfig, journal::Actor};
 use krossing_drive::chain;
 use krossing_runtime::{
-    Freeze, GateFreeze, Migration,
+    FreezeBy, GateFreeze, Migration,
     aws::{Aws, EventBus, Workflow},
     connect::{ConfigError, ConnectError, LedgerPlace, Real, config_from_environment, connect, variable},
 };
@@ -64,7 +64,7 @@ impl Environment {
         migration.by = by;
         migration.role_per_phase = true;
         if self.config.cutover.freeze == FreezeConfig::Confirmation {
-            migration.ports.freeze = Freeze::Gate(GateFreeze::default());
+            migration.ports.freeze = FreezeBy::Gate(GateFreeze::default()).into();
         }
         Ok(migration)
     }

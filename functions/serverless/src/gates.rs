@@ -1,7 +1,5 @@
 //! Where the workflow waits for an operator: `notify` asks, `decide` answers.
 
-use std::sync::Arc;
-
 use krossing_core::{
     config::FreezeConfig,
     decision::{Answer, Gate},
@@ -40,7 +38,7 @@ pub(crate) struct Failed {
 }
 
 /// Opens a gate and asks the operator. The answer comes by `decide`, by the command, or with the bare token.
-pub(crate) async fn notify(environment: Arc<Environment>, event: Value) -> Result<Value, Failure> {
+pub(crate) async fn notify(environment: Environment, event: Value) -> Result<Value, Failure> {
     let wanted: AskedToAsk = serde_json::from_value(event.clone())
         .map_err(|error| Failure::refused_with(format!("the input is not understood: {error}")))?;
     let asked = Asked::of(event)?;
@@ -131,13 +129,13 @@ struct Decision {
 
 /// Answers the gate at which the migration waits, from a console's test event or a chat's action. The function cannot
 /// know who invoked it (CloudTrail does): the journal keeps what they call themselves, as unattested.
-pub(crate) async fn decide(environment: Arc<Environment>, event: Value) -> Result<Value, Failure> {
+pub(crate) async fn decide(environment: Environment, event: Value) -> Result<Value, Failure> {
     let decision: Decision = serde_json::from_value(event).map_err(|error| {
         Failure::refused_with(format!(
             "the input is not understood: {error}: give {{\"migration_id\": …, \"decision\": …, \"by\": …, \"reason\": …}}"
         ))
     })?;
-    let asked = Asked { migration_id: decision.migration_id, execution: None, decision: None };
+    let asked = Asked { migration_id: decision.migration_id, execution: None, decision: None, lock_by: None };
     let who = decision.by.unwrap_or_else(|| "whoever invoked the decide function".to_owned());
     let by = Actor { who, known_by: KnownBy::Nobody };
     let migration = environment.migration(asked.id()?, by.clone()).await?;

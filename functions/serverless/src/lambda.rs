@@ -1,10 +1,15 @@
 //! A Lambda: JSON in, JSON out, an error by the name of its class.
 
-use std::{pin::Pin, process::ExitCode, sync::Arc};
+use std::{
+    pin::Pin,
+    process::ExitCode,
+    time::{Duration, Instant},
+};
 
-use lambda_runtime::{LambdaEvent, service_fn};
+use krossing_core::ports::Clock;
+use krossing_runtime::SystemClock;
+use lambda_runtime::{Context, LambdaEvent, service_fn};
 use serde_json::Value;
-use tokio::sync::OnceCell;
 
 use crate::{Environment, Failure, gates, recover, turns};
 
@@ -41,33 +46,37 @@ pub enum Lambda {
 type Turn = Pin<Box<dyn Future<Output = Result<Value, Failure>>>>;
 
 impl Lambda {
-    /// Boxed: the compiler gives up on futures that are nested as deeply as a phase's. Here and not in each binary, so
+    /// One invocation, which the platform ends at `until`. Boxed: the compiler gives up on futures that are nested as deeply as a phase's. Here and not in each binary, so
     /// that the phases are compiled once.
-    fn turn(self, environment: Arc<Environment>, event: Value) -> Turn {
+    fn turn(self, environment: Environment, event: Value, until: Instant) -> Turn {
         match self {
             Lambda::Plan => Box::pin(turns::plan(environment, event)),
             Lambda::Precheck => Box::pin(turns::precheck(environment, event)),
             Lambda::Topology => Box::pin(turns::topology(environment, event)),
-            Lambda::Cutover => Box::pin(turns::cutover(environment, event)),
+            Lambda::Cutover => Box::pin(turns::cutover(environment, event, until)),
             Lambda::ClientSwitch => Box::pin(turns::acknowledge(environment, event)),
             Lambda::Rollback => Box::pin(turns::rollback(environment, event)),
-            Lambda::Recover => Box::pin(recover::recover(environment, event)),
+            Lambda::Recover => Box::pin(recover::recover(environment, event, until)),
             Lambda::Notify => Box::pin(gates::notify(environment, event)),
             Lambda::Decide => Box::pin(gates::decide(environment, event)),
         }
     }
 }
 
+/// When the platform ends an invocation.
+fn ends_at(context: &Context) -> Instant {
+    let now_unix_ms = u64::try_from(SystemClock.unix_ms()).unwrap_or_default();
+    SystemClock.now() + Duration::from_millis(context.deadline.saturating_sub(now_unix_ms))
+}
+
 /// Answers invocations of a function until the platform ends the process.
 pub fn serve(lambda: Lambda) -> ExitCode {
     let Some(runtime) = start() else { return ExitCode::FAILURE };
-    // Read with the first invocation, so that what is wrong with it is an answer and not a process that will not start.
-    let environment: OnceCell<Arc<Environment>> = OnceCell::new();
-    let environment = &environment;
     let answer = service_fn(|event: LambdaEvent<Value>| async move {
-        let read = async || Environment::read().await.map(Arc::new);
-        let environment = environment.get_or_try_init(read).await?.clone();
-        let answer = lambda.turn(environment, event.payload).await;
+        // With each invocation: what is wrong with it is an answer and not a process that will not start, and a
+        // password that was changed is the new one.
+        let environment = Environment::read().await?;
+        let answer = lambda.turn(environment, event.payload, ends_at(&event.context)).await;
         if let Err(failure) = &answer {
             tracing::warn!(class = failure.class.name(), failure.sentence, "failed");
         }

@@ -3,7 +3,7 @@
 //! Called by the definition with what it caught; by a rule when an execution ends without an end of its own (stopped,
 //! timed out, failed); and by a rule when a worker's task stops, whose token then must not keep an execution waiting.
 
-use std::sync::Arc;
+use std::time::Instant;
 
 use krossing_core::{
     ErrorClass,
@@ -19,7 +19,7 @@ use crate::{
     Environment, Failure,
     gates::Failed,
     tell,
-    turns::{Asked, migration, turn},
+    turns::{Asked, TO_END_IN, migration, turn},
 };
 
 /// What the environment variable of a task's token is called.
@@ -32,10 +32,12 @@ struct AwsEvent {
     detail: Value,
 }
 
-/// Takes any of the three.
-pub(crate) async fn recover(environment: Arc<Environment>, event: Value) -> Result<Value, Failure> {
+/// Takes any of the three. The function is ended at `until`.
+pub(crate) async fn recover(environment: Environment, event: Value, until: Instant) -> Result<Value, Failure> {
     match serde_json::from_value::<AwsEvent>(event.clone()) {
-        Ok(AwsEvent { source, detail }) if source == "aws.states" => execution_ended(environment, &detail).await,
+        Ok(AwsEvent { source, detail }) if source == "aws.states" => {
+            execution_ended(environment, &detail, until).await
+        }
         Ok(AwsEvent { source, detail }) if source == "aws.ecs" => task_stopped(&environment, &detail).await,
         Ok(AwsEvent { source, .. }) => Err(Failure::refused_with(format!("events of {source} mean nothing here"))),
         Err(_) => {
@@ -47,15 +49,16 @@ pub(crate) async fn recover(environment: Arc<Environment>, event: Value) -> Resu
     }
 }
 
-/// An execution has ended in a way that its definition does not see.
-async fn execution_ended(environment: Arc<Environment>, detail: &Value) -> Result<Value, Failure> {
+/// An execution has ended in a way that its definition does not see. What it was doing goes on: a cutover that has
+/// producers stand still holds the lock until it is over.
+async fn execution_ended(environment: Environment, detail: &Value, until: Instant) -> Result<Value, Failure> {
     let text = |name: &str| detail[name].as_str().unwrap_or_default();
     let input: Value = serde_json::from_str(text("input"))
         .map_err(|error| Failure::refused_with(format!("the execution's input is not understood: {error}")))?;
     let execution = text("executionArn").to_owned();
     let migration_id = input["migration_id"].as_str().unwrap_or_default().to_owned();
     let failed = Failed { error: format!("Execution.{}", text("status")), cause: text("cause").to_owned() };
-    let asked = Asked { migration_id, execution: Some(execution), decision: None };
+    let asked = Asked { migration_id, execution: Some(execution), decision: None, lock_by: until.checked_sub(TO_END_IN) };
     match after(environment, asked, failed).await {
         // Another execution has taken over, and looks after producers itself.
         Err(failure) if failure.class == ErrorClass::Fenced => Ok(json!({ "nothing_to_do": failure.sentence })),
@@ -85,7 +88,7 @@ fn is_left_open(state: State) -> bool {
     matches!(state, State::Planned | State::Precheck | State::TopologyCopy | State::Seed | State::Tail)
 }
 
-async fn after(environment: Arc<Environment>, asked: Asked, failed: Failed) -> Result<Value, Failure> {
+async fn after(environment: Environment, asked: Asked, failed: Failed) -> Result<Value, Failure> {
     let Failed { error, cause } = failed;
     let migration = migration(&environment, &asked).await?;
     let work = async |drive: &mut Drive<Real>| {

@@ -1,13 +1,17 @@
 //! The turns of a migration that Lambdas take, each from where the journal stands.
 
-use std::{str::FromStr, sync::Arc, time::Duration};
+use std::{
+    str::FromStr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use krossing_core::{
     MigrationId,
     config::FreezeConfig,
     decision::{Answer, Decided, Gate, decided_by},
     journal::{Actor, KnownBy},
-    ports::{Ledger, StoreError, Version},
+    ports::{Clock, Ledger, StoreError, Version},
     transition::{Command, Position, State},
 };
 use krossing_drive::{
@@ -16,8 +20,8 @@ use krossing_drive::{
     hand_over,
 };
 use krossing_runtime::{
-    Freeze, GateFreeze, Migration,
-    connect::{Real, owner},
+    FreezeBy, GateFreeze, Migration, RunningExecution, SystemClock,
+    connect::{LedgerPlace, Real, owner},
     lock::CommandLock,
 };
 use serde::{Deserialize, Serialize};
@@ -28,14 +32,8 @@ use crate::{Environment, Failure, tell};
 /// The longest that producers may stand still where the cutover is a Lambda: it ends after 15 minutes, whatever it does.
 const FREEZE_MAX: Duration = Duration::from_secs(600);
 
-/// How long a Lambda may take.
-const LAMBDA_MAX: Duration = Duration::from_secs(900);
-
-/// What a cutover may take before it catches up: the lock, and lanes that are let go of.
-const BEFORE_CATCHING_UP_MAX: Duration = Duration::from_secs(165);
-
-/// What is left for its end, so that it is never cut off while producers stand still.
-const TO_END_IN: Duration = Duration::from_secs(60);
+/// What is left of a Lambda's time for its end, so that it is never cut off while producers stand still.
+pub(crate) const TO_END_IN: Duration = Duration::from_secs(60);
 
 /// The document that names the execution which drives the migration.
 const DRIVER_DOCUMENT: &str = "driver";
@@ -48,6 +46,9 @@ pub(crate) struct Asked {
     pub(crate) execution: Option<String>,
     /// What the gate before was answered with.
     pub(crate) decision: Option<Value>,
+    /// Until when another who holds the lock is waited for; none: that ends the turn.
+    #[serde(skip)]
+    pub(crate) lock_by: Option<Instant>,
 }
 
 impl Asked {
@@ -81,7 +82,7 @@ pub(crate) async fn turn(
     let migration = Arc::new(migration);
     let owner = owner();
     let place = environment.place(&migration.id)?;
-    let _lock = CommandLock::take(&place, &migration, &owner, log).await?;
+    let _lock = lock(&place, &migration, &owner, asked.lock_by).await?;
     // Under the lock: a late turn of an execution that has ended must not meet its successor's.
     if let Some(execution) = &asked.execution {
         of_this_execution(&migration, execution).await?;
@@ -99,6 +100,20 @@ pub(crate) async fn turn(
     answer["migration_id"] = json!(drive.migration.id);
     answer["state"] = json!(drive.journal.standing().working_state().map_or("unborn", State::name));
     Ok(answer)
+}
+
+async fn lock(
+    place: &LedgerPlace,
+    migration: &Migration<Real>,
+    owner: &str,
+    by: Option<Instant>,
+) -> Result<CommandLock, Failure> {
+    while by.is_some_and(|by| SystemClock.now() < by) {
+        if let Some(lock) = CommandLock::take_when_free(place, migration, owner, log).await? {
+            return Ok(lock);
+        }
+    }
+    Ok(CommandLock::take(place, migration, owner, log).await?)
 }
 
 pub(crate) fn log(said: &str) {
@@ -152,6 +167,9 @@ async fn claim(environment: &Environment, migration: &Migration<Real>, execution
         }
         None => {}
     }
+    if !environment.workflow.execution(execution).await?.is_some_and(|this| this.is_running()) {
+        return Err(Failure::fenced(format!("{execution} is no execution that runs: it drives nothing")));
+    }
     let content = serde_json::to_vec(&Driver { execution: execution.to_owned() }).expect("a driver is plain data");
     migration.ledger.put_document(DRIVER_DOCUMENT, version, content.into()).await?;
     Ok(())
@@ -163,7 +181,7 @@ pub(crate) async fn migration(environment: &Environment, asked: &Asked) -> Resul
 }
 
 /// Where the migration stands, claimed for this execution.
-pub(crate) async fn plan(environment: Arc<Environment>, event: Value) -> Result<Value, Failure> {
+pub(crate) async fn plan(environment: Environment, event: Value) -> Result<Value, Failure> {
     let asked = Asked::of(event)?;
     let cutover = &environment.config.cutover;
     if cutover.max_producer_freeze > FREEZE_MAX {
@@ -191,7 +209,7 @@ pub(crate) async fn plan(environment: Arc<Environment>, event: Value) -> Result<
 }
 
 /// Up to `topology_copy`, where nothing stands in the way.
-pub(crate) async fn precheck(environment: Arc<Environment>, event: Value) -> Result<Value, Failure> {
+pub(crate) async fn precheck(environment: Environment, event: Value) -> Result<Value, Failure> {
     let asked = Asked::of(event)?;
     let migration = migration(&environment, &asked).await?;
     let work = async |drive: &mut Drive<Real>| {
@@ -202,7 +220,7 @@ pub(crate) async fn precheck(environment: Arc<Environment>, event: Value) -> Res
 }
 
 /// Makes what is missing on the target, and lays out the lanes.
-pub(crate) async fn topology(environment: Arc<Environment>, event: Value) -> Result<Value, Failure> {
+pub(crate) async fn topology(environment: Environment, event: Value) -> Result<Value, Failure> {
     let asked = Asked::of(event)?;
     let migration = migration(&environment, &asked).await?;
     let work = async |drive: &mut Drive<Real>| {
@@ -215,8 +233,8 @@ pub(crate) async fn topology(environment: Arc<Environment>, event: Value) -> Res
     turn(&environment, &asked, migration, begin_or_resume, work).await
 }
 
-/// From `drain_ready` to `awaiting_client_switch`, or back with the reason.
-pub(crate) async fn cutover(environment: Arc<Environment>, event: Value) -> Result<Value, Failure> {
+/// From `drain_ready` to `awaiting_client_switch`, or back with the reason. The function is ended at `until`.
+pub(crate) async fn cutover(environment: Environment, event: Value, until: Instant) -> Result<Value, Failure> {
     let asked = Asked::of(event)?;
     let mut migration = migration(&environment, &asked).await?;
     let gate = last_gate(&migration).await?.1;
@@ -227,17 +245,20 @@ pub(crate) async fn cutover(environment: Arc<Environment>, event: Value) -> Resu
     };
     // A gate that is only open says nothing: there is an answer, or the definition has brought one.
     let answered = asked.execution.is_some() || gate.is_some_and(|open| open.decided.is_some());
-    if let (Freeze::Gate(_), true) = (&migration.ports.freeze, asked_to_freeze && answered) {
-        migration.ports.freeze = Freeze::Gate(GateFreeze { frozen_by: Some(by.to_string()) });
+    if let (FreezeBy::Gate(_), true) = (&migration.ports.freeze.by, asked_to_freeze && answered) {
+        migration.ports.freeze = FreezeBy::Gate(GateFreeze { frozen_by: Some(by.to_string()) }).into();
     }
     migration.by = by;
-    let settings = &mut migration.config.cutover;
-    let left = LAMBDA_MAX.saturating_sub(BEFORE_CATCHING_UP_MAX + settings.max_producer_freeze + TO_END_IN);
-    settings.drain_timeout = settings.drain_timeout.min(left);
+    let freeze_by = until.checked_sub(migration.config.cutover.max_producer_freeze + TO_END_IN);
+    let freeze_by = freeze_by.unwrap_or_else(|| SystemClock.now());
+    // A function does not end with the execution that has invoked it.
+    let workflow = &environment.workflow;
+    let running = |execution| RunningExecution { workflow: workflow.clone(), execution };
+    migration.ports.freeze.during = asked.execution.clone().map(running);
     let work = async |drive: &mut Drive<Real>| {
         let planned = drive.before_cutover().await?;
         krossing_worker::journal_gaps(&drive.migration, &mut drive.journal, &planned.lanes()).await?;
-        let report = drive.cutover(&planned).await?;
+        let report = drive.cutover(&planned, Some(freeze_by)).await?;
         tell::metrics(&drive.migration.id, None, &[("frozen_ms", report.timings.frozen_ms as f64, "Milliseconds")]);
         Ok(json!({ "frozen_ms": report.timings.frozen_ms, "positions": report.groups.len() }))
     };
@@ -245,7 +266,7 @@ pub(crate) async fn cutover(environment: Arc<Environment>, event: Value) -> Resu
 }
 
 /// From `awaiting_client_switch` to `validating`.
-pub(crate) async fn acknowledge(environment: Arc<Environment>, event: Value) -> Result<Value, Failure> {
+pub(crate) async fn acknowledge(environment: Environment, event: Value) -> Result<Value, Failure> {
     let asked = Asked::of(event)?;
     let mut migration = migration(&environment, &asked).await?;
     migration.by = decided_by(last_gate(&migration).await?.1.as_ref(), Gate::AcknowledgeSwitch, Answer::Switched).by;
@@ -263,7 +284,7 @@ pub(crate) async fn acknowledge(environment: Arc<Environment>, event: Value) -> 
 }
 
 /// Gives the migration up.
-pub(crate) async fn rollback(environment: Arc<Environment>, event: Value) -> Result<Value, Failure> {
+pub(crate) async fn rollback(environment: Environment, event: Value) -> Result<Value, Failure> {
     let asked = Asked::of(event)?;
     let mut migration = migration(&environment, &asked).await?;
     if asked.decision.is_some() {

@@ -68,7 +68,11 @@ enum Work {
         asked: Version,
     },
     /// Drive the migration from the end of the seed until the target has kept up
-    Drain,
+    Drain {
+        /// How many lanes others tail: those of topics that have appeared since are tailed here
+        #[arg(long)]
+        lanes: usize,
+    },
     /// Keep groups in step until the acknowledgement
     ClientSwitch,
     /// Validate, set the planned settings, sign the evidence
@@ -108,7 +112,8 @@ async fn run(work: Work) -> Result<(), Failure> {
     let task = Task { workflow: environment.workflow.clone(), token };
     task.run(async |pulse, stop| {
         let id = given("KROSSING_MIGRATION_ID")?;
-        let asked = Asked { migration_id: id, execution: Some(given("KROSSING_EXECUTION")?), decision: None };
+        let execution = Some(given("KROSSING_EXECUTION")?);
+        let asked = Asked { migration_id: id, execution, decision: None, lock_by: None };
         let migration = Arc::new(environment.migration(asked.id()?, asked.by()).await?);
         let execution = asked.execution.clone().unwrap_or_default();
         of_this_execution(&migration, &execution).await?;
@@ -118,7 +123,7 @@ async fn run(work: Work) -> Result<(), Failure> {
             Work::Tail { lane, asked } => {
                 job.of_lane(LaneId(lane), async |job, lane| job.tail(lane, asked).await).await
             }
-            Work::Drain => Box::pin(job.drain()).await,
+            Work::Drain { lanes } => Box::pin(job.drain(lanes)).await,
             Work::ClientSwitch => Box::pin(job.client_switch()).await,
             Work::Finalize => Box::pin(job.finalize()).await,
         }
@@ -227,8 +232,9 @@ impl Job<'_> {
         tail_lane(&self.migration, lane, owner, asked, self.stop.clone(), reported).await.map_err(of_worker)
     }
 
-    /// Drives the migration to `drain_ready` while others run its lanes. Lanes of what appears meanwhile are run here.
-    async fn drain(mut self) -> Result<Value, Failure> {
+    /// Drives the migration to `drain_ready` while others tail its first lanes. Those of what has appeared since are
+    /// tailed here; so that they are also while an operator is waited for, all are then laid out anew, once.
+    async fn drain(mut self, lanes: usize) -> Result<Value, Failure> {
         let owner = owner();
         let place = self.environment.place(&self.migration.id)?;
         let _lock = CommandLock::take(&place, &self.migration, &owner, log).await?;
@@ -249,13 +255,14 @@ impl Job<'_> {
             drive.enter(State::Tail, reason, detail).await?;
             tell::new_entries(self.environment, &self.migration, Some(&self.execution)).await;
         }
-        let ready = self.until_ready(&mut drive, &mut planned).await?;
+        let ready = self.until_ready(&mut drive, &mut planned, lanes).await?;
         if let Some(missed) =
             krossing_validate::tombstones_missed(&self.migration, &planned.scope(), &ready.behind_longest_ms).await?
         {
             return Err(anyhow::Error::new(missed).into());
         }
-        if drive.journal.tip() == Some(State::Tail) {
+        let first = drive.journal.tip() == Some(State::Tail);
+        if first {
             let reason = format!(
                 "drain ready: max_partition_lag={} records_replayed={} bytes_replayed={}",
                 ready.lag_records_max, ready.records_written, ready.bytes_written
@@ -268,10 +275,21 @@ impl Job<'_> {
             drive.enter(State::DrainReady, reason, detail).await?;
         }
         tell::new_entries(self.environment, &self.migration, Some(&self.execution)).await;
-        Ok(json!({ "state": State::DrainReady, "lag_records_max": ready.lag_records_max }))
+        let lanes_anew = first && planned.lanes().len() > lanes;
+        if lanes_anew {
+            hand_over::tell(&self.migration, &owner).await?;
+        }
+        Ok(json!({
+            "state": State::DrainReady, "lag_records_max": ready.lag_records_max, "lanes_anew": lanes_anew
+        }))
     }
 
-    async fn until_ready(&mut self, drive: &mut Drive<Real>, planned: &mut Planned) -> Result<AllLanes, Failure> {
+    async fn until_ready(
+        &mut self,
+        drive: &mut Drive<Real>,
+        planned: &mut Planned,
+        mut tailed: usize,
+    ) -> Result<AllLanes, Failure> {
         let clock = self.migration.clock;
         let (started, mut refreshed) = (clock.now(), clock.now());
         let mut watch = LaneWatch::default();
@@ -279,6 +297,13 @@ impl Job<'_> {
         let (stop_appeared, told) = watch::channel(false);
         let timeout = self.environment.config.cutover.drain_timeout;
         let ended = loop {
+            for lane in planned.lanes().split_off(tailed) {
+                let (migration, owner, told) = (self.migration.clone(), drive.owner.clone(), told.clone());
+                appeared.spawn(async move {
+                    tail_lane(&migration, &lane, &owner, std::future::pending(), told, |_| {}).await
+                });
+                tailed += 1;
+            }
             tokio::select! {
                 () = told_to_stop(&mut self.stop) => {
                     break Err(stopped());
@@ -293,14 +318,7 @@ impl Job<'_> {
             }
             if clock.now() - refreshed >= INVENTORY_REFRESH {
                 refreshed = clock.now();
-                let known = planned.lanes().len();
                 drive.take_in_what_appeared(planned).await?;
-                for lane in planned.lanes().split_off(known) {
-                    let (migration, owner, told) = (self.migration.clone(), drive.owner.clone(), told.clone());
-                    appeared.spawn(async move {
-                        tail_lane(&migration, &lane, &owner, std::future::pending(), told, |_| {}).await
-                    });
-                }
                 krossing_worker::journal_gaps(&self.migration, &mut drive.journal, &planned.lanes()).await?;
             }
             let all = watch.look(&self.migration, &planned.lanes()).await?;

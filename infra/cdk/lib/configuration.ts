@@ -60,6 +60,9 @@ export class Configuration {
         problems.push(`${place} is a file or folder of a machine, which a function does not have: leave it out`);
       }
     });
+    if (this.text('evidence.kms_key_id') !== undefined) {
+      problems.push('evidence.kms_key_id: leave it out and give keys.signingKeyArn, so that roles get rights on the key; without either one is made');
+    }
     for (const side of ['source', 'target']) {
       if (this.text(`${side}.auth.mode`) === 'iam' && this.clusterArn(side) === undefined) {
         problems.push(`${side}.auth.mode is iam, which needs ${side}.cluster_arn: roles are given rights on that cluster alone`);

@@ -148,6 +148,7 @@ test('bad input is refused with what to do', () => {
   refused(migration({ target: { ...target, auth: { mode: 'scram-sha-512', username: 'me', password: 'hunter2' } } }), /target\.auth\.password is a secret and would stand in the template/);
   refused(migration({ source: { ...source, auth: { mode: 'scram-sha-512', password: '${PASSWORD}' } } }), /source\.auth\.password takes \$\{PASSWORD\} from the environment/);
   refused(migration({ evidence: { directory: '/var/evidence' } }), /evidence\.directory is a file or folder of a machine/);
+  refused(migration({ evidence: { kms_key_id: 'alias/mine' } }), /evidence\.kms_key_id: leave it out and give keys\.signingKeyArn/);
   refused(migration({ source: { auth: { mode: 'iam' } } }), /source\.auth\.mode is iam, which needs source\.cluster_arn/);
   refused(migration({ source: { ...source, cluster_arn: 'arn:aws:kafka:eu-west-1:1:cluster/zk' } }), /source\.cluster_arn is no cluster's ARN/);
   refused({ configuration: {} }, /nothing below `migration`/);

@@ -31,7 +31,7 @@ use krossing_wire::{WireCluster, WireConfig};
 use krossing_witness::{WitnessCluster, WitnessConfig};
 
 use crate::{
-    AnyLedger, AnyObjects, AnySigner, BoxedMsk, Freeze, Migration, SystemClock, TerminalFreeze, WebhookFreeze,
+    AnyLedger, AnyObjects, AnySigner, BoxedMsk, Freeze, FreezeBy, Migration, SystemClock, TerminalFreeze, WebhookFreeze,
     key_store::{KeyStoreProblem, OpenKeyStore},
     tokens::Tokens,
 };
@@ -423,13 +423,14 @@ pub fn remove_if_unused(place: &LedgerPlace) {
 }
 
 fn freeze(config: &FreezeConfig, id: &MigrationId) -> Result<Freeze, ConnectError> {
-    Ok(match config {
-        FreezeConfig::Confirmation => Freeze::Terminal(TerminalFreeze::new(id.clone())),
+    let by = match config {
+        FreezeConfig::Confirmation => FreezeBy::Terminal(TerminalFreeze::new(id.clone())),
         FreezeConfig::Webhook { url, secret } => {
             let secret = secret.as_ref().map(|secret| secret.expose().to_owned());
-            Freeze::Webhook(WebhookFreeze::new(url, secret, id.clone()).map_err(ConnectError::Webhook)?)
+            FreezeBy::Webhook(WebhookFreeze::new(url, secret, id.clone()).map_err(ConnectError::Webhook)?)
         }
-    })
+    };
+    Ok(by.into())
 }
 
 fn of<T>(side: Side, reached: Result<T, ClusterError>, failures: &mut Vec<(Side, ClusterError)>) -> Option<T> {

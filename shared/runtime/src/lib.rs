@@ -18,7 +18,7 @@ pub mod webhook;
 
 pub use self::tracing::start_tracing;
 pub use clock::SystemClock;
-pub use freeze::{Freeze, GateFreeze};
+pub use freeze::{Freeze, FreezeBy, GateFreeze, RunningExecution};
 pub use krossing_aws as aws;
 pub use krossing_local::path_of;
 pub use migration::{ForStep, Migration, MigrationError, MigrationResult};

@@ -26,7 +26,7 @@ pub(crate) async fn run(existing: Existing) -> anyhow::Result<Outcome> {
     }
     let planned = unless_interrupted(session.drive.before_cutover()).await?;
     let report = tokio::select! {
-        report = session.drive.cutover(&planned) => report?,
+        report = session.drive.cutover(&planned, None) => report?,
         signal = interrupted() => {
             show::advice(&format!("interrupted by {signal}: the cutover is taken back"));
             session.drive.reload().await?;
