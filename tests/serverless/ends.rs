@@ -1,7 +1,11 @@
 //! Executions that end before the migration does, and one that gives it up.
 
-use anyhow::{Result, ensure};
-use lab::{in_lab, stack::Answer};
+use anyhow::{Result, anyhow, ensure};
+use lab::{Misbehaviour, in_lab, stack::Answer};
+use rdkafka::{
+    admin::{AdminClient, AdminOptions},
+    client::DefaultClientContext,
+};
 use serde_json::json;
 
 use crate::stand::{Stand, WAIT_MAX};
@@ -35,6 +39,48 @@ async fn recovered(stand: &Stand, execution: &str) -> Result<bool> {
     Ok(ends.any(|one| !one.failed))
 }
 
+/// The execution is stopped when its cutover has begun. The function does not end with it, and asks nobody to stand still.
+async fn one_is_stopped_while_it_makes_the_cutover_ready(stand: &Stand, execution: &str) -> Result<()> {
+    let asked_before = stand.rehearsal.webhook.requests().len();
+    stand.says("carol", "cutover").await?;
+    let has_begun = async |stand: &Stand| Ok(stand.states().await?.last().is_some_and(|state| state == "cutover"));
+    stand.until("the cutover has begun", has_begun).await?;
+    stand.stack.stop_execution(execution, "Operator", "the wrong week").await?;
+    stand.until("its end is looked at", async |stand| recovered(stand, execution).await).await?;
+    let told = stand.producers_were_told(asked_before);
+    ensure!(!told.contains(&"freeze".to_owned()), "{told:?}");
+    let states = stand.states().await?;
+    ensure!(states.ends_with(&["cutover", "drain_ready"].map(str::to_owned)), "{states:?}");
+    Ok(())
+}
+
+/// Producers do not stand still, and the operator has had enough.
+async fn a_cutover_fails_and_is_not_tried_again(stand: &Stand, execution: &str) -> Result<()> {
+    stand.rehearsal.webhook.misbehave(Some(Misbehaviour::SaysNothing));
+    stand.says("carol", "cutover").await?;
+    stand.until_asked(execution, "after_failure", 1).await?;
+    stand.rehearsal.webhook.misbehave(None);
+    stand.says("carol", "rollback").await
+}
+
+/// What a rollback has left is removed, and another migration of the same clusters goes as far as its gate.
+async fn another_migration_is_given_up_at_the_gate(stand: &mut Stand) -> Result<()> {
+    let target: AdminClient<DefaultClientContext> = stand.rehearsal.target.client().create()?;
+    let topics = stand.rehearsal.topics();
+    let names: Vec<_> = topics.iter().map(String::as_str).collect();
+    for deleted in target.delete_topics(&names, &AdminOptions::new()).await? {
+        deleted.map_err(|(topic, code)| anyhow!("deleting {topic}: {code}"))?;
+    }
+    stand.id = "again";
+    let begun = stand.command("execute").await?.expect_code(0)?;
+    ensure!(begun.stderr.contains("krossing cutover"), "{}", begun.stderr);
+    let given_up = stand.command("rollback").await?.expect_code(0)?;
+    ensure!(given_up.stdout.contains("rolled_back") || given_up.stderr.contains("rolled_back"), "{given_up:?}");
+    nobody_works(stand).await?;
+    stand.evidence_verifies().await?;
+    stand.everything_was_told(&stand.journal().await?).await
+}
+
 #[test]
 fn an_operator_who_says_nothing_or_stops_the_execution_leaves_a_migration_that_a_new_one_resumes() {
     in_lab("serverless-ends", async |lab| {
@@ -65,10 +111,17 @@ fn an_operator_who_says_nothing_or_stops_the_execution_leaves_a_migration_that_a
         ensure!(matches!(&late, Answer::Error { message, .. } if message.contains("has passed")), "{late:?}");
         ensure!(stand.states().await?.last().is_some_and(|state| state == "drain_ready"));
 
-        let fourth = stand.start("lab-4").await?;
-        stand.until_asked(&fourth, "approve_cutover", 1).await?;
-        stand.says("carol", "rollback").await?;
-        let ended = stand.stack.until_ended(&fourth, WAIT_MAX).await?;
+        // Later cutovers that fail let producers go on.
+        ensure!(stand.rehearsal.source_as_it_is().await? == source, "the source has changed");
+
+        let interrupted = stand.start("lab-4").await?;
+        stand.until_asked(&interrupted, "approve_cutover", 1).await?;
+        one_is_stopped_while_it_makes_the_cutover_ready(&stand, &interrupted).await?;
+
+        let last = stand.start("lab-5").await?;
+        stand.until_asked(&last, "approve_cutover", 1).await?;
+        a_cutover_fails_and_is_not_tried_again(&stand, &last).await?;
+        let ended = stand.stack.until_ended(&last, WAIT_MAX).await?;
         ensure!(ended.status == "SUCCEEDED" && ended.output["state"] == "rolled_back", "{ended:?}");
         nobody_works(&stand).await?;
         ensure!(stand.tasks("seed").await?.len() == seeds, "what was seeded was seeded again");
@@ -77,12 +130,11 @@ fn an_operator_who_says_nothing_or_stops_the_execution_leaves_a_migration_that_a
         ensure!(last["to"] == "rolled_back" && last["by"]["who"] == "carol", "{last}");
         stand.evidence_verifies().await?;
         stand.everything_was_told(&journal).await?;
-        ensure!(stand.rehearsal.source_as_it_is().await? == source, "the source has changed");
 
-        let fifth = stand.start("lab-5").await?;
-        let ended = stand.stack.until_ended(&fifth, WAIT_MAX).await?;
+        let after_all = stand.start("lab-6").await?;
+        let ended = stand.stack.until_ended(&after_all, WAIT_MAX).await?;
         ensure!(ended.status == "SUCCEEDED" && ended.output["state"] == "rolled_back", "{ended:?}");
         ensure!(stand.journal().await? == journal, "what has ended goes on");
-        Ok(())
+        another_migration_is_given_up_at_the_gate(&mut stand).await
     });
 }

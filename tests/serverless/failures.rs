@@ -49,6 +49,16 @@ async fn a_worker_is_killed_in_the_seed(stand: &Stand) -> Result<()> {
     is_harmless_twice(stand, &["krossing-plan", "krossing-precheck", "krossing-topology"]).await
 }
 
+/// Once the target had kept up for the first time, lanes were laid out anew.
+async fn what_has_appeared_is_tailed_too(stand: &Stand) -> Result<()> {
+    let tailed = stand.tasks("tail").await?;
+    let running = tailed.iter().filter(|task| task.running).count();
+    ensure!(tailed.len() == LANES + LANES + 1 && running == LANES + 1, "{tailed:?}");
+    let drained = stand.tasks("drain").await?;
+    ensure!(drained.len() == 2, "{drained:?}");
+    Ok(())
+}
+
 async fn workers_end_at_the_open_gate(stand: &Stand) -> Result<()> {
     // As a deployment or a host that is taken out of service ends one.
     let tailing = stand.stack.until_running("tail", Some(1), WAIT_MAX).await?;
@@ -116,7 +126,9 @@ fn what_dies_is_replaced_and_nothing_is_done_twice() {
         let execution = stand.start("lab-1").await?;
         a_function_is_killed_at_work(&stand).await?;
         a_worker_is_killed_in_the_seed(&stand).await?;
+        stand.a_topic_appears("appeared").await?;
         stand.until_asked(&execution, "approve_cutover", 1).await?;
+        what_has_appeared_is_tailed_too(&stand).await?;
         workers_end_at_the_open_gate(&stand).await?;
         a_cutover_is_refused_by_producers(&stand, &execution).await?;
         is_asked_again(&stand, &execution, 2).await?;

@@ -4,6 +4,7 @@
 
 mod ends;
 mod failures;
+mod gates;
 mod stand;
 
 use anyhow::ensure;

@@ -16,7 +16,7 @@ use lab::{
     aws::REGION,
     rehearsal::{Outcome, Rehearsal, RehearsalSpec, WEBHOOK_SECRET, command_file},
     stack::{Answer, CONFIG, EVIDENCE, SEGMENTS, TABLE, Task},
-    workload::Scale,
+    workload::{NewRecord, RecordingProducer, Scale, TopicSpec, create_topics},
 };
 use serde_json::{Value, json};
 
@@ -28,6 +28,8 @@ pub(crate) const WAIT_MAX: Duration = Duration::from_secs(240);
 pub(crate) struct Stand {
     pub(crate) rehearsal: Rehearsal,
     pub(crate) stack: Stack,
+    /// The id of the migration that is looked at.
+    pub(crate) id: &'static str,
 }
 
 impl Stand {
@@ -50,12 +52,12 @@ impl Stand {
         change(&mut spec);
         let stack = lab.stack(spec).await?;
         rehearsal.migration.env = stack.environment();
-        Ok(Self { rehearsal, stack })
+        Ok(Self { rehearsal, stack, id: "lab" })
     }
 
     /// Begins an execution of the migration.
     pub(crate) async fn start(&self, name: &str) -> Result<String> {
-        self.stack.start_execution(name, &json!({ "migration_id": "lab" })).await
+        self.stack.start_execution(name, &json!({ "migration_id": self.id })).await
     }
 
     /// What a gate of an execution has asked, without what it asked twice.
@@ -98,7 +100,7 @@ impl Stand {
 
     /// Answers the gate that is open, as an operator does who says who they are.
     pub(crate) async fn says(&self, by: &str, decision: &str) -> Result<()> {
-        let said = json!({ "migration_id": "lab", "decision": decision, "by": by, "reason": "CHG-1" });
+        let said = json!({ "migration_id": self.id, "decision": decision, "by": by, "reason": "CHG-1" });
         let answer = self.decide(&said).await?;
         ensure!(matches!(answer, Answer::Output(_)), "{decision}: {answer:?}");
         Ok(())
@@ -146,6 +148,22 @@ impl Stand {
         Ok(found)
     }
 
+    /// Has a topic appear on the source, with records.
+    pub(crate) async fn a_topic_appears(&mut self, name: &str) -> Result<()> {
+        let (source, workload) = (self.rehearsal.source.client(), &mut self.rehearsal.workload);
+        let topic = TopicSpec::new(name, 2);
+        create_topics(&source, std::slice::from_ref(&topic), 1).await?;
+        workload.topics.push(topic);
+        let producer = RecordingProducer::new(&source, &workload.recorder, name, &[])?;
+        tokio::task::spawn_blocking(move || {
+            for partition in [0, 1].repeat(250) {
+                producer.send(&NewRecord { partition, value: Some(b"new"), ..NewRecord::default() })?;
+            }
+            producer.settle()
+        })
+        .await?
+    }
+
     /// What producers were asked, since the request number `from`.
     pub(crate) fn producers_were_told(&self, from: usize) -> Vec<String> {
         let requests = self.rehearsal.webhook.requests();
@@ -154,7 +172,7 @@ impl Stand {
 
     /// A command of the operator's, against the stack.
     pub(crate) async fn command(&self, name: &str) -> Result<Outcome> {
-        self.rehearsal.start(name, &["--migration-id", "lab", "--stack", "lab"])?.finish().await
+        self.rehearsal.start(name, &["--migration-id", self.id, "--stack", "lab"])?.finish().await
     }
 
     pub(crate) async fn decide(&self, payload: &Value) -> Result<Answer> {
@@ -170,7 +188,7 @@ impl Stand {
             .credentials_provider(SharedCredentialsProvider::new(credentials))
             .endpoint_url(format!("http://127.0.0.1:{}", self.stack.servers().dynamodb_port()))
             .build();
-        DynamoLedger::new(&Aws::of(sdk), TABLE, &"lab".parse().unwrap())
+        DynamoLedger::new(&Aws::of(sdk), TABLE, &self.id.parse().unwrap())
     }
 
     pub(crate) async fn journal(&self) -> Result<Vec<Value>> {
@@ -200,7 +218,7 @@ impl Stand {
     pub(crate) async fn evidence_verifies(&self) -> Result<()> {
         let s3 = self.s3().await;
         let folder: PathBuf = self.rehearsal.folder.join("brought");
-        let listed = s3.list_objects_v2().bucket(EVIDENCE).prefix("lab/").send().await?;
+        let listed = s3.list_objects_v2().bucket(EVIDENCE).prefix(format!("{}/", self.id)).send().await?;
         for key in listed.contents().iter().filter_map(|object| object.key()) {
             let file = folder.join(key);
             std::fs::create_dir_all(file.parent().context("a key has a folder")?)?;
@@ -209,14 +227,15 @@ impl Stand {
         }
         let verified = Command::new(command_file()?)
             .args(["evidence", "verify"])
-            .arg(folder.join("lab/evidence.json"))
+            .arg(folder.join(self.id).join("evidence.json"))
             .arg("--objects")
             .arg(&folder)
             .output()?;
         ensure!(verified.status.success(), "{}", String::from_utf8_lossy(&verified.stderr));
-        let versions = s3.list_object_versions().bucket(EVIDENCE).prefix("lab/evidence.json").send().await?;
+        let evidence = format!("{}/evidence.json", self.id);
+        let versions = s3.list_object_versions().bucket(EVIDENCE).prefix(&evidence).send().await?;
         let version = versions.versions().first().and_then(|version| version.version_id()).context("a version")?;
-        let deleted = s3.delete_object().bucket(EVIDENCE).key("lab/evidence.json").version_id(version).send().await;
+        let deleted = s3.delete_object().bucket(EVIDENCE).key(&evidence).version_id(version).send().await;
         ensure!(deleted.is_err(), "signed evidence was deleted");
         Ok(())
     }
@@ -228,7 +247,7 @@ impl Stand {
         let events = self.stack.events().await?;
         let told: Vec<_> = events
             .iter()
-            .filter(|event| event["detail"]["position"].is_u64())
+            .filter(|event| event["detail"]["migration_id"] == self.id && event["detail"]["position"].is_u64())
             .map(|event| event["detail"]["state"].clone())
             .collect();
         ensure!(told == wanted, "{told:?} was told of {wanted:?}");
@@ -257,7 +276,8 @@ impl Stand {
                 ensure!(!chat.contains(&token_of(&event["detail"])?), "the chat is told a task's token");
             }
         }
-        let mirror = self.s3().await.get_object().bucket(EVIDENCE).key("lab/journal.jsonl").send().await?;
+        let mirror =
+            self.s3().await.get_object().bucket(EVIDENCE).key(format!("{}/journal.jsonl", self.id)).send().await?;
         let mirror = String::from_utf8(mirror.body.collect().await?.to_vec())?;
         ensure!(mirror.lines().count() == self.journal().await?.len(), "the journal's copy is another");
         Ok(())

@@ -35,9 +35,7 @@ struct AwsEvent {
 /// Takes any of the three. The function is ended at `until`.
 pub(crate) async fn recover(environment: Environment, event: Value, until: Instant) -> Result<Value, Failure> {
     match serde_json::from_value::<AwsEvent>(event.clone()) {
-        Ok(AwsEvent { source, detail }) if source == "aws.states" => {
-            execution_ended(environment, &detail, until).await
-        }
+        Ok(AwsEvent { source, detail }) if source == "aws.states" => execution_ended(environment, &detail, until).await,
         Ok(AwsEvent { source, detail }) if source == "aws.ecs" => task_stopped(&environment, &detail).await,
         Ok(AwsEvent { source, .. }) => Err(Failure::refused_with(format!("events of {source} mean nothing here"))),
         Err(_) => {
@@ -58,7 +56,8 @@ async fn execution_ended(environment: Environment, detail: &Value, until: Instan
     let execution = text("executionArn").to_owned();
     let migration_id = input["migration_id"].as_str().unwrap_or_default().to_owned();
     let failed = Failed { error: format!("Execution.{}", text("status")), cause: text("cause").to_owned() };
-    let asked = Asked { migration_id, execution: Some(execution), decision: None, lock_by: until.checked_sub(TO_END_IN) };
+    let asked =
+        Asked { migration_id, execution: Some(execution), decision: None, lock_by: until.checked_sub(TO_END_IN) };
     match after(environment, asked, failed).await {
         // Another execution has taken over, and looks after producers itself.
         Err(failure) if failure.class == ErrorClass::Fenced => Ok(json!({ "nothing_to_do": failure.sentence })),

@@ -291,12 +291,17 @@ impl Job<'_> {
         mut tailed: usize,
     ) -> Result<AllLanes, Failure> {
         let clock = self.migration.clock;
-        let (started, mut refreshed) = (clock.now(), clock.now());
+        let (started, mut refreshed) = (clock.now(), None);
         let mut watch = LaneWatch::default();
         let mut appeared: JoinSet<Result<TailEnd, WorkerError>> = JoinSet::new();
         let (stop_appeared, told) = watch::channel(false);
         let timeout = self.environment.config.cutover.drain_timeout;
         let ended = loop {
+            if refreshed.is_none_or(|at| clock.now() - at >= INVENTORY_REFRESH) {
+                refreshed = Some(clock.now());
+                drive.take_in_what_appeared(planned).await?;
+                krossing_worker::journal_gaps(&self.migration, &mut drive.journal, &planned.lanes()).await?;
+            }
             for lane in planned.lanes().split_off(tailed) {
                 let (migration, owner, told) = (self.migration.clone(), drive.owner.clone(), told.clone());
                 appeared.spawn(async move {
@@ -315,11 +320,6 @@ impl Job<'_> {
                     continue;
                 }
                 () = clock.sleep(LOOK_EVERY) => {}
-            }
-            if clock.now() - refreshed >= INVENTORY_REFRESH {
-                refreshed = clock.now();
-                drive.take_in_what_appeared(planned).await?;
-                krossing_worker::journal_gaps(&self.migration, &mut drive.journal, &planned.lanes()).await?;
             }
             let all = watch.look(&self.migration, &planned.lanes()).await?;
             if all.heard > 0 {

@@ -31,7 +31,8 @@ use krossing_wire::{WireCluster, WireConfig};
 use krossing_witness::{WitnessCluster, WitnessConfig};
 
 use crate::{
-    AnyLedger, AnyObjects, AnySigner, BoxedMsk, Freeze, FreezeBy, Migration, SystemClock, TerminalFreeze, WebhookFreeze,
+    AnyLedger, AnyObjects, AnySigner, BoxedMsk, Freeze, FreezeBy, Migration, SystemClock, TerminalFreeze,
+    WebhookFreeze,
     key_store::{KeyStoreProblem, OpenKeyStore},
     tokens::Tokens,
 };
