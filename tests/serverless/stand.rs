@@ -287,7 +287,11 @@ impl Stand {
     pub(crate) async fn figures(&self, execution: &str) -> Result<()> {
         let history = self.stack.history(execution).await?;
         let entered = |event: &&Value| event["type"].as_str().is_some_and(|kind| kind.ends_with("StateEntered"));
-        eprintln!("  {} history events, {} states entered", history.len(), history.iter().filter(entered).count());
+        let largest = history.iter().map(|event| event.to_string().len()).max().unwrap_or_default();
+        let states = history.iter().filter(entered).count();
+        eprintln!("  {} history events of {largest} bytes at most, {states} states entered", history.len());
+        // Whatever is migrated: what travels is who and how it ended. AWS ends an execution at 25,000 events.
+        ensure!(history.len() < 120 && largest < 16 * 1024, "{} events of up to {largest} bytes", history.len());
         for invocation in self.stack.invocations().await? {
             let (start, took) = (if invocation.cold { "cold" } else { "warm" }, invocation.took.as_millis());
             eprintln!("  {}: {start} init_ms={} took_ms={took}", invocation.function, invocation.init.as_millis());

@@ -13,6 +13,9 @@ use krossing_runtime::{
 
 use crate::chain;
 
+/// How often a gate's document is written again because another has written it in between.
+const WRITES_MAX: usize = 3;
+
 /// The gate that is open, or was last; none before the first.
 pub async fn last_gate<P: Ports>(migration: &Migration<P>) -> MigrationResult<(Option<Version>, Option<OpenGate>)> {
     let attempt = "read what is asked of the operator";
@@ -36,19 +39,26 @@ async fn write<P: Ports>(
 
 /// Opens a gate. Delivered twice, it opens once: an answer that was given stays.
 pub async fn open<P: Ports>(migration: &Migration<P>, gate: Gate, token: &str, execution: &str) -> MigrationResult<()> {
-    let (version, stored) = last_gate(migration).await?;
-    if stored.as_ref().is_some_and(|open| open.token == token) {
-        return Ok(());
+    let mut tries = 0;
+    loop {
+        let (version, stored) = last_gate(migration).await?;
+        if stored.as_ref().is_some_and(|open| open.token == token) {
+            return Ok(());
+        }
+        let open = OpenGate {
+            gate,
+            token: token.to_owned(),
+            execution: execution.to_owned(),
+            asked_unix_ms: migration.clock.unix_ms(),
+            decided: None,
+            before: stored.map(|open| open.answers()).unwrap_or_default(),
+        };
+        match write(migration, version, &open).await {
+            // Answered in this moment, or this very question, delivered twice.
+            Err(MigrationError::Store { source: StoreError::Conflict { .. }, .. }) if tries < WRITES_MAX => tries += 1,
+            written => return written.map(drop),
+        }
     }
-    let open = OpenGate {
-        gate,
-        token: token.to_owned(),
-        execution: execution.to_owned(),
-        asked_unix_ms: migration.clock.unix_ms(),
-        decided: None,
-        before: stored.map(|open| open.answers()).unwrap_or_default(),
-    };
-    write(migration, version, &open).await.map(drop)
 }
 
 /// Journals answers that are not yet, each by whom it was given. The caller holds the lock.

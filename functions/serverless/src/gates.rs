@@ -1,6 +1,7 @@
 //! Where the workflow waits for an operator: `notify` asks, `decide` answers.
 
 use krossing_core::{
+    client_switch::ClientSwitchRecord,
     config::FreezeConfig,
     decision::{Answer, Gate},
     journal::{Actor, EntryKind, Journal, KnownBy},
@@ -18,7 +19,7 @@ use crate::{
 };
 
 /// How many groups a question names.
-pub(crate) const GROUPS_SHOWN: usize = 20;
+const GROUPS_SHOWN: usize = 20;
 
 /// What `notify` is asked for with, beside [`Asked`].
 #[derive(Debug, Deserialize)]
@@ -81,14 +82,7 @@ async fn facts(migration: &Migration<Real>, gate: Gate) -> Result<Vec<String>, F
             }
         }
         Gate::AcknowledgeSwitch => {
-            let (_, record) = migration.client_switch().await?;
-            let concerned = record.groups.iter().filter(|(_, g)| g.switched.is_some() || !g.written.is_empty());
-            let (switched, not): (Vec<_>, Vec<_>) = concerned.partition(|(_, group)| group.switched.is_some());
-            facts.push(format!("groups switched={} not_switched={}", switched.len(), not.len()));
-            if !not.is_empty() {
-                let names: Vec<_> = not.iter().take(GROUPS_SHOWN).map(|(name, _)| name.as_str()).collect();
-                facts.push(format!("not switched: {}", names.join(", ")));
-            }
+            facts.extend(who_has_switched(&migration.client_switch().await?.1));
             facts.push(format!("target={}", migration.config.target.bootstrap_servers.join(",")));
         }
         Gate::AfterFailure => {
@@ -100,6 +94,19 @@ async fn facts(migration: &Migration<Real>, gate: Gate) -> Result<Vec<String>, F
         }
     }
     Ok(facts)
+}
+
+/// How many groups have switched, and which have not, as far as a message can say.
+fn who_has_switched(record: &ClientSwitchRecord) -> Vec<String> {
+    let concerned = record.groups.iter().filter(|(_, g)| g.switched.is_some() || !g.written.is_empty());
+    let (switched, not): (Vec<_>, Vec<_>) = concerned.partition(|(_, group)| group.switched.is_some());
+    let mut facts = vec![format!("groups switched={} not_switched={}", switched.len(), not.len())];
+    if !not.is_empty() {
+        let names: Vec<_> = not.iter().take(GROUPS_SHOWN).map(|(name, _)| name.as_str()).collect();
+        let more = if not.len() > GROUPS_SHOWN { ", …" } else { "" };
+        facts.push(format!("not switched: {}{more}", names.join(", ")));
+    }
+    facts
 }
 
 /// What somebody has to see to about producers, after a failure.
@@ -141,4 +148,32 @@ pub(crate) async fn decide(environment: Environment, event: Value) -> Result<Val
     let migration = environment.migration(asked.id()?, by.clone()).await?;
     let gate = gate::answer(&migration, &environment.workflow, decision.decision, by, decision.reason).await?;
     Ok(json!({ "migration_id": migration.id, "gate": gate, "decision": decision.decision }))
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use krossing_core::{
+        SourceOffset, TargetOffset, TopicPartition,
+        client_switch::{GroupRecord, Switched, Written},
+    };
+
+    use super::*;
+
+    /// What is said where a third of so many groups have switched, their names as long as names may be.
+    pub(crate) fn facts_of_many_groups(groups: usize) -> Vec<String> {
+        let mut record = ClientSwitchRecord::default();
+        for number in 0..groups {
+            let switched = (number % 3 == 0).then_some(Switched::MembersSeen { members: 1 });
+            let written = Written { source: SourceOffset(5), target: TargetOffset(5), unconfirmed_over: None };
+            let written = [(TopicPartition::new("orders", 0), written)].into();
+            let group = GroupRecord { switched, written, used_before: false };
+            record.groups.insert(format!("{number:0>249}").as_str().into(), group);
+        }
+        who_has_switched(&record)
+    }
+
+    #[test]
+    fn groups_that_have_not_switched_are_counted_and_the_first_are_named() {
+        assert_eq!(facts_of_many_groups(1), ["groups switched=1 not_switched=0"]);
+    }
 }

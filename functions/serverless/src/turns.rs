@@ -7,7 +7,7 @@ use std::{
 };
 
 use krossing_core::{
-    MigrationId,
+    LaneId, MigrationId,
     config::FreezeConfig,
     decision::{Answer, Decided, Gate, decided_by},
     journal::{Actor, KnownBy},
@@ -227,10 +227,16 @@ pub(crate) async fn topology(environment: Environment, event: Value) -> Result<V
         // Before lanes begin: who asks for them later has a higher question.
         let question = hand_over::question(&drive.migration).await?;
         let planned = drive.topology().await?;
-        let lanes: Vec<_> = planned.lanes().iter().map(|lane| json!({ "lane": lane.id.0 })).collect();
-        Ok(json!({ "lanes": lanes, "asked": question.unwrap_or(0) }))
+        let lanes = planned.lanes().into_iter().map(|lane| lane.id);
+        Ok(lanes_for_workers(lanes, question.unwrap_or(0)))
     };
     turn(&environment, &asked, migration, begin_or_resume, work).await
+}
+
+/// What the workflow hands to workers, one item a lane.
+fn lanes_for_workers(lanes: impl Iterator<Item = LaneId>, asked: Version) -> Value {
+    let lanes: Vec<_> = lanes.map(|lane| json!({ "lane": lane })).collect();
+    json!({ "lanes": lanes, "asked": asked })
 }
 
 /// From `drain_ready` to `awaiting_client_switch`, or back with the reason. The function is ended at `until`.
@@ -297,4 +303,32 @@ pub(crate) async fn rollback(environment: Environment, event: Value) -> Result<V
         Ok(json!({}))
     };
     turn(&environment, &asked, migration, |_| Command::Rollback, work).await
+}
+
+#[cfg(test)]
+mod tests {
+    use krossing_core::{
+        TopicPartition,
+        lanes::{Candidate, split},
+    };
+
+    use super::*;
+
+    /// https://docs.aws.amazon.com/step-functions/latest/dg/service-quotas.html
+    const PAYLOAD_BYTES_MAX: usize = 256 * 1024;
+
+    #[test]
+    fn ten_thousand_partitions_in_as_many_lanes_as_can_be_fit_a_payload() {
+        let candidate = |number| Candidate {
+            partition: TopicPartition::new("orders", number),
+            bytes: 0,
+            leader: None,
+            compacted: false,
+        };
+        let lanes = split((0..10_000).map(candidate).collect(), 1_000, LaneId(0));
+        assert_eq!(lanes.len(), 1_000);
+        let payload = lanes_for_workers(lanes.iter().map(|lane| lane.id), u64::MAX).to_string();
+        assert!(payload.contains(r#"{"lane":999}"#));
+        assert!(payload.len() < PAYLOAD_BYTES_MAX / 8, "{} bytes", payload.len());
+    }
 }

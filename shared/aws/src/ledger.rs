@@ -3,7 +3,7 @@
 //! ```text
 //! scope (partition key)         item (sort key)
 //! <migration>/journal           line/0000000000 …             one a line; never changed, never deleted
-//! <migration>/document/<name>   head                          version, content
+//! <migration>/document/<name>   head                          version, content (packed where it is larger than an item)
 //! <migration>/progress/<lane>   head                          generation, counter, the saves in order
 //! any of them                   part/<order>/<write>/<n>      content that is larger than an item (see `items`)
 //! ```
@@ -30,8 +30,8 @@ use futures::{StreamExt as _, TryStreamExt as _, stream, try_join};
 use krossing_core::{
     Generation, LaneId, MigrationId,
     limits::{
-        LEDGER_CALL_WAIT_MAX, LEDGER_PARTS_IN_FLIGHT, LEDGER_SAVE_UNPACKED_BYTES_MAX, LEDGER_SAVES_BYTES_MAX,
-        LEDGER_SAVES_MAX, LEDGER_TRIES_MAX,
+        LEDGER_CALL_WAIT_MAX, LEDGER_PARTS_IN_FLIGHT, LEDGER_ITEM_BYTES_MAX, LEDGER_SAVES_BYTES_MAX, LEDGER_SAVES_MAX,
+        LEDGER_TRIES_MAX, LEDGER_UNPACKED_BYTES_MAX,
     },
     ports::{Ledger, StoreError, StoreResult, Version},
     progress::PartitionProgress,
@@ -47,7 +47,10 @@ use crate::{
 const HEAD: &str = "head";
 const LINES: &str = "line/";
 
-/// How hard saves are packed: at zstd's default, JSON of progress shrinks to a tenth.
+/// Says of a head that its content is packed.
+const PACKED_ATTRIBUTE: &str = "packed";
+
+/// How hard content is packed: at zstd's default, JSON of progress shrinks to a tenth.
 const PACK_LEVEL: i32 = 3;
 
 /// A migration's memory in a table.
@@ -154,6 +157,10 @@ impl DynamoLedger {
             let Some(head) = self.table.get(attempt, scope, HEAD).await? else { return Ok(None) };
             let stored = self.read_stored(attempt, scope, HEAD, &head)?;
             if let Some(content) = self.table.content(attempt, scope, HEAD, &stored, &head).await? {
+                let content = match head.contains_key(PACKED_ATTRIBUTE) {
+                    true => unpacked(&content).map_err(|why| self.table.damaged(attempt, scope, HEAD, &why))?.into(),
+                    false => content,
+                };
                 return Ok(Some((stored.order, content)));
             }
             // Parts go when another version has taken their place, and only then.
@@ -177,9 +184,16 @@ impl DynamoLedger {
             Some(version) => (version + 1, When::Unchanged("order", version)),
             None => (1, When::Absent),
         };
+        // What fits an item stays readable in a console.
+        let pack = content.len() > LEDGER_ITEM_BYTES_MAX;
+        let content = if pack { packed(&content) } else { content };
         let stored = Stored::of(version, &content, Placed::IfLarge);
         self.table.put_parts(attempt, scope, &stored, &content).await?;
-        let replaced = match self.table.put(attempt, scope, HEAD, items::head(&stored, &content), when).await? {
+        let mut head = items::head(&stored, &content);
+        if pack {
+            head.insert(PACKED_ATTRIBUTE.to_owned(), AttributeValue::Bool(true));
+        }
+        let replaced = match self.table.put(attempt, scope, HEAD, head, when).await? {
             Put::Done(replaced) => replaced,
             Put::Refused(there) if is_ours(there.as_ref(), &stored) => None,
             Put::Refused(_) => {
@@ -247,21 +261,28 @@ impl LaneHead {
     }
 }
 
-fn packed(progress: &[PartitionProgress]) -> Bytes {
-    let json = serde_json::to_vec(progress).expect("plain structs with text keys have a JSON form");
-    zstd::encode_all(&*json, PACK_LEVEL).expect("memory takes every write").into()
+fn packed(content: &[u8]) -> Bytes {
+    zstd::encode_all(content, PACK_LEVEL).expect("memory takes every write").into()
 }
 
-fn unpacked(content: &[u8]) -> Result<Vec<PartitionProgress>, String> {
-    let decoder = zstd::Decoder::new(content).map_err(|error| format!("a save does not unpack ({error})"))?;
-    let mut json = Vec::new();
-    let limit = LEDGER_SAVE_UNPACKED_BYTES_MAX as u64;
-    let read = decoder.take(limit + 1).read_to_end(&mut json);
-    read.map_err(|error| format!("a save does not unpack ({error})"))?;
-    if json.len() as u64 > limit {
-        return Err(format!("a save unpacks to more than {limit} bytes"));
+fn unpacked(content: &[u8]) -> Result<Vec<u8>, String> {
+    let decoder = zstd::Decoder::new(content).map_err(|error| format!("it does not unpack ({error})"))?;
+    let mut unpacked = Vec::new();
+    let limit = LEDGER_UNPACKED_BYTES_MAX as u64;
+    let read = decoder.take(limit + 1).read_to_end(&mut unpacked);
+    read.map_err(|error| format!("it does not unpack ({error})"))?;
+    if unpacked.len() as u64 > limit {
+        return Err(format!("it unpacks to more than {limit} bytes"));
     }
-    serde_json::from_slice(&json).map_err(|error| format!("a save is not progress ({error})"))
+    Ok(unpacked)
+}
+
+fn packed_progress(progress: &[PartitionProgress]) -> Bytes {
+    packed(&serde_json::to_vec(progress).expect("plain structs with text keys have a JSON form"))
+}
+
+fn unpacked_progress(content: &[u8]) -> Result<Vec<PartitionProgress>, String> {
+    serde_json::from_slice(&unpacked(content)?).map_err(|error| format!("a save is not progress ({error})"))
 }
 
 /// The last of each partition, by partition.
@@ -301,7 +322,7 @@ impl DynamoLedger {
             .map(|save| async move { self.table.content(attempt, scope, HEAD, &save, &Item::new()).await });
         let contents: Vec<_> = stream::iter(reads).buffered(LEDGER_PARTS_IN_FLIGHT).try_collect().await?;
         let Some(contents) = contents.into_iter().collect::<Option<Vec<_>>>() else { return Ok(None) };
-        let saves: Result<Vec<_>, _> = contents.iter().map(|content| unpacked(content)).collect();
+        let saves: Result<Vec<_>, _> = contents.iter().map(|content| unpacked_progress(content)).collect();
         saves.map(folded).map(Some).map_err(|what| self.table.damaged(attempt, scope, HEAD, &what))
     }
 
@@ -327,7 +348,7 @@ impl DynamoLedger {
         progress: &[PartitionProgress],
     ) -> StoreResult<()> {
         let scope = &self.lane_scope(lane);
-        let content = packed(progress);
+        let content = packed_progress(progress);
         let save = Stored::of(generation.0, &content, Placed::Always);
         let write_parts = async {
             match progress {
@@ -394,7 +415,7 @@ impl DynamoLedger {
         progress: &[PartitionProgress],
     ) -> StoreResult<Option<Stored>> {
         let Some(earlier) = self.read_saves(attempt, scope, head).await? else { return Ok(None) };
-        let content = packed(&folded([earlier, progress.to_vec()]));
+        let content = packed_progress(&folded([earlier, progress.to_vec()]));
         let whole = Stored::of(generation.0, &content, Placed::Always);
         self.table.put_parts(attempt, scope, &whole, &content).await?;
         Ok(Some(whole))
@@ -492,14 +513,14 @@ mod tests {
     #[test]
     fn saves_come_back_and_the_last_of_each_partition_counts() {
         let saves = [vec![progress(1, 5), progress(0, 7)], vec![progress(1, 6)]];
-        let read = saves.iter().map(|save| unpacked(&packed(save)).expect("as packed"));
+        let read = saves.iter().map(|save| unpacked_progress(&packed_progress(save)).expect("as packed"));
         assert_eq!(folded(read), vec![progress(0, 7), progress(1, 6)]);
     }
 
     #[test]
     fn a_save_that_is_cut_off_says_so() {
-        let content = packed(&[progress(0, 1)]);
-        assert!(unpacked(&content[..content.len() - 4]).expect_err("cut off").contains("unpack"));
+        let content = packed_progress(&[progress(0, 1)]);
+        assert!(unpacked_progress(&content[..content.len() - 4]).expect_err("cut off").contains("unpack"));
     }
 
     #[test]

@@ -256,8 +256,8 @@ pub const LEDGER_ITEM_BYTES_MAX: usize = 384 * 1024;
 /// table gives one partition key 1,000 writes of 1 KB a second, and [`LEDGER_CALL_WAIT_MAX`] is not enough.
 pub const LEDGER_CONTENT_BYTES_MAX: usize = 16 * 1024 * 1024;
 
-/// Bytes that a save of a lane may unpack to: 1,000 partitions of 250 KB.
-pub const LEDGER_SAVE_UNPACKED_BYTES_MAX: usize = 256 * 1024 * 1024;
+/// Bytes that a save of a lane or a document may unpack to: 1,000 partitions of 250 KB.
+pub const LEDGER_UNPACKED_BYTES_MAX: usize = 256 * 1024 * 1024;
 
 /// Parts written, read or deleted at the same time.
 pub const LEDGER_PARTS_IN_FLIGHT: usize = 8;

@@ -142,6 +142,10 @@ impl WitnessConfig {
                     set(name, pem);
                 }
             }
+            // An OpenSSL that was built into the binary looks for the system's authorities where it was built.
+            if cfg!(feature = "static") && tls.ca_pem.is_none() {
+                set("ssl.ca.location", "probe");
+            }
         }
         match &self.security.sasl {
             Some(Sasl::Password { mechanism, username, password }) => {
