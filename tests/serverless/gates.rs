@@ -72,7 +72,9 @@ fn a_switch_that_nobody_acknowledges_is_asked_for_again_by_the_next_execution() 
         ensure!(ended.status == "FAILED" && ended.error.as_deref() == Some("Krossing.NoDecision"), "{ended:?}");
         ensure!(stand.states().await?.last().is_some_and(|state| state == "awaiting_client_switch"));
 
-        let second = stand.start("lab-2").await?;
+        let resumed = stand.command("resume").await?.expect_code(10)?;
+        ensure!(resumed.stderr.contains("krossing cutover-ack"), "{}", resumed.stderr);
+        let second = stand.execution("lab-2");
         stand.until_asked(&second, "acknowledge_switch", 1).await?;
         stand.says("bob", "switched").await?;
         another_goes_on(&stand, "finalize").await?;

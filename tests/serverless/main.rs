@@ -18,7 +18,7 @@ fn a_migration_runs_through_the_definition_and_is_exact() {
         let mut stand = Stand::prepare(lab, 21, "").await?;
         let began = stand.command("execute").await?.expect_code(0)?;
         ensure!(began.stderr.contains("krossing cutover") && began.stderr.contains("--stack lab"), "{}", began.stderr);
-        let execution = format!("{}:lab-1", stand.stack.state_machine().replace(":stateMachine:", ":execution:"));
+        let execution = stand.execution("lab-1");
         let status = stand.command("status").await?.expect_code(0)?;
         ensure!(
             status.stdout.contains("state: drain_ready") && status.stdout.contains("approve_cutover"),

@@ -55,6 +55,11 @@ impl Stand {
         Ok(Self { rehearsal, stack, id: "lab" })
     }
 
+    /// The ARN of an execution of this name.
+    pub(crate) fn execution(&self, name: &str) -> String {
+        format!("{}:{name}", self.stack.state_machine().replace(":stateMachine:", ":execution:"))
+    }
+
     /// Begins an execution of the migration.
     pub(crate) async fn start(&self, name: &str) -> Result<String> {
         self.stack.start_execution(name, &json!({ "migration_id": self.id })).await

@@ -225,7 +225,9 @@ pub(crate) async fn resume(name: &str, existing: &Existing) -> anyhow::Result<Ou
         None => (stack.start().await?, None),
     };
     let reached = stack.follow(&execution, answered.as_deref()).await?;
-    stack.outcome(reached)
+    // Behind READY, as where it is no stack, nothing was done but to look.
+    let waits = matches!(&reached, Reached::Asked(gate) if gate.gate == Gate::AcknowledgeSwitch);
+    stack.outcome(reached).map(|outcome| if waits { Outcome::Waiting } else { outcome })
 }
 
 /// What whoever sits at the terminal says. Nobody there says nothing: the gate stays open.

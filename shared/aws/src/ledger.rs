@@ -30,7 +30,7 @@ use futures::{StreamExt as _, TryStreamExt as _, stream, try_join};
 use krossing_core::{
     Generation, LaneId, MigrationId,
     limits::{
-        LEDGER_CALL_WAIT_MAX, LEDGER_PARTS_IN_FLIGHT, LEDGER_ITEM_BYTES_MAX, LEDGER_SAVES_BYTES_MAX, LEDGER_SAVES_MAX,
+        LEDGER_CALL_WAIT_MAX, LEDGER_ITEM_BYTES_MAX, LEDGER_PARTS_IN_FLIGHT, LEDGER_SAVES_BYTES_MAX, LEDGER_SAVES_MAX,
         LEDGER_TRIES_MAX, LEDGER_UNPACKED_BYTES_MAX,
     },
     ports::{Ledger, StoreError, StoreResult, Version},
