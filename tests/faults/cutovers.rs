@@ -19,7 +19,7 @@ use lab::{
     compare::committed,
     in_lab,
     reading::{Isolation, PartitionReader},
-    rehearsal::{Migration, Outcome, Pair, Running, command_file},
+    rehearsal::{Migration, Outcome, Pair, command_file},
     state::ClusterState,
     workload::{Group, NewRecord, RecordingProducer, TopicSpec, create_topics},
 };
@@ -27,6 +27,7 @@ use rdkafka::{
     Message,
     message::{BorrowedMessage, Headers},
 };
+use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 
 /// Records of each partition before the migration.
 const RECORDS: i64 = 50;
@@ -361,28 +362,39 @@ async fn whatever_the_operators_side_does_producers_go_on_and_the_next_cutover_n
     migration.reconfigure(&format!("    {webhook}\n    {secret}\n"), "")?;
     let nobody = migration.run("cutover").await?.expect_code(1)?;
     ensure!(nobody.stderr.contains("standard input is no terminal"), "{nobody:?}");
-    let no = at_a_terminal(&migration, "cutover", "no\n").await?;
-    ensure!(no.code == Some(1) && no.stdout.contains("\"no\" was typed on the terminal"), "{no:?}");
-    ensure!(no.stdout.contains("producers may go on"), "{no:?}");
+    // What was typed before it was asked for is no answer.
+    let (code, said) = at_a_terminal(&migration, "cutover", "frozen\n", "no\n").await?;
+    ensure!(code == Some(1) && said.contains("\"no\" was typed on the terminal"), "{said}");
+    ensure!(said.contains("producers may go on"), "{said}");
     ensure!(entered(&migration, "awaiting_client_switch")? == 0);
-    let yes = at_a_terminal(&migration, "cutover", "frozen\n").await?;
-    ensure!(yes.code == Some(0) && yes.stdout.contains("point consumers, then producers, to the target"), "{yes:?}");
+    let (code, said) = at_a_terminal(&migration, "cutover", "no\n", "frozen\n").await?;
+    ensure!(code == Some(0) && said.contains("point consumers, then producers, to the target"), "{said}");
     ensure!(entered(&migration, "seed")? == 1, "it was seeded again");
     // The other partition has what the producer that nobody reached wrote behind the group.
     groups_go_on(pair, "asked", 0..1)
 }
 
-/// Runs a command with a terminal in which this is typed.
-async fn at_a_terminal(migration: &Migration, name: &str, typed: &str) -> Result<Outcome> {
+/// Runs a command with a terminal in which `ahead` is typed before it asks, and `typed` when it does. Answers its exit
+/// code, and what it said.
+async fn at_a_terminal(migration: &Migration, name: &str, ahead: &str, typed: &str) -> Result<(Option<i32>, String)> {
     let command = migration.command(name, &["--migration-id", &migration.id])?;
     let words = std::iter::once(command.as_std().get_program()).chain(command.as_std().get_args());
     let words: Vec<String> = words.map(|word| format!("'{}'", word.to_string_lossy())).collect();
-    let answers = migration.folder.join("typed");
-    std::fs::write(&answers, typed)?;
     let mut terminal = tokio::process::Command::new("script");
     terminal.args(["--quiet", "--return", "--command", &words.join(" "), "/dev/null"]);
-    terminal.stdin(std::fs::File::open(&answers)?).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
-    Running::start(terminal)?.finish().await
+    terminal.stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true);
+    let mut running = terminal.spawn()?;
+    let (keys, screen) = (running.stdin.as_mut().context("keys")?, running.stdout.take().context("a screen")?);
+    keys.write_all(ahead.as_bytes()).await?;
+    let (mut lines, mut said) = (BufReader::new(screen).lines(), String::new());
+    while let Some(line) = lines.next_line().await? {
+        if line.contains("type frozen and Enter") {
+            keys.write_all(typed.as_bytes()).await?;
+        }
+        said.push_str(&line);
+        said.push('\n');
+    }
+    Ok((running.wait().await?.code(), said))
 }
 
 #[test]

@@ -238,6 +238,7 @@ async fn do_producers_stand_still() -> anyhow::Result<Answer> {
              answer `frozen` by the decide function"
         );
     }
+    krossing_runtime::terminal::forget_what_was_typed().context("the terminal could not be used")?;
     show::advice(Gate::FreezeProducers.question());
     show::advice("type `frozen` once they do; anything else gives up");
     let said = tokio::task::spawn_blocking(|| {

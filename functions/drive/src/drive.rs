@@ -20,7 +20,7 @@ use krossing_core::{
     ErrorClass, TopicName,
     cutover::CutoverReport,
     journal::{EntryKind, Journal},
-    plan::{Amendment, MigrationPlan, Scope},
+    plan::{Amendment, LeftOutReason, LeftOutTopic, MigrationPlan, Scope, Selection},
     ports::{Clock, Ports, Signer},
     stragglers::{Choice, StragglerDecision},
     transition::{Command, Decision, Position, ResumePoint, State, permit, resume_point},
@@ -70,6 +70,17 @@ impl Planned {
     /// All topics and lanes.
     pub fn scope(&self) -> Scope {
         self.plan.scope(&self.amendments)
+    }
+
+    /// Topics that the plan leaves out, and that the selection names by now.
+    fn named_since(&self, selection: &Selection) -> Vec<&TopicName> {
+        let scope = self.scope();
+        let by_selection = |topic: &&LeftOutTopic| {
+            matches!(topic.reason, LeftOutReason::Excluded | LeftOutReason::NotIncluded)
+                && selection.names(&topic.name)
+                && scope.topic(&topic.name).is_none()
+        };
+        self.plan.topics_left_out.iter().filter(by_selection).map(|topic| &topic.name).collect()
     }
 
     /// The lanes as workers take them.
@@ -237,6 +248,15 @@ impl<P: Ports> Drive<P> {
     /// Takes in what has appeared, and has whoever runs the lanes let go of them. Then a cutover may begin.
     pub async fn before_cutover(&mut self) -> anyhow::Result<Planned> {
         let mut planned = self.planned().await?;
+        // A whole topic is not copied on the way into a cutover because somebody has taken another file.
+        let named = planned.named_since(&self.migration.config.topics);
+        if let Some(first) = named.first() {
+            bail!(
+                "topics.include and topics.exclude name {} topic(s) that this migration's plan leaves out, {first} among \
+                 them: have them copied first, by `krossing execute`, or give the configuration that it was planned with",
+                named.len()
+            );
+        }
         phases::take_in_what_appeared(self, &mut planned).await?;
         hand_over::ask(&self.migration, &planned.lanes(), &self.owner).await?;
         Ok(planned)

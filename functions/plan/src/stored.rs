@@ -1,6 +1,6 @@
 //! The plan and its amendments as they are kept: objects of canonical JSON, their digests in the journal.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use krossing_core::{
@@ -126,7 +126,14 @@ pub async fn amend<P: Ports>(
         topics: amendment.topics.len(),
         partitions,
     };
-    let reason = format!("appeared on the source: topics={} partitions={partitions}", detail.topics);
+    let left_out: BTreeSet<_> = plan.topics_left_out.iter().map(|topic| &topic.name).collect();
+    let named = amendment.topics.iter().filter(|topic| left_out.contains(&topic.name)).count();
+    let mut reason = format!("appeared on the source: topics={} partitions={partitions}", detail.topics);
+    if named > 0 {
+        reason.push_str(&format!(
+            "; {named} of the topics were there, and topics.include or topics.exclude left them out"
+        ));
+    }
     migration.note(journal, EntryKind::Amendment, reason, detail).await?;
     amendments.push(amendment);
     Ok(true)

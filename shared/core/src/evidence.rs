@@ -278,10 +278,11 @@ impl Decided {
         let decided = |entry: &&JournalEntry| match entry.kind {
             EntryKind::Decision | EntryKind::GateAnswered => true,
             EntryKind::Transition => {
-                let forward = !matches!(entry.from, Some(State::Failed));
+                let forward = entry.from != Some(State::Failed);
                 let asked_for =
                     [State::Planned, State::Cutover, State::Validating, State::Finalized, State::RolledBack];
-                forward && asked_for.contains(&entry.to)
+                // What failed is gone on with by itself, and given up by somebody.
+                (forward && asked_for.contains(&entry.to)) || entry.to == State::RolledBack
             }
             _ => false,
         };

@@ -14,6 +14,8 @@ use krossing_core::{
     ports::{Clock, FreezeAnswer, FreezeError, ProducerFreeze},
 };
 
+use rustix::termios::{QueueSelector, tcflush};
+
 use crate::clock::SystemClock;
 
 /// Asks whoever started the command.
@@ -51,7 +53,9 @@ impl ProducerFreeze for TerminalFreeze {
         // A thread of its own, not the runtime's: a read of standard input cannot be given up, and the process must
         // be able to end while it waits.
         std::thread::spawn(move || {
-            _ = say.send(confirm(&question, &mut io::stdin().lock(), &mut io::stderr()));
+            let asked =
+                forget_what_was_typed().and_then(|()| confirm(&question, &mut io::stdin().lock(), &mut io::stderr()));
+            _ = say.send(asked);
         });
         match tokio::time::timeout(left, answer).await {
             Ok(Ok(Ok(answer))) => {
@@ -91,6 +95,11 @@ impl ProducerFreeze for TerminalFreeze {
         })?;
         Ok(FreezeAnswer { confirmed: false, detail: "told on the terminal".to_owned() })
     }
+}
+
+/// Forgets what was typed on the terminal before now: it is no answer to what is asked next.
+pub fn forget_what_was_typed() -> io::Result<()> {
+    Ok(tcflush(io::stdin(), QueueSelector::IFlush)?)
 }
 
 fn question(migration: &MigrationId, left: Duration) -> String {
