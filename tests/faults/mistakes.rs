@@ -191,8 +191,19 @@ async fn files_that_were_changed(pair: &Pair) -> Result<()> {
     first.until(until(|| is_locked(&lock))).await?;
     first.signal("STOP")?;
     fails(&migration, "execute", &["another command drives this migration"]).await?;
+    let status = migration.run("status").await?.expect_code(0)?;
+    ensure!(status.stdout.contains("at work: ") && !status.stdout.contains("next_command"), "{status:?}");
     first.signal("CONT")?;
     first.finish().await?.expect_code(0)?;
+
+    // What the ledger knows is told without a cluster, and which one gives no answer.
+    let there = pair.target.bootstrap(Listener::Plaintext);
+    migration.reconfigure(&there, "127.0.0.1:1")?;
+    let status = migration.run("status").await?.expect_code(0)?;
+    let told =
+        status.stdout.contains("state: drain_ready") && status.stdout.contains("the target could not be reached");
+    ensure!(told && status.stderr.contains("connecting to target 127.0.0.1:1 for up to 10 s"), "{status:?}");
+    migration.reconfigure("127.0.0.1:1", &there)?;
 
     // Another configuration is another migration's, and an id that nobody knows is named with those there are.
     let target = pair.target.bootstrap(Listener::Plaintext);

@@ -309,6 +309,10 @@ fn a_migration_killed_in_each_phase_is_exact_though_brokers_forget_and_the_sourc
         let mut cutover = migration.begin("cutover")?;
         cutover.until(migration.until_journaled(noted("target_boundary"))).await?;
         cutover.kill().await?;
+        let status = migration.run("status").await?.expect_code(0)?;
+        let told =
+            status.stdout.contains("NOBODY DRIVES IT") && status.stdout.contains("producers may stand still since");
+        ensure!(told && !status.stdout.contains("carried over"), "{status:?}");
         damage.forget().await?;
         let released = migration.run("resume").await?.expect_code(10)?;
         ensure!(released.stderr.contains("next_command"), "{released:?}");

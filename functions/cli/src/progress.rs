@@ -27,6 +27,10 @@ const DRAW_EVERY: Duration = Duration::from_millis(250);
 /// For how long the rate is watched before it says when the seed will end.
 const ETA_AFTER: Duration = Duration::from_secs(10);
 
+/// For how long nothing may arrive before that is said in place of an end: what is expected from a rate that goes down
+/// while brokers are away is no expectation.
+const STALLED_AFTER: Duration = Duration::from_secs(4);
+
 /// Shows progress until it is dropped.
 pub(crate) struct Progress {
     task: JoinHandle<()>,
@@ -61,7 +65,7 @@ fn bar(watched: Watched) -> ProgressBar {
 async fn watch(view: Arc<View>, watched: Watched, bar: Option<ProgressBar>) {
     let clock = SystemClock;
     let (started, first) = (clock.now(), view.snapshot());
-    let mut rate = Rate { began: None, at: started, bytes: first.bytes_written, per_second: 0.0 };
+    let mut rate = Rate::new(started, first.bytes_written);
     loop {
         clock.sleep(if bar.is_some() { DRAW_EVERY } else { LINE_EVERY }).await;
         let snapshot = view.snapshot();
@@ -74,7 +78,7 @@ async fn watch(view: Arc<View>, watched: Watched, bar: Option<ProgressBar>) {
                 }
                 seed_text(&snapshot, &rate, copied, bytes_total)
             }
-            Watched::Tail => tail_text(&snapshot, rate.per_second),
+            Watched::Tail => tail_text(&snapshot, first.records_written, rate.per_second),
         };
         match &bar {
             Some(bar) => bar.set_message(text),
@@ -113,17 +117,26 @@ fn figures(at_unix_ms: i64, watched: Watched, snapshot: &Snapshot, per_second: f
 
 /// Bytes per second, smoothed over about ten seconds.
 struct Rate {
-    /// When the first bytes were seen.
+    /// When the first bytes were seen, since the beginning or since they last stood still.
     began: Option<Instant>,
+    /// When the last bytes were seen.
+    grew: Instant,
     at: Instant,
     bytes: u64,
     per_second: f64,
 }
 
 impl Rate {
+    fn new(now: Instant, bytes: u64) -> Self {
+        Self { began: None, grew: now, at: now, bytes, per_second: 0.0 }
+    }
+
     fn look(&mut self, now: Instant, bytes: u64) {
         if bytes > self.bytes {
             self.began.get_or_insert(self.at);
+            self.grew = now;
+        } else if now - self.grew >= STALLED_AFTER {
+            (self.began, self.per_second) = (None, 0.0);
         }
         let seconds = (now - self.at).as_secs_f64().max(0.001);
         let present = bytes.saturating_sub(self.bytes) as f64 / seconds;
@@ -156,13 +169,14 @@ fn seed_text(snapshot: &Snapshot, rate: &Rate, copied: u64, total: u64) -> Strin
     )
 }
 
-fn tail_text(snapshot: &Snapshot, per_second: f64) -> String {
+/// `records_before`: what was written before the tail, by the seed.
+fn tail_text(snapshot: &Snapshot, records_before: u64, per_second: f64) -> String {
     let mut text = format!(
         "tail partitions={} lag={} max_partition_lag={} records_replayed={} rate={:.1} MB/s",
         snapshot.partitions,
         snapshot.lag_records_total,
         snapshot.lag_records_max,
-        snapshot.records_written,
+        snapshot.records_written.saturating_sub(records_before),
         per_second / 1e6,
     );
     if let Some((partition, lag)) = snapshot.laggards.first() {
@@ -199,7 +213,7 @@ mod tests {
     #[test]
     fn a_seed_line_says_how_long_it_will_take() {
         let began = SystemClock.now();
-        let mut rate = Rate { began: None, at: began, bytes: 0, per_second: 0.0 };
+        let mut rate = Rate::new(began, 0);
         rate.look(began + Duration::from_secs(2), 1_000_000);
         let text = seed_text(&snapshot(), &rate, 1_000_000, 31_000_000);
         assert!(text.ends_with("rate=0.5 MB/s eta=unknown"), "the first moments tell nothing: {text}");
@@ -209,8 +223,27 @@ mod tests {
     }
 
     #[test]
+    fn a_seed_that_stands_still_has_no_end_in_sight_and_then_the_one_it_had() {
+        let began = SystemClock.now();
+        let mut rate = Rate::new(began, 0);
+        let at = |seconds| began + Duration::from_secs(seconds);
+        (1..=6).for_each(|look| rate.look(at(look * 5), look * 5_000_000));
+        let before = rate.time_for(60_000_000);
+        assert_eq!(before, Some(Duration::from_secs(60)));
+        rate.look(at(35), 30_000_000);
+        assert_eq!(rate.time_for(60_000_000), None, "brokers are away");
+        (8..=10).for_each(|look| rate.look(at(look * 5), (look - 1) * 5_000_000));
+        assert_eq!(rate.time_for(60_000_000), before);
+    }
+
+    #[test]
+    fn a_tail_line_counts_what_the_tail_has_written() {
+        assert!(tail_text(&snapshot(), 70, 0.0).contains(" records_replayed=7 "), "77 in all, 70 by the seed");
+    }
+
+    #[test]
     fn a_tail_line_names_the_worst_partition_and_what_holds_it_back() {
-        let text = tail_text(&snapshot(), 0.0);
+        let text = tail_text(&snapshot(), 0, 0.0);
         assert!(text.ends_with("worst=orders-3 (5) open_transaction=orders-1 and 1 more"), "{text}");
     }
 }

@@ -7,15 +7,20 @@ use std::{path::Path, sync::Arc, time::Duration};
 
 use anyhow::{Context, bail};
 use krossing_core::{
-    MigrationId,
+    MigrationId, Side,
+    config::Config,
     journal::{EntryKind, Journal, JournalEntry},
+    limits::CALL_RETRY_MAX,
     ports::{Clock, Ledger},
     transition::{self, Position, State},
 };
 use krossing_drive::{Drive, Planned};
 use krossing_runtime::{
     Migration,
-    connect::{LedgerPlace, Real, connect, owner, reach, read_config, remove_if_unused},
+    connect::{
+        LedgerPlace, Real, connect, connect_to_look, owner, reach, read_config, remove_if_unused,
+        saying_what_is_waited_for,
+    },
     lock::CommandLock,
 };
 
@@ -99,6 +104,15 @@ impl Session {
         Self::open(&existing.common, place, migration, owner(), None, transition::Command::Status).await
     }
 
+    /// The same, where neither cluster need be there. Answers also of which no broker is known, and why.
+    pub(crate) async fn look(existing: &Existing) -> anyhow::Result<(Self, Vec<(Side, String)>)> {
+        let (config, place) = begun_at(existing).await?;
+        let (migration, unnamed) = connect_to_look(config, existing.migration_id.clone(), &place).await?;
+        check_begun(&migration, &place).await?;
+        let drive = Drive::open(Arc::new(migration), owner(), TERMINAL, transition::Command::Status).await?;
+        Ok((Self { drive, place, common: existing.common.clone(), lock: None }, unnamed))
+    }
+
     async fn open(
         common: &Common,
         place: LedgerPlace,
@@ -109,7 +123,7 @@ impl Session {
     ) -> anyhow::Result<Self> {
         if has_begun(&migration).await? {
             // Of a new one, precheck says what cannot be reached, with all else that stands in its way.
-            reach(&migration).await?;
+            reach(&migration, advice).await?;
         }
         let drive = Drive::open(migration, owner, TERMINAL, command).await?;
         Ok(Self { drive, place, common: common.clone(), lock })
@@ -125,7 +139,7 @@ impl Session {
             }
             Ok(())
         };
-        self.drive.begin(take).await
+        saying_what_is_waited_for(&migration, CALL_RETRY_MAX, advice, self.drive.begin(take)).await
     }
 
     /// Waits until no other command drives the migration, locks it, and answers where it stands now.
@@ -188,6 +202,21 @@ pub(crate) fn begun_in(folder: &Path) -> Vec<String> {
     begun
 }
 
+/// Says that findings may be about what another migration has made. `why` they are looked for.
+pub(crate) fn warn_of_others(place: &LedgerPlace, why: &str) {
+    // A table holds what has begun by id only.
+    let mut begun = place.folder().and_then(Path::parent).map_or_else(Vec::new, begun_in);
+    let own = place.folder().and_then(Path::file_name);
+    begun.retain(|other| own.is_none_or(|own| own != other.as_str()));
+    if !begun.is_empty() {
+        advice(&format!(
+            "warning: {why}, and these have begun here: {}. What they have made on the target is found as if it were \
+             foreign: delete nothing because of it; `krossing status` shows where they stand",
+            begun.join(", ")
+        ));
+    }
+}
+
 /// Whether the migration has a journal. A folder without one is not read, so that damage in it is told by whoever
 /// reads it next.
 async fn has_begun(migration: &Migration<Real>) -> anyhow::Result<bool> {
@@ -196,8 +225,16 @@ async fn has_begun(migration: &Migration<Real>) -> anyhow::Result<bool> {
 
 /// Connects to a migration that has begun; refuses an id that no journal knows, naming those that there are.
 async fn begun_before(existing: &Existing) -> anyhow::Result<(LedgerPlace, Arc<Migration<Real>>)> {
-    let (config, id) = (read_config(&existing.common.config).await?, existing.migration_id.clone());
-    let place = LedgerPlace::of(&config, existing.common.journal_dir.as_deref(), &id)?;
+    let (config, place) = begun_at(existing).await?;
+    let migration = Arc::new(connect(config, existing.migration_id.clone(), &place).await?);
+    check_begun(&migration, &place).await?;
+    Ok((place, migration))
+}
+
+/// Where the migration's journal is; where that is a folder, one that is there.
+async fn begun_at(existing: &Existing) -> anyhow::Result<(Config, LedgerPlace)> {
+    let (config, id) = (read_config(&existing.common.config).await?, &existing.migration_id);
+    let place = LedgerPlace::of(&config, existing.common.journal_dir.as_deref(), id)?;
     if let Some(folder) = place.folder().filter(|folder| !folder.join(JOURNAL_FILE).is_file()) {
         let parent = folder.parent().unwrap_or(folder);
         let others = begun_in(parent);
@@ -208,11 +245,16 @@ async fn begun_before(existing: &Existing) -> anyhow::Result<(LedgerPlace, Arc<M
             parent.display()
         )
     }
-    let migration = Arc::new(connect(config, id.clone(), &place).await?);
-    if place.folder().is_none() && !has_begun(&migration).await? {
+    Ok((config, place))
+}
+
+/// Refuses an id that no journal in a table knows.
+async fn check_begun(migration: &Migration<Real>, place: &LedgerPlace) -> anyhow::Result<()> {
+    let id = &migration.id;
+    if place.folder().is_none() && !has_begun(migration).await? {
         bail!("there is no migration {id} in {place}: check --migration-id, or begin one with `krossing execute`");
     }
-    Ok((place, migration))
+    Ok(())
 }
 
 /// The journal's name in its folder.

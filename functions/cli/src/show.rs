@@ -160,6 +160,22 @@ pub(crate) fn time(unix_ms: i64) -> String {
     Timestamp::from_millisecond(unix_ms).map_or_else(|_| unix_ms.to_string(), |time| format!("{time:.6}"))
 }
 
+/// The time of day, UTC.
+pub(crate) fn clock_time(unix_ms: i64) -> String {
+    Timestamp::from_millisecond(unix_ms)
+        .map_or_else(|_| unix_ms.to_string(), |time| time.strftime("%H:%M:%S").to_string())
+}
+
+/// Why fewer groups were carried over than were planned; empty where none is missing.
+pub(crate) fn groups_without_positions(planned: usize, carried_over: usize) -> String {
+    match planned.saturating_sub(carried_over) {
+        0 => String::new(),
+        without => {
+            format!(" (of {planned} planned; {without} had no position in a migrated topic, and nothing to carry over)")
+        }
+    }
+}
+
 /// A number of bytes for people.
 pub(crate) fn bytes(bytes: u64) -> String {
     const UNITS: [&str; 5] = ["B", "KB", "MB", "GB", "TB"];
@@ -192,8 +208,12 @@ pub(crate) fn meaning(state: State) -> &'static str {
         State::Seed => "what the source holds is copied",
         State::Tail => "what arrives on the source is copied",
         State::DrainReady => "the target has kept up; the cutover is yours to begin",
-        State::Cutover => "producers stand still; the last records and all groups are carried over",
-        State::AwaitingClientSwitch => "the target is complete; clients are to be switched",
+        State::Cutover => {
+            "a cutover is under way: while producers stand still, the last records and all groups are carried over"
+        }
+        State::AwaitingClientSwitch => {
+            "READY: the target has all that the source had when it was closed; clients are to be switched"
+        }
         State::Validating => "clients have switched; the result is to be checked",
         State::Finalized => "checked and recorded",
         State::RolledBack => "given up; the source was not changed",

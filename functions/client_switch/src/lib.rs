@@ -92,6 +92,15 @@ pub struct LeftBehind {
     pub record: StrayRecord,
 }
 
+/// What lies behind the closing markers.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct LookedBehind {
+    /// The first record of each partition that has one.
+    pub records_behind_marker: Vec<LeftBehind>,
+    /// Partitions that could not be looked at, and why.
+    pub not_looked_behind: Vec<String>,
+}
+
 /// What rounds work with.
 pub struct ClientSwitch<'a, P: Ports> {
     migration: &'a Migration<P>,
@@ -175,6 +184,14 @@ impl<'a, P: Ports> ClientSwitch<'a, P> {
             report.positions_moved = self.commit(&commits, &mut record).await?;
             self.store(Some(version), &record).await?;
         }
+        let LookedBehind { records_behind_marker, not_looked_behind } = self.look_behind().await?;
+        report.records_behind_marker = records_behind_marker;
+        report.not_looked_behind = not_looked_behind;
+        Ok(report)
+    }
+
+    /// Looks for records behind the closing markers that nobody has decided about. Changes nothing.
+    pub async fn look_behind(&self) -> Result<LookedBehind, SwitchError> {
         let decided = Decided::of(&self.migration.journal().await?);
         let undecided = decided.undecided_from(self.report.closed_from());
         let mut starts = self.starts.clone();
@@ -183,9 +200,8 @@ impl<'a, P: Ports> ClientSwitch<'a, P> {
         let behind = records_behind(source, clock, &self.migration.id, starts).await;
         let Behind { found, unknown } = behind.during("look behind the closing markers")?;
         let found = found.into_iter().map(|(partition, record)| LeftBehind { partition, record });
-        report.records_behind_marker = found.collect();
-        report.not_looked_behind = unknown.into_iter().map(|(partition, why)| format!("{partition}: {why}")).collect();
-        Ok(report)
+        let unknown = unknown.into_iter().map(|(partition, why)| format!("{partition}: {why}"));
+        Ok(LookedBehind { records_behind_marker: found.collect(), not_looked_behind: unknown.collect() })
     }
 
     /// Round after round until `stop`; how each ended is shown. One that failed for now is followed by the next: brokers

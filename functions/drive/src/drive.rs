@@ -259,6 +259,8 @@ impl<P: Ports> Drive<P> {
         }
         phases::take_in_what_appeared(self, &mut planned).await?;
         hand_over::ask(&self.migration, &planned.lanes(), &self.owner).await?;
+        // Whoever still holds some is dead, and the cutover waits for that to be sure.
+        phases::say_who_holds_lanes(self, &planned).await?;
         Ok(planned)
     }
 

@@ -117,13 +117,19 @@ pub(crate) async fn topology<P: Ports>(drive: &mut Drive<P>, planned: &Planned) 
 /// The lanes of everything there is now.
 pub(crate) async fn lanes_of_all<P: Ports>(drive: &mut Drive<P>, planned: &mut Planned) -> anyhow::Result<Workers<P>> {
     take_in_what_appeared(drive, planned).await?;
+    say_who_holds_lanes(drive, planned).await?;
+    Ok(Workers::new(drive.migration.clone(), planned.lanes(), &drive.owner))
+}
+
+/// Says why it takes a while until lanes are ours.
+pub(crate) async fn say_who_holds_lanes<P: Ports>(drive: &Drive<P>, planned: &Planned) -> anyhow::Result<()> {
     for owner in owners_of_before(drive, planned).await? {
         drive.voice.advice(&format!(
             "{owner} holds lanes; they are taken once it has surely stopped, which takes up to {} s where it has died",
             (LEASE + LEASE_MARGIN).as_secs()
         ));
     }
-    Ok(Workers::new(drive.migration.clone(), planned.lanes(), &drive.owner))
+    Ok(())
 }
 
 /// Who holds lanes that this process is about to take.

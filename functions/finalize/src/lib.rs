@@ -36,12 +36,12 @@ pub use report::{CutoverSummary, FinalizeReport, GroupSummary, StateChange, Vali
 #[derive(Debug, thiserror::Error)]
 pub enum FinalizeError {
     /// Something is not as it must be.
-    #[error("validation failed: {}; the report is in {}", .report.failed_checks().join(", "), .stored.key)]
+    #[error("validation failed: {}; the report is in {place}", .report.failed_checks().join(", "))]
     NotValid {
         /// What was found.
         report: Box<ValidationReport>,
-        /// Where that is stored.
-        stored: StoredObject,
+        /// Where that is stored, as one would type it.
+        place: String,
     },
     /// A step could not be taken; it may be tried again.
     #[error(transparent)]
@@ -134,7 +134,7 @@ pub async fn run<P: Ports>(
         offset_map: offset_map.clone(),
     });
     let stored = store(migration, key, &report).await?;
-    let reason = format!("validated and recorded in {}", stored.key);
+    let reason = format!("validated and recorded in {}", migration.config.evidence.place.of(&stored.key));
     let detail = json!({ "report": stored });
     let mut objects = vec![offset_map, stored];
     objects.extend(kept_before(migration, journal).await?);
@@ -203,7 +203,8 @@ async fn validate<P: Ports>(
             // The validation itself is in what is signed; its object is written over by the next one.
             let objects = kept_before(migration, journal).await?;
             krossing_evidence::end(migration, journal, State::Failed, reason, detail, &objects).await?;
-            Err(FinalizeError::NotValid { report: Box::new(report), stored })
+            let place = migration.config.evidence.place.of(&stored.key);
+            Err(FinalizeError::NotValid { report: Box::new(report), place })
         }
     }
 }

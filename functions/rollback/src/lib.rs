@@ -89,7 +89,8 @@ pub async fn run<P: Ports>(
     };
     let text = canonical_json(&report).expect("a report holds whole numbers and texts, which have a canonical form");
     let stored = migration.store_evidence(report_key(&migration.id), Bytes::from(text), false).await?;
-    let reason = format!("given up in {given_up_in}: nothing was deleted; {} says what is left", stored.key);
+    let place = migration.config.evidence.place.of(&stored.key);
+    let reason = format!("given up in {given_up_in}: nothing was deleted; {place} says what is left");
     let detail = json!({ "report": stored });
     krossing_evidence::end(migration, journal, State::RolledBack, reason, detail, &[stored]).await?;
     Ok(report)

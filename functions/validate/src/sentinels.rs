@@ -8,6 +8,7 @@ use futures::{StreamExt, TryStreamExt, stream};
 use krossing_core::{
     Offset, SourceOffset, TopicId, TopicPartition,
     codes::STRAGGLERS,
+    config::Place,
     cutover::{MarkerKind, is_sentinel_record},
     limits::{MARK_VISIBLE_WAIT_MAX, VALIDATION_PARTITIONS_IN_FLIGHT},
     ports::{LogReader, Ports, VisibleRecord},
@@ -33,7 +34,7 @@ pub(crate) async fn presence<P: Ports>(
     markers(migration, facts.marker_kind, partitions, &mut report).await?;
     fences(migration, partitions, &mut report).await?;
     left_behind(migration, partitions, &mut report).await?;
-    decided(&facts.decided, &mut report);
+    decided(&facts.decided, &migration.config.evidence.place, &mut report);
     Ok(report)
 }
 
@@ -241,7 +242,7 @@ fn upper_first(remedy: &str) -> String {
 }
 
 /// What the operator decided about records behind the markers; an append that was not completed is a failure.
-fn decided(decided: &Decided, report: &mut CheckReport) {
+fn decided(decided: &Decided, place: &Place, report: &mut CheckReport) {
     for decision in &decided.decisions {
         let what = match decision.stragglers {
             Choice::Append => "appended at the target's end",
@@ -251,7 +252,11 @@ fn decided(decided: &Decided, report: &mut CheckReport) {
             report.note(format!(
                 "{}: {} records of source offsets {} to {}, behind where it was closed, were decided to be {what}; they \
                  are kept in {}",
-                stragglers.partition, stragglers.records, stragglers.from, stragglers.to, stragglers.kept.key
+                stragglers.partition,
+                stragglers.records,
+                stragglers.from,
+                stragglers.to,
+                place.of(&stragglers.kept.key)
             ));
         }
     }

@@ -43,9 +43,14 @@ pub struct SegmentIndex {
     pub aborted: Vec<AbortedTransaction>,
 }
 
+/// The folder of a migration's segments.
+pub fn segments_prefix(migration: &MigrationId) -> String {
+    format!("{migration}/segments/")
+}
+
 /// The folder of a partition's segments.
 pub fn segment_prefix(migration: &MigrationId, partition: &TopicPartition) -> String {
-    format!("{migration}/segments/{}/{}/", partition.topic, partition.partition)
+    format!("{}{}/{}/", segments_prefix(migration), partition.topic, partition.partition)
 }
 
 /// The object of the batches.

@@ -8,9 +8,11 @@
 //! not, and finds what cannot be reached together with all else.
 
 use std::{
+    convert::Infallible,
     fmt, fs,
     path::{Path, PathBuf},
     sync::Arc,
+    time::Duration,
 };
 
 use jiff::Timestamp;
@@ -23,6 +25,7 @@ use krossing_core::{
         Auth, ClusterConfig, Config, FreezeConfig, Identity, KeyStore, Place, Problem, Secrets, SigningKey, Trust,
     },
     journal::{Actor, KnownBy},
+    limits::CALL_RETRY_MAX,
     msk::{mode_name, region_of},
     ports::{Clock, ClusterError, FreezeError, PortSet, Ports, StoreError},
 };
@@ -34,6 +37,7 @@ use crate::{
     AnyLedger, AnyObjects, AnySigner, BoxedMsk, Freeze, FreezeBy, Migration, SystemClock, TerminalFreeze,
     WebhookFreeze,
     key_store::{KeyStoreProblem, OpenKeyStore},
+    lock::Say,
     tokens::Tokens,
 };
 
@@ -257,18 +261,113 @@ pub fn actor() -> Actor {
     Actor { who: format!("{user}@{}{asked_by}", host()), known_by }
 }
 
-/// Asks both clusters for an answer; every one that gives none is named.
-pub async fn reach(migration: &Migration<Real>) -> Result<(), ConnectError> {
-    let (source, target) = tokio::join!(migration.source.reach(), migration.target.reach());
+/// Asks both clusters for an answer; every one that gives none is named. What is waited for is said.
+pub async fn reach(migration: &Migration<Real>, say: Say) -> Result<(), ConnectError> {
+    let reached = async { tokio::join!(migration.source.reach(), migration.target.reach()) };
+    let (source, target) = saying_what_is_waited_for(migration, CALL_RETRY_MAX, say, reached).await;
     let mut failures = Vec::new();
     of(Side::Source, source, &mut failures);
     of(Side::Target, target, &mut failures);
     if failures.is_empty() { Ok(()) } else { Err(ConnectError::Clusters { failures }) }
 }
 
+/// Asks both clusters for an answer for as long as somebody who only wants to know waits; says which give none, and why.
+pub async fn reach_to_look(migration: &Migration<Real>, say: Say) -> Vec<(Side, String)> {
+    let look = async |side, cluster: &WireCluster| {
+        tokio::select! {
+            reached = cluster.reach() => reached.err().map(|error| (side, error.to_string())),
+            () = migration.clock.sleep(LOOK_WAIT_MAX) => {
+                let servers = servers(migration, side);
+                Some((side, format!("{servers} gave no answer for {} s", LOOK_WAIT_MAX.as_secs())))
+            }
+        }
+    };
+    let looked = async { tokio::join!(look(Side::Source, &migration.source), look(Side::Target, &migration.target)) };
+    let (source, target) = saying_what_is_waited_for(migration, LOOK_WAIT_MAX, say, looked).await;
+    source.into_iter().chain(target).collect()
+}
+
+/// Does something that may first have to wait for brokers, and says of each cluster that it is waited for, unless it
+/// answers within [`CONNECTING_SILENT`]: half a minute of silence looks like a command that hangs.
+pub async fn saying_what_is_waited_for<T>(
+    migration: &Migration<Real>,
+    wait_max: Duration,
+    say: Say,
+    doing: impl Future<Output = T>,
+) -> T {
+    let notice = async |side, cluster: &WireCluster| {
+        tokio::select! {
+            _ = cluster.reach() => {}
+            () = migration.clock.sleep(CONNECTING_SILENT) => {
+                say(&format!("connecting to {side} {} for up to {} s", servers(migration, side), wait_max.as_secs()));
+            }
+        }
+    };
+    let notices = async {
+        tokio::join!(notice(Side::Source, &migration.source), notice(Side::Target, &migration.target));
+        std::future::pending::<Infallible>().await
+    };
+    tokio::select! {
+        done = doing => done,
+        never = notices => match never {},
+    }
+}
+
+/// How long a cluster may be silent before it is said that it is waited for.
+const CONNECTING_SILENT: Duration = Duration::from_secs(1);
+
+/// How long somebody who only wants to know where a migration stands waits for a cluster. Longer: the answer, most of
+/// which is in the ledger, is late. Shorter: a cluster that is slow to answer is told as one that cannot be reached.
+const LOOK_WAIT_MAX: Duration = Duration::from_secs(10);
+
+fn servers(migration: &Migration<Real>, side: Side) -> String {
+    let cluster = match side {
+        Side::Source => &migration.config.source,
+        Side::Target => &migration.config.target,
+    };
+    cluster.bootstrap_servers.join(",")
+}
+
 /// Opens the folders, and what is needed to reach both clusters and AWS; none of them has been asked anything yet.
 pub async fn connect(config: Config, id: MigrationId, place: &LedgerPlace) -> Result<Migration<Real>, ConnectError> {
     let (config, msk) = with_brokers(config).await?;
+    open(config, msk, id, place).await
+}
+
+/// As [`connect`], for whoever only looks: a cluster of which MSK names no broker any more is answered with why, and
+/// cannot be reached. What is in the ledger can be read without it.
+pub async fn connect_to_look(
+    config: Config,
+    id: MigrationId,
+    place: &LedgerPlace,
+) -> Result<(Migration<Real>, Vec<(Side, String)>), ConnectError> {
+    let (mut unnamed, mut config) = (Vec::new(), config);
+    let (known, msk) = loop {
+        match with_brokers(config.clone()).await {
+            Ok(known) => break known,
+            Err(ConnectError::Brokers { side, problem }) => {
+                let cluster = match side {
+                    Side::Source => &mut config.source,
+                    Side::Target => &mut config.target,
+                };
+                cluster.bootstrap_servers = vec![NO_BROKER.to_owned()];
+                unnamed.push((side, problem));
+            }
+            Err(error) => return Err(error),
+        }
+    };
+    Ok((open(known, msk, id, place).await?, unnamed))
+}
+
+/// Stands for a broker that nobody knows: no name below `.invalid` ever has an address (RFC 2606).
+const NO_BROKER: &str = "no-broker-is-known.invalid:9092";
+
+async fn open(
+    config: Config,
+    msk: BoxedMsk,
+    id: MigrationId,
+    place: &LedgerPlace,
+) -> Result<Migration<Real>, ConnectError> {
     let (source_secrets, target_secrets) = (Pem::read("source", &config.source)?, Pem::read("target", &config.target)?);
     let freeze = freeze(&config.cutover.freeze, &id)?;
     let stores = Stores::of(&config, place).await;

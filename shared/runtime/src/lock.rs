@@ -10,7 +10,8 @@
 //! moment is what everything here is made for, and to go on beside another is not.
 
 use std::{
-    fs::{File, TryLockError},
+    fs::{File, OpenOptions, TryLockError},
+    io::{Read as _, Write as _},
     path::Path,
     sync::Arc,
     time::Duration,
@@ -29,7 +30,8 @@ use crate::{
     connect::{LedgerPlace, Real},
 };
 
-/// The lock's name in the journal's folder. The file stays; what counts is the lock on it.
+/// The lock's name in the journal's folder. The file stays, with the name of who locked it last; what counts is the lock
+/// on it.
 const LOCK_FILE: &str = "command.lock";
 
 /// The lock's name among the ledger's documents.
@@ -41,8 +43,58 @@ const WHO: &str = "read who drives this migration";
 /// How often a document that another holds is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 
+/// When a file that was locked is tried once more: whoever only looks holds it for a moment (see [`look`]).
+const TRY_AGAIN_AFTER: Duration = Duration::from_millis(50);
+
 /// Says something to whoever runs this process.
 pub type Say = fn(&str);
+
+/// Who drives a migration.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Driver {
+    /// No command does.
+    Nobody,
+    /// This one is at work.
+    AtWork(String),
+    /// This one holds the lock, and has given no sign of life between two looks.
+    Silent(String),
+}
+
+/// What one look at the lock has shown. It takes two to tell whether a holder in a table is alive.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct LockSeen {
+    holder: Option<String>,
+    /// Of the document; a file that is locked has a holder that is there.
+    version: Option<Version>,
+}
+
+impl LockSeen {
+    /// Whether somebody holds the lock.
+    pub fn is_held(&self) -> bool {
+        self.holder.is_some()
+    }
+
+    /// Who drives the migration, where this was seen longer than a renewal after `before`.
+    pub fn driver_since(&self, before: &LockSeen) -> Driver {
+        match &self.holder {
+            None => Driver::Nobody,
+            Some(holder) if self.version.is_some() && self == before => Driver::Silent(holder.clone()),
+            Some(holder) => Driver::AtWork(holder.clone()),
+        }
+    }
+}
+
+/// Looks who holds the lock, and takes it from nobody.
+pub async fn look(place: &LedgerPlace, migration: &Migration<Real>) -> MigrationResult<LockSeen> {
+    match place {
+        LedgerPlace::Folder(folder) => holder_of_file(folder).during(WHO),
+        LedgerPlace::Table(_) => {
+            let (version, record) = read(&migration.ledger).await.during(WHO)?;
+            let holder = record.and_then(|record| record.holder);
+            Ok(LockSeen { version: version.filter(|_| holder.is_some()), holder })
+        }
+    }
+}
 
 /// Held by the command that drives a migration.
 #[derive(Debug)]
@@ -71,7 +123,10 @@ impl CommandLock {
             return Ok(lock);
         }
         let held_by = match place {
-            LedgerPlace::Folder(folder) => folder.join(LOCK_FILE).display().to_string(),
+            LedgerPlace::Folder(folder) => {
+                let by = holder_of_file(folder).during(WHO)?.holder.map_or_else(String::new, |by| format!(" as {by}"));
+                format!("{}{by}", folder.join(LOCK_FILE).display())
+            }
             LedgerPlace::Table(_) => {
                 let seconds = (LEASE + LEASE_MARGIN).as_secs();
                 say(&format!("looking for up to {seconds} s whether the command that holds the lock is alive"));
@@ -109,7 +164,11 @@ impl CommandLock {
     ) -> MigrationResult<Option<Self>> {
         match place {
             LedgerPlace::Folder(folder) => {
-                let locked = lock_file(folder).during("lock the migration")?;
+                let mut locked = lock_file(folder, owner).during("lock the migration")?;
+                if locked.is_none() {
+                    migration.clock.sleep(TRY_AGAIN_AFTER).await;
+                    locked = lock_file(folder, owner).during("lock the migration")?;
+                }
                 Ok(locked.map(|file| CommandLock::File { _locked: file }))
             }
             LedgerPlace::Table(_) => {
@@ -124,18 +183,46 @@ impl CommandLock {
 }
 
 /// The lock on the file, where nobody else has it.
-fn lock_file(folder: &Path) -> StoreResult<Option<File>> {
+fn lock_file(folder: &Path, owner: &str) -> StoreResult<Option<File>> {
     let path = folder.join(LOCK_FILE);
-    let refused = |what: &str, error: std::io::Error| StoreError::Refused {
-        attempt: format!("{what} {}", path.display()),
-        detail: error.to_string(),
-    };
-    let file = File::create(&path).map_err(|error| refused("open", error))?;
+    // Not cut off when it is opened: it may name who has the lock.
+    let opened = OpenOptions::new().write(true).create(true).truncate(false).open(&path);
+    let mut file = opened.map_err(|error| refused("open", &path, error))?;
     match file.try_lock() {
-        Ok(()) => Ok(Some(file)),
+        Ok(()) => {
+            // Only a name for whoever looks: a full disk keeps nobody from the lock.
+            if let Err(error) = file.set_len(0).and_then(|()| file.write_all(owner.as_bytes())) {
+                tracing::debug!(%error, "the lock does not name its owner");
+            }
+            Ok(Some(file))
+        }
         Err(TryLockError::WouldBlock) => Ok(None),
-        Err(TryLockError::Error(error)) => Err(refused("lock", error)),
+        Err(TryLockError::Error(error)) => Err(refused("lock", &path, error)),
     }
+}
+
+/// Who has the lock on the file. Shares it for a moment where nobody has.
+fn holder_of_file(folder: &Path) -> StoreResult<LockSeen> {
+    let path = folder.join(LOCK_FILE);
+    let mut file = match File::open(&path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(LockSeen::default()),
+        Err(error) => return Err(refused("open", &path, error)),
+    };
+    match file.try_lock_shared() {
+        Ok(()) => Ok(LockSeen::default()),
+        Err(TryLockError::WouldBlock) => {
+            let mut owner = String::new();
+            let named = file.read_to_string(&mut owner).is_ok() && !owner.is_empty();
+            let holder = if named { owner } else { "another command".to_owned() };
+            Ok(LockSeen { holder: Some(holder), version: None })
+        }
+        Err(TryLockError::Error(error)) => Err(refused("look at the lock on", &path, error)),
+    }
+}
+
+fn refused(what: &str, path: &Path, error: std::io::Error) -> StoreError {
+    StoreError::Refused { attempt: format!("{what} {}", path.display()), detail: error.to_string() }
 }
 
 /// The document, as stored.
@@ -277,9 +364,36 @@ mod tests {
     #[test]
     fn two_commands_cannot_hold_one_file() {
         let folder = tempfile::tempdir().expect("a temporary folder can be made");
-        let held = lock_file(folder.path()).expect("a folder to write to").expect("nobody else has it");
-        assert!(lock_file(folder.path()).expect("a folder to write to").is_none(), "the first still holds it");
+        let lock = || lock_file(folder.path(), "alice").expect("a folder to write to");
+        let held = lock().expect("nobody else has it");
+        assert!(lock().is_none(), "the first still holds it");
         drop(held);
-        assert!(lock_file(folder.path()).expect("a folder to write to").is_some(), "the first has let go");
+        assert!(lock().is_some(), "the first has let go");
+    }
+
+    #[test]
+    fn who_looks_at_a_file_is_told_who_has_it_and_takes_it_from_nobody() {
+        let folder = tempfile::tempdir().expect("a temporary folder can be made");
+        let seen = || holder_of_file(folder.path()).expect("a folder to read from");
+        let driver = || seen().driver_since(&seen());
+        assert_eq!(driver(), Driver::Nobody, "there is no lock yet");
+        let lock = |owner| lock_file(folder.path(), owner).expect("a folder to write to");
+        drop(lock("somebody with a longer name"));
+        assert_eq!(driver(), Driver::Nobody, "the name of the last one is no lock");
+        let held = lock("alice").expect("nobody else has it");
+        assert_eq!(driver(), Driver::AtWork("alice".to_owned()));
+        assert!(lock("bob").is_none());
+        assert_eq!(driver(), Driver::AtWork("alice".to_owned()), "who was refused has not signed it");
+        drop(held);
+        assert_eq!(driver(), Driver::Nobody);
+    }
+
+    #[test]
+    fn who_holds_a_document_and_does_not_renew_it_is_silent() {
+        let seen = |version| LockSeen { holder: Some("alice".to_owned()), version: Some(version) };
+        assert_eq!(seen(1).driver_since(&seen(1)), Driver::Silent("alice".to_owned()));
+        assert_eq!(seen(2).driver_since(&seen(1)), Driver::AtWork("alice".to_owned()));
+        assert_eq!(seen(1).driver_since(&LockSeen::default()), Driver::AtWork("alice".to_owned()));
+        assert_eq!(LockSeen::default().driver_since(&seen(1)), Driver::Nobody);
     }
 }

@@ -143,7 +143,7 @@ impl WebhookFreeze {
         let content = Order { migration_id, action, expires_at, expires_at_unix_ms, bootstrap_servers };
         let body = serde_json::to_vec(&content).expect("texts and numbers are JSON");
         let give_up = Instant::now() + self.total_wait(action, expires_at_unix_ms);
-        let mut pause = WEBHOOK_PAUSE;
+        let (mut pause, mut said) = (WEBHOOK_PAUSE, String::new());
         loop {
             let detail = match timeout_at(give_up, self.ask_once(action, Bytes::from(body.clone()))).await {
                 Ok(Outcome::Answer(answer)) => return Ok(answer),
@@ -154,7 +154,13 @@ impl WebhookFreeze {
             if Instant::now() + pause >= give_up {
                 return Err(error(detail));
             }
-            tracing::warn!(url = %self.url, order, detail, "the freeze webhook is asked again");
+            // One that is dead is asked many times, and says the same each time.
+            if detail == said {
+                tracing::debug!(url = %self.url, order, detail, "the freeze webhook is asked again");
+            } else {
+                tracing::warn!(url = %self.url, order, detail, "the freeze webhook is asked again and again");
+                said = detail;
+            }
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(WEBHOOK_PAUSE_MAX);
         }

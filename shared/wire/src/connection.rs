@@ -127,9 +127,11 @@ impl Connection {
         let client_id = StrBytes::from_string(dialer.client_id.clone());
         let mut connection = match dialer.tls_for(host)? {
             None => Self::start(tcp, dialer.side, client_id),
-            Some((connector, name)) => {
-                Self::start(connector.connect(name, tcp).await.map_err(|e| io_error(&e))?, dialer.side, client_id)
-            }
+            Some((connector, name)) => Self::start(
+                connector.connect(name, tcp).await.map_err(|e| handshake_error(&e))?,
+                dialer.side,
+                client_id,
+            ),
         };
         connection.offered = connection.ask_versions().await?;
         if let Some(sasl) = &dialer.sasl {
@@ -501,6 +503,16 @@ fn io_error(error: &io::Error) -> CallError {
     }
 }
 
+/// A listener without TLS takes the greeting for a request of absurd size, and hangs up without a word.
+fn handshake_error(error: &io::Error) -> CallError {
+    match io_error(error) {
+        CallError::Lost(detail) if error.kind() == io::ErrorKind::UnexpectedEof => CallError::Lost(format!(
+            "{detail}; if it speaks no TLS here, set tls.enabled: false, or name its TLS listener"
+        )),
+        other => other,
+    }
+}
+
 /// When to leave a session that the broker will end: early enough that a request sent at the last moment is answered.
 fn retire_after(lifetime: Duration) -> Duration {
     lifetime.mul_f64(0.8)
@@ -695,6 +707,16 @@ mod tests {
         let refused = call(&connection, SOON).await;
         let said = "EndTxn version 3 is wanted, the broker offers 0 to 2".to_owned();
         assert_eq!(refused, Err(CallError::NotOffered(said)));
+    }
+
+    #[test]
+    fn a_listener_that_hangs_up_on_a_tls_greeting_may_be_one_without_tls() {
+        let said = |kind| match handshake_error(&io::Error::new(kind, "tls handshake eof")) {
+            CallError::Lost(detail) => detail,
+            other => format!("{other:?}"),
+        };
+        assert!(said(io::ErrorKind::UnexpectedEof).contains("tls.enabled: false"));
+        assert_eq!(said(io::ErrorKind::ConnectionReset), "tls handshake eof");
     }
 
     /// A broker that knows the password by heart, or does not.

@@ -43,13 +43,17 @@ pub(crate) async fn follow(session: &Session) -> anyhow::Result<()> {
             _ = interrupted() => {}
         }
     };
-    let mut last = None;
+    let (mut last, mut behind) = (None, Vec::new());
+    let stragglers = session.next_command(Command::Stragglers);
     // Only what is new is worth a line.
     let show = |round: Result<&SwitchReport, &SwitchError>| {
         let said = round.cloned().map_err(|error| show::chain(error));
         if last.as_ref() != Some(&said) {
             match &said {
-                Ok(report) => show_report(report),
+                Ok(report) => {
+                    show_report(report, &behind, &stragglers);
+                    behind.clone_from(&report.records_behind_marker);
+                }
                 Err(why) => show::advice(&format!("warning: groups were not looked at: {why}; looking again")),
             }
             last = Some(said);
@@ -73,8 +77,9 @@ pub(crate) async fn until(migration: &Migration<Real>, reached: impl Fn(State) -
     }
 }
 
-/// Who has switched, and what somebody has to look at.
-pub(crate) fn show_report(report: &SwitchReport) {
+/// Who has switched, and what somebody has to look at. Records left behind that were `said` already are not said again;
+/// `stragglers` is the command that decides about them.
+pub(crate) fn show_report(report: &SwitchReport, said: &[LeftBehind], stragglers: &str) {
     let mut text = format!(
         "groups switched={} not_switched={} positions_moved={}",
         report.switched.len(),
@@ -100,13 +105,48 @@ pub(crate) fn show_report(report: &SwitchReport) {
     for partition in &report.not_looked_behind {
         show::advice(&format!("warning: whether a producer was left behind is not known of {partition}"));
     }
-    for LeftBehind { partition, record } in &report.records_behind_marker {
-        show::advice(&format!(
-            "warning: {STRAGGLERS}: a record reached the source's {partition} at offset {}, behind where it was closed{}: a \
-             producer was left behind, and what it writes there is not on the target; {}",
-            record.offset,
-            record.by(),
-            STRAGGLERS.remedy
-        ));
+    if report.records_behind_marker.len() != said.len()
+        && let Some(warning) = left_behind(&report.records_behind_marker, stragglers)
+    {
+        show::advice(&format!("warning: {warning}"));
+    }
+}
+
+/// Records that were left behind, in one sentence; none where there are none.
+pub(crate) fn left_behind(found: &[LeftBehind], stragglers: &str) -> Option<String> {
+    let (LeftBehind { partition, record }, more) = found.split_first()?;
+    let more = match more.len() {
+        0 => String::new(),
+        more => format!(", and others of {more} more partition(s)"),
+    };
+    Some(format!(
+        "{STRAGGLERS}: a record reached the source's {partition} at offset {}, behind where it was closed{}{more}: a \
+         producer was left behind, and what it writes there is not on the target; stop it or switch it to the target, look \
+         at the records with {stragglers}, then decide: `--append` adds them at the target's end, once, `--leave` leaves \
+         them out",
+        record.offset,
+        record.by(),
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use krossing_core::{TopicPartition, stragglers::StrayRecord};
+
+    use super::*;
+
+    #[test]
+    fn records_left_behind_are_one_sentence_with_the_whole_command() {
+        let left = |partition| LeftBehind {
+            partition: TopicPartition::new("t", partition),
+            record: StrayRecord { offset: 7, producer: None },
+        };
+        assert_eq!(left_behind(&[], "krossing"), None);
+        let said = left_behind(&[left(0), left(1)], "krossing stragglers --config m.yaml").unwrap_or_default();
+        for expected in
+            ["B48: a record reached the source's t-0 at offset 7", "1 more", "krossing stragglers --config m.yaml"]
+        {
+            assert!(said.contains(expected), "{expected} is missing in {said}");
+        }
     }
 }

@@ -40,7 +40,7 @@ pub(crate) async fn run(existing: Existing) -> anyhow::Result<Outcome> {
     let groups: BTreeSet<_> = report.groups.iter().map(|position| &position.group).collect();
     let text = format!(
         "producers stood still for {} ms from when that was said (mark {}, drain {}, close {}, translate {}, commit {}); \
-         asking took {} ms\ngroups carried over: {} with {} positions",
+         asking took {} ms\ngroups carried over: {} with {} positions{}",
         report.timings.frozen_ms,
         report.timings.mark_ms,
         report.timings.drain_ms,
@@ -49,7 +49,8 @@ pub(crate) async fn run(existing: Existing) -> anyhow::Result<Outcome> {
         report.timings.commit_ms,
         report.timings.freeze_ms,
         groups.len(),
-        report.groups.len()
+        report.groups.len(),
+        show::groups_without_positions(planned.plan.groups.len(), groups.len())
     );
     let ready = json!({
         "timings": report.timings,

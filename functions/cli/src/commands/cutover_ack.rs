@@ -12,7 +12,8 @@ use crate::{
 
 pub(crate) async fn run(existing: Existing) -> anyhow::Result<Outcome> {
     let mut session = Session::resume(&existing, Command::CutoverAck).await?;
-    show_report(&session.drive.acknowledge().await?);
+    let report = session.drive.acknowledge().await?;
+    show_report(&report, &[], &session.next_command(Command::Stragglers));
     show::next_command(&session.next_command(after_acknowledgement(&session.drive.journal)));
     Ok(Outcome::Done)
 }

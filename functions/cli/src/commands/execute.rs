@@ -15,7 +15,7 @@ use crate::{
     Outcome,
     arguments::ExecuteArguments,
     commands::client_switch,
-    session::{Session, interrupted, unless_interrupted},
+    session::{Session, interrupted, unless_interrupted, warn_of_others},
     show,
 };
 
@@ -28,6 +28,7 @@ pub(crate) async fn run(arguments: ExecuteArguments) -> anyhow::Result<Outcome> 
             Ok(planned) => planned,
             Err(error) => {
                 remove_if_unused(&session.place);
+                warn_of_others(&session.place, "this would be a new migration");
                 return Err(error);
             }
         },

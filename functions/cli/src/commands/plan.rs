@@ -40,7 +40,7 @@ pub(crate) async fn run(arguments: PlanArguments) -> anyhow::Result<Outcome> {
     };
     let id = arguments.migration_id.clone().unwrap_or_else(new_migration_id);
     let look = Look::open(&arguments.common, id).await?;
-    reach(&look.migration).await?;
+    reach(&look.migration, show::advice).await?;
     let (source, target) = krossing_plan::collect(&look.migration).await?;
     let plan = krossing_plan::make(&look.migration, &source, &target);
     let spelled = |format| spell(format, &plan, &arguments.common.config, &look.migration.config);
@@ -76,7 +76,9 @@ fn wanted(format: PlanFormat) -> anyhow::Result<Vec<(PlanFormat, &'static str)>>
     match format {
         PlanFormat::All => Ok(FILES.to_vec()),
         PlanFormat::AwsCli | PlanFormat::IamPolicy | PlanFormat::Cost => {
-            bail!("this format belongs to the form on AWS, which does not work yet: use json, text, runbook or all")
+            bail!(
+                "this format belongs to the form on AWS, which does not work yet: use json, text, runbook, access-map or all"
+            )
         }
         PlanFormat::Json | PlanFormat::Text | PlanFormat::Runbook | PlanFormat::AccessMap => {
             Ok(FILES.into_iter().filter(|(of, _)| *of == format).collect())

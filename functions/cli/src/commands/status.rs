@@ -4,7 +4,7 @@
 
 use std::{io::IsTerminal, time::Duration};
 
-use krossing_core::ports::Clock;
+use krossing_core::{Side, ports::Clock};
 
 use crate::{
     Outcome,
@@ -21,35 +21,31 @@ const LOOK_EVERY: Duration = Duration::from_secs(2);
 const CLEAR: &str = "\x1b[2J\x1b[H";
 
 pub(crate) async fn run(arguments: StatusArguments) -> anyhow::Result<Outcome> {
-    let mut session = Session::watch(&arguments.existing).await?;
+    let (mut session, unnamed) = Session::look(&arguments.existing).await?;
     if !arguments.follow {
-        let status = status::look(&session).await?;
+        let status = status::look(&mut session, &unnamed).await?;
         show::event("status", &status, &status.to_string());
         return Ok(Outcome::Done);
     }
     tokio::select! {
-        ended = follow(&mut session) => ended?,
+        ended = follow(&mut session, &unnamed) => ended?,
         _ = interrupted() => {}
     }
     Ok(Outcome::Done)
 }
 
-async fn follow(session: &mut Session) -> anyhow::Result<()> {
+async fn follow(session: &mut Session, unnamed: &[(Side, String)]) -> anyhow::Result<()> {
     let clear = std::io::stdout().is_terminal() && show::output() == Output::Text;
     loop {
-        let looked = async {
-            session.drive.reload().await?;
-            status::look(session).await
-        };
-        match looked.await {
+        match status::look(session, unnamed).await {
             Ok(status) => {
-                let before = if clear { CLEAR } else { "" };
+                let before = if clear { CLEAR.to_owned() } else { format!("{}\n", status.clock_time()) };
                 show::event("status", &status, &format!("{before}{status}"));
                 if status.has_ended() {
                     return Ok(());
                 }
             }
-            // Whoever watches through a night wants to see the brokers come back.
+            // Whoever watches through a night wants to see what failed come back.
             Err(error) => show::error(&error),
         }
         session.drive.migration.clock.sleep(LOOK_EVERY).await;

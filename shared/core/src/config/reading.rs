@@ -707,7 +707,7 @@ fn nearest(path: &str) -> String {
     let best = table().map(|(known, _)| (distance(path, &known), known)).min();
     match best {
         Some((steps, known)) if steps <= 1 + path.len() / 4 => format!("did you mean {known}?"),
-        Some(_) | None => "leave it out, or see the list of fields".to_owned(),
+        Some(_) | None => "leave it out, or see the list of fields in docs/configuration.md".to_owned(),
     }
 }
 
