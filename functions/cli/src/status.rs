@@ -117,7 +117,7 @@ pub(crate) async fn look(session: &Session) -> anyhow::Result<Status> {
         migration_id: migration.id.to_string(),
         at_unix_ms: session.unix_ms(),
         state: tip,
-        meaning: show::meaning(tip),
+        meaning: show::standing(journal),
         since_unix_ms: entered.map_or(0, |entry| entry.at_unix_ms),
         failed: match journal.standing() {
             Position::FailedIn(state) | Position::FailedTooOften(state) => {
@@ -234,9 +234,11 @@ async fn lag(session: &Session, progress: &AllProgress, status: &mut Status) -> 
 
 /// What goes on from here; none where it has ended; an error where there is no way.
 fn next_command(session: &Session) -> Result<Option<String>, String> {
-    let command = match resume_point(session.drive.journal.states()) {
+    let journal = &session.drive.journal;
+    let command = match resume_point(journal.states()) {
+        Ok(ResumePoint::Wait { .. }) if journal.is_being_given_up() => Command::Rollback,
         Ok(ResumePoint::Run { .. } | ResumePoint::AbandonCutover) => Command::Resume,
-        Ok(ResumePoint::Wait { next: Command::Finalize, .. }) => after_acknowledgement(&session.drive.journal),
+        Ok(ResumePoint::Wait { next: Command::Finalize, .. }) => after_acknowledgement(journal),
         Ok(ResumePoint::Wait { next, .. }) => next,
         Ok(ResumePoint::Finished { .. }) => return Ok(None),
         Err(why) => return Err(why.to_string()),
