@@ -289,10 +289,14 @@ fn allowed(call: &Call, journal: &Journal, marker: MarkerKind) -> Result<(), &'s
             since_cutover(EntryKind::FreezeAsked) && !since_cutover(EntryKind::Unfrozen),
             "a freeze is journaled before it is asked for",
         ),
-        "freeze.switch" => (tip == Some(State::AwaitingClientSwitch), "producers are switched once READY is journaled"),
+        "freeze.switch" => (
+            tip == Some(State::AwaitingClientSwitch) && !journal.is_being_given_up(),
+            "producers are switched once READY is journaled",
+        ),
         "freeze.unfreeze" => (
-            since_cutover(EntryKind::FreezeAsked) && tip != Some(State::AwaitingClientSwitch),
-            "only what was asked for is taken back, and nothing once it is READY",
+            (since_cutover(EntryKind::FreezeAsked) && tip != Some(State::AwaitingClientSwitch))
+                || journal.is_being_given_up(),
+            "only what was asked for is taken back, and once it is READY only by a rollback that is journaled",
         ),
         _ => (true, ""),
     };

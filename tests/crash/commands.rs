@@ -8,12 +8,14 @@ use std::{sync::Arc, time::Duration};
 use krossing_core::{
     journal::{EntryKind, JournalEntry},
     ports::Clock as _,
+    records::Codec,
     transition::{Command, State},
 };
 use krossing_drive::{Drive, SILENT};
-use krossing_testkit::{Fault, Faults};
+use krossing_testkit::{Fault, Faults, record};
 
 use crate::{
+    checks::Watch,
     operator::{in_time, process},
     world::{Scene, Spec, partition},
 };
@@ -35,6 +37,7 @@ const TABLE: [(State, &[(Command, State)]); 11] = [
             (Command::CutoverAck, State::Validating),
             (Command::ClientSwitch, State::AwaitingClientSwitch),
             (Command::Stragglers, State::AwaitingClientSwitch),
+            (Command::Rollback, State::RolledBack),
         ],
     ),
     (
@@ -117,6 +120,75 @@ fn every_command_in_every_state_does_what_it_should_or_is_refused_with_the_reaso
             for command in Command::ALL.into_iter().filter(|command| *command != Command::Status) {
                 check(state, allowed, command).await;
             }
+        }
+    });
+}
+
+/// What the operator decides behind READY, with clients that come to the target or do not.
+#[test]
+fn a_rollback_behind_ready_is_refused_once_a_client_has_come_to_the_target() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
+    tokio::task::LocalSet::new().block_on(&runtime.expect("a runtime can be built"), async {
+        type Comes = fn(&Scene);
+        let (writes, joins, moves): (Comes, Comes, Comes) = (
+            |scene| {
+                scene.world.target.append(&partition("plain", 1), Codec::None, vec![record("new", "on the target")]);
+            },
+            |scene| scene.world.target.set_members("arriving", 1, "consumer"),
+            |scene| scene.world.target.commit("moved", &partition("plain", 1), 0, "a client's"),
+        );
+        for (comes, named) in [(writes, "plain-1"), (joins, "group arriving"), (moves, "group moved")] {
+            let scene = scene_in(State::AwaitingClientSwitch).await;
+            comes(&scene);
+            let before = journal(&scene).len();
+            let refused = process(scene.clone(), Command::Rollback, Faults::none(), 1).await;
+            let why = refused.expect_err("a client has come").to_string();
+            assert!(why.contains(named) && why.contains("krossing cutover-ack"), "{why}");
+            assert_eq!((journal(&scene).len(), scene.tip()), (before, Some(State::AwaitingClientSwitch)));
+            assert!(scene.world.freeze.is_frozen());
+            in_time(&scene, process(scene.clone(), Command::CutoverAck, Faults::none(), 2))
+                .await
+                .expect("it goes forward");
+        }
+    });
+}
+
+/// One that dies at any call is ended by a resume or by the same command; in between nothing else goes on.
+#[test]
+fn a_rollback_behind_ready_that_dies_at_any_call_is_ended_by_the_next() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
+    tokio::task::LocalSet::new().block_on(&runtime.expect("a runtime can be built"), async {
+        let calls = {
+            let (scene, faults) = (scene_in(State::AwaitingClientSwitch).await, Faults::none());
+            process(scene, Command::Rollback, faults.clone(), 1).await.expect("no client has come");
+            faults.calls().len() as u64
+        };
+        for (number, fault) in (0..calls).flat_map(|number| Fault::ALL.map(|fault| (number, fault))) {
+            if matches!(fault, Fault::Stop | Fault::Slow(_)) {
+                continue;
+            }
+            let scene = scene_in(State::AwaitingClientSwitch).await;
+            let watch = Watch::new(&scene);
+            let (seen, mut single) = (watch.clone(), Some(fault));
+            let faults = Faults::deciding(move |call| {
+                seen.before(call);
+                if call.number == number { single.take() } else { None }
+            });
+            tokio::select! {
+                _ = process(scene.clone(), Command::Rollback, faults.clone(), 1) => {}
+                () = faults.crashed() => {}
+            }
+            if watch.journal().is_being_given_up() && scene.tip() == Some(State::AwaitingClientSwitch) {
+                let acknowledged = process(scene.clone(), Command::CutoverAck, Faults::none(), 2).await;
+                let why = acknowledged.expect_err("producers may be on the source").to_string();
+                assert!(why.contains("a rollback has begun"), "{why}");
+                process(scene.clone(), Command::Resume, Faults::none(), 3).await.expect("a resume ends it");
+            } else {
+                process(scene.clone(), Command::Rollback, Faults::none(), 3).await.expect("the same command ends it");
+            }
+            assert_eq!(scene.tip(), Some(State::RolledBack), "{number} {fault:?}");
+            assert!(!scene.world.freeze.is_frozen(), "{number} {fault:?}");
+            assert_eq!(watch.wrong(), Vec::<String>::new(), "{number} {fault:?}");
         }
     });
 }

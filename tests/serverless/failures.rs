@@ -138,7 +138,7 @@ fn what_dies_is_replaced_and_nothing_is_done_twice() {
         let before = stand.rehearsal.webhook.requests().len();
         stand.says("alice", "cutover").await?;
         let ready = stand.until_asked(&execution, "acknowledge_switch", 1).await?;
-        // Past the point of no return it is too late for the same request to do anything.
+        // Behind READY it is too late for the same request to do anything.
         let states = stand.states().await?;
         let again = stand.deliver_again("krossing-cutover").await?;
         ensure!(matches!(&again, Answer::Error { error_type, .. } if error_type == "Krossing.Refused"), "{again:?}");

@@ -32,8 +32,8 @@ fn a_migration_runs_through_the_definition_and_is_exact() {
         ensure!(matches!(stand.decide(&said).await?, Answer::Output(_)));
         stand.until_asked(&execution, "acknowledge_switch", 1).await?;
         ensure!(matches!(stand.decide(&said).await?, Answer::Error { .. }), "a gate that has passed takes no answer");
-        let early = stand.command("rollback").await?.expect_code(1)?;
-        ensure!(early.stderr.contains("acknowledge_switch"), "{}", early.stderr);
+        let late = stand.command("cutover").await?.expect_code(1)?;
+        ensure!(late.stderr.contains("acknowledge_switch"), "{}", late.stderr);
         stand.rehearsal.groups.stop_live().await?;
         stand.command("cutover-ack").await?.expect_code(0)?;
         let ended = stand.stack.until_ended(&execution, WAIT_MAX).await?;

@@ -67,9 +67,10 @@ const CLASSES: [ErrorClass; 5] =
 const NOT_TRIED_AGAIN: [(&str, &str); 1] = [("Cutover", "the next cutover is a new decision of the operator")];
 
 /// Tasks whose errors leave through what they stand in, and why.
-const NOT_CAUGHT: [(&str, &str); 2] = [
+const NOT_CAUGHT: [(&str, &str); 3] = [
     ("SeedLane", "a lane that cannot be seeded ends the seed, which is caught"),
     ("Acknowledge", "the groups' worker has to end too: the error ends both sides, which is caught"),
+    ("RollbackAtSwitch", "the same"),
 ];
 
 /// What the state of the definition may write into the journal next, where the migration stands at `at`.
@@ -90,7 +91,10 @@ fn journals(asl: &str, at: Position) -> Vec<State> {
         ("Validating", At(Validating)) => vec![Finalized],
         ("RollbackAtGate" | "Rollback", At(Cutover)) => vec![Failed],
         ("RollbackAtGate" | "Rollback", At(before)) if before.is_before_cutover() => vec![RolledBack],
-        ("RollbackAtGate" | "Rollback", FailedIn(before)) if before <= Cutover => vec![RolledBack],
+        ("RollbackAtSwitch" | "Rollback", At(AwaitingClientSwitch)) => vec![RolledBack],
+        ("RollbackAtGate" | "RollbackAtSwitch" | "Rollback", FailedIn(before)) if before <= AwaitingClientSwitch => {
+            vec![RolledBack]
+        }
         ("Recover" | "TakeBack" | "TakeBackCutover", FailedIn(Cutover)) => vec![DrainReady, Failed],
         ("Recover" | "TakeBack" | "TakeBackCutover", At(state)) if !state.is_terminal() => vec![Failed],
         ("Recover" | "TakeBack" | "TakeBackCutover", FailedIn(_)) => vec![Failed],
@@ -109,7 +113,7 @@ fn done(asl: &str, at: Position) -> bool {
         "Cutover" => at == At(AwaitingClientSwitch),
         "Acknowledge" => at == At(Validating),
         "Validating" => at == At(Finalized),
-        "RollbackAtGate" | "Rollback" => at == At(RolledBack),
+        "RollbackAtGate" | "RollbackAtSwitch" | "Rollback" => at == At(RolledBack),
         "TakeBackCutover" => at == At(DrainReady),
         "Recover" | "TakeBack" => match at {
             At(state) => state == DrainReady || state.is_terminal(),
@@ -130,7 +134,9 @@ fn stands(asl: &str) -> Option<&'static [State]> {
         "Tail" | "DrainReady" => &[Seed, Tail, DrainReady],
         "ApproveCutover" | "FreezeProducers" | "RollbackAtGate" | "Cutover" => &[DrainReady],
         "TakeBackCutover" => &[Cutover],
-        "AwaitingClientSwitch" | "KeepGroupsInStep" | "AcknowledgeSwitch" | "Acknowledge" => &[AwaitingClientSwitch],
+        "AwaitingClientSwitch" | "KeepGroupsInStep" | "AcknowledgeSwitch" | "Acknowledge" | "RollbackAtSwitch" => {
+            &[AwaitingClientSwitch]
+        }
         "Validating" => &[Validating],
         "Finalized" => &[Finalized],
         "RolledBack" => &[RolledBack],
@@ -402,7 +408,7 @@ fn no_state_is_entered_where_it_cannot_do_its_work() {
             assert!(at.working_state().is_some_and(|state| states.contains(&state)), "{asl} is entered at {at:?}");
         }
         // Asked for too late a rollback is refused, and the operator is asked again.
-        let refused = asl == "Rollback" && at.working_state().is_none_or(|state| state > Cutover);
+        let refused = asl == "Rollback" && at.working_state().is_none_or(|state| state > AwaitingClientSwitch);
         let reached = reached(arrival, &mut BTreeSet::new());
         assert!(refused || reached.iter().any(|at| done(asl, *at)), "{asl} is entered at {at:?} and cannot end well");
     }
@@ -410,7 +416,7 @@ fn no_state_is_entered_where_it_cannot_do_its_work() {
 
 #[test]
 fn what_an_operator_decides_is_done_by_an_answer_only() {
-    let decided = ["Cutover", "RollbackAtGate", "Rollback", "Acknowledge"];
+    let decided = ["Cutover", "RollbackAtGate", "RollbackAtSwitch", "Rollback", "Acknowledge"];
     for (name, node) in &Machine::read().nodes {
         let catches = list(&node.json, "Catch").filter_map(|catch| text(catch, "Next"));
         let ways = [text(&node.json, "Next"), text(&node.json, "Default")].into_iter().flatten().chain(catches);

@@ -15,7 +15,8 @@ A migration, from beginning to end:
   krossing client-switch …                     meanwhile: keeps groups in step that are still on the source
   krossing cutover-ack …                       all clients have switched
   krossing finalize …                          everything is checked, recorded and signed
-Whatever dies on the way: krossing resume …    Until the cutover has ended: krossing rollback …
+Whatever dies on the way: krossing resume …
+To give up, while no client has come to the target: krossing rollback …
 
 Exit codes: 0 done, 1 failed, 10 waiting for the operator (stderr says for what).";
 
@@ -50,7 +51,7 @@ pub(crate) enum Command {
     ClientSwitch(Existing),
     /// Records that reached the source after the cutover: name them, append them to the target, or leave them out
     Stragglers(StragglersArguments),
-    /// Give the migration up before the point of no return; deletes nothing (rolled_back)
+    /// Give the migration up while no client has come to the target; deletes nothing (rolled_back)
     Rollback(RollbackArguments),
     /// Check everything, set the planned topic settings, sign the evidence (finalized)
     Finalize(Existing),

@@ -19,7 +19,7 @@ pub(crate) fn runbook(plan: &MigrationPlan, config: &Path, settings: &Config) ->
         "# Runbook of migration {id}\n\n\
          Source {} → target {}: {} topics with {} partitions, {} of records, {} groups.\n\n\
          Whatever dies or fails on the way: `krossing resume` goes on where the journal ends, and never freezes \
-         producers. Until the cutover has ended, `krossing rollback` gives the migration up; it deletes nothing.\n\n",
+         producers. While no client has come to the target, `krossing rollback` gives the migration up; it deletes nothing.\n\n",
         plan.source_cluster_id,
         plan.target_cluster_id,
         plan.topics.len(),
@@ -70,7 +70,8 @@ pub(crate) fn runbook(plan: &MigrationPlan, config: &Path, settings: &Config) ->
     text.push_str(&command("cutover"));
     text.push_str("\nIf the command dies, producers may stand still until this lets them go on:\n\n");
     text.push_str(&command("resume"));
-    text.push_str("\nUntil READY the migration can be given up:\n\n");
+    text.push_str("\nUntil the first client writes to the target, or a group switches to it, the migration can be given up, also at READY; \
+         producers then go on on the source:\n\n");
     text.push_str(&command("rollback"));
     text.push_str(
         "\nAt READY the target is complete. Begin this in another terminal, it keeps groups in step that still work off the \
@@ -78,8 +79,9 @@ pub(crate) fn runbook(plan: &MigrationPlan, config: &Path, settings: &Config) ->
     );
     text.push_str(&command("client-switch"));
     text.push_str(
-        "\nA group must not run on both clusters at the same time. The way back, until producers write to the target, is \
-         to point clients at the source, which is as it was.\n\n## 4. When all clients have switched\n\n\
+        "\nA group must not run on both clusters at the same time. The way back, until a client \
+         writes to the target or a group switches, is `krossing rollback`; later clients can be pointed at the source by \
+         hand, and what they wrote to the target stays there.\n\n## 4. When all clients have switched\n\n\
          If producers were left behind, decide about their records first (`stragglers` lists them, with `--append` or \
          `--leave`).\n\n",
     );

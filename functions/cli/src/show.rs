@@ -14,7 +14,7 @@ use std::{
 use clap::ValueEnum;
 use jiff::Timestamp;
 use krossing_core::{
-    journal::{EntryKind, JournalEntry},
+    journal::{EntryKind, Journal, JournalEntry},
     precheck::Finding,
     transition::State,
 };
@@ -199,6 +199,16 @@ pub(crate) fn duration(duration: Duration) -> String {
     }
 }
 
+/// What the journal's end means for whoever reads it.
+pub(crate) fn standing(journal: &Journal) -> &'static str {
+    match journal.tip() {
+        Some(state) if journal.is_being_given_up() && !state.is_terminal() => {
+            "a rollback has begun: producers may be on the source again; `krossing rollback` ends it"
+        }
+        state => state.map_or("not begun", meaning),
+    }
+}
+
 /// What a state means for whoever reads it.
 pub(crate) fn meaning(state: State) -> &'static str {
     match state {
@@ -212,11 +222,12 @@ pub(crate) fn meaning(state: State) -> &'static str {
             "a cutover is under way: while producers stand still, the last records and all groups are carried over"
         }
         State::AwaitingClientSwitch => {
-            "READY: the target has all that the source had when it was closed; clients are to be switched"
+            "READY: the target has all that the source had when it was closed; clients are to be switched, or `krossing \
+             rollback` gives up, while none has come there"
         }
         State::Validating => "clients have switched; the result is to be checked",
         State::Finalized => "checked and recorded",
-        State::RolledBack => "given up; the source was not changed",
+        State::RolledBack => "given up; the source was not changed, and nothing was deleted",
         State::Failed => "something went wrong; the journal's last entry says what",
     }
 }

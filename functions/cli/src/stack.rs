@@ -260,7 +260,10 @@ pub(crate) async fn decide(name: &str, existing: &Existing, command: Command) ->
             _ => stack.decide(&[Gate::ApproveCutover], Answer::Cutover).await?,
         },
         Command::CutoverAck => stack.decide(&[Gate::AcknowledgeSwitch], Answer::Switched).await?,
-        Command::Rollback => stack.decide(&[Gate::ApproveCutover, Gate::AfterFailure], Answer::Rollback).await?,
+        Command::Rollback => {
+            let gates = [Gate::ApproveCutover, Gate::AcknowledgeSwitch, Gate::AfterFailure];
+            stack.decide(&gates, Answer::Rollback).await?
+        }
         _ => match last_gate(&stack.migration).await?.1 {
             Some(gate) if gate.gate == Gate::AfterFailure && gate.decided.is_none() => {
                 stack.decide(&[Gate::AfterFailure], Answer::Retry).await?
@@ -304,7 +307,7 @@ pub(crate) async fn status(name: &str, existing: &Existing, follow: bool) -> any
         let mut text = format!(
             "migration_id: {}\nstate: {tip}\n  {}\n  {reason}\npartitions={} seeded={seeded} records={records} lag={lag}",
             stack.migration.id,
-            show::meaning(tip),
+            show::standing(&journal),
             planned.scope().partitions().count(),
         );
         if let Some(gate) = &gate {

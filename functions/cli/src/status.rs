@@ -200,7 +200,7 @@ async fn from_ledger(session: &Session, planned: &Planned, owners: &Owners) -> a
         migration_id: session.drive.migration.id.to_string(),
         at_unix_ms: session.unix_ms(),
         state: tip,
-        meaning: show::meaning(tip),
+        meaning: show::standing(journal),
         since_unix_ms: entered.map_or(0, |entry| entry.at_unix_ms),
         failed: match journal.standing() {
             Position::FailedIn(state) | Position::FailedTooOften(state) => Some((state, reason.clone())),
@@ -369,7 +369,9 @@ fn what_next(session: &Session, status: &mut Status) {
     let command_line = |command| session.next_command(command);
     match next_command(journal, status) {
         Ok(Some(command)) => {
-            status.steps = steps(status, command_line);
+            if command != Command::Rollback {
+                status.steps = steps(status, command_line);
+            }
             // Another would be refused.
             status.next_command = status.driven_by.is_none().then(|| command_line(command));
         }
@@ -381,6 +383,7 @@ fn what_next(session: &Session, status: &mut Status) {
 /// What goes on from here; none where it has ended; an error where there is no way.
 fn next_command(journal: &Journal, status: &Status) -> Result<Option<Command>, NoResumePoint> {
     Ok(Some(match resume_point(journal.states())? {
+        ResumePoint::Wait { .. } if journal.is_being_given_up() => Command::Rollback,
         ResumePoint::Run { .. } | ResumePoint::AbandonCutover => Command::Resume,
         ResumePoint::Wait { next: Command::CutoverAck, .. } if !status.groups.not_switched.is_empty() => {
             Command::ClientSwitch
@@ -414,6 +417,10 @@ fn steps(status: &Status, command_line: impl Fn(Command) -> String) -> Vec<Strin
             "{} of {all} groups were seen to have switched; once all clients have, producers too: {}",
             switched.len(),
             command_line(Command::CutoverAck)
+        ));
+        steps.push(format!(
+            "or stay on the source, while no client has come to the target: {}",
+            command_line(Command::Rollback)
         ));
     }
     steps

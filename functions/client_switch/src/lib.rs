@@ -204,6 +204,38 @@ impl<'a, P: Ports> ClientSwitch<'a, P> {
         Ok(LookedBehind { records_behind_marker: found.collect(), not_looked_behind: unknown.collect() })
     }
 
+    /// Which groups' clients have come to the target, as both clusters show it now and as was ever seen. Writes nothing.
+    ///
+    /// Rounds go on beside it, in a process without a lock. They store what they are about to write before they write
+    /// it, so that the record is read after the look; and a position that is not in it counts where two looks in a row
+    /// say the same. Positions without members expire: that one is gone says nothing of clients.
+    pub async fn arrived(&self) -> Result<BTreeMap<GroupId, Switched>, SwitchError> {
+        let mut before = None;
+        for _ in 0..CONTESTED_ROUNDS_MAX {
+            let seen = self.look(&self.migration.client_switch().await?.1).await?;
+            let (_, record) = self.migration.client_switch().await?;
+            let mut arrived: BTreeMap<GroupId, Switched> = BTreeMap::new();
+            for (group, kept) in &record.groups {
+                arrived.extend(kept.switched.clone().map(|switched| (group.clone(), switched)));
+            }
+            let nothing = GroupRecord::default();
+            for (group, (seen, _)) in &seen {
+                let kept = record.groups.get(group).unwrap_or(&nothing);
+                if let Step::SwitchedForGood(why) = decide(kept, seen, true) {
+                    arrived.insert(group.clone(), why);
+                }
+            }
+            let fresh =
+                arrived.iter().filter(|(group, _)| record.groups.get(*group).is_none_or(|g| g.switched.is_none()));
+            let may_be_ours = fresh.into_iter().any(|(_, why)| matches!(why, Switched::PositionMoved { .. }));
+            if !may_be_ours || before.as_ref() == Some(&arrived) {
+                return Ok(arrived);
+            }
+            before = Some(arrived);
+        }
+        Ok(before.unwrap_or_default())
+    }
+
     /// Round after round until `stop`; how each ended is shown. One that failed for now is followed by the next: brokers
     /// restart in the days this takes, and the acknowledgement writes beside it.
     pub async fn follow(

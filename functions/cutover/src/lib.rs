@@ -2,9 +2,9 @@
 //! group's position is carried over. Then clients may switch.
 //!
 //! Everything that can be done before producers stand still is done before (`prepare`); from then on one budget runs
-//! (`standstill`). The point of no return is the journal entry `awaiting_client_switch`: every failure before it lets
-//! producers go on, reads that back, opens the lanes again and returns to `drain_ready`; the next cutover is a new
-//! decision. Nothing here decides: the rules are in `krossing_core`.
+//! (`standstill`). The journal entry `awaiting_client_switch` ends it: every failure before that lets producers go on, reads
+//! that back, opens the lanes again and returns to `drain_ready`; the next cutover is a new decision. Behind it nothing in
+//! here lets producers go on, only the operator's rollback does. Nothing here decides: the rules are in `krossing_core`.
 
 mod close;
 mod error;
@@ -107,9 +107,10 @@ pub async fn run<P: Ports>(cutover: &Cutover<'_, P>, journal: &mut Journal) -> R
 
 /// After READY: has producers told that they go on on the target, unless the journal says that they were; a process that
 /// dies in between has them told again. That it could not be told changes nothing about READY: it is journaled, for the
-/// operator to do by hand.
+/// operator to do by hand. Nothing is told once a rollback lets them go on on the source.
 pub async fn announce_switch<P: Ports>(migration: &Migration<P>, journal: &mut Journal) -> Result<(), CutoverError> {
-    if journal.last_since(State::AwaitingClientSwitch, EntryKind::SwitchAsked).is_some() {
+    let asked = journal.last_since(State::AwaitingClientSwitch, EntryKind::SwitchAsked).is_some();
+    if asked || journal.is_being_given_up() {
         return Ok(());
     }
     let (confirmed, reason) = match migration.freeze.switch(&migration.config.target.bootstrap_servers).await {

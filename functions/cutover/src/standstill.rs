@@ -169,7 +169,7 @@ fn bytes_of(report: &CutoverReport) -> Bytes {
     Bytes::from(canonical_json(report).expect("a report holds whole numbers and texts, which have a canonical form"))
 }
 
-/// Journals the point of no return.
+/// Journals READY: from here on only the operator's rollback lets producers go on on the source.
 pub(crate) async fn ready<P: Ports>(
     cutover: &Cutover<'_, P>,
     journal: &mut Journal,

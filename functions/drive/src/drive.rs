@@ -23,7 +23,7 @@ use krossing_core::{
     plan::{Amendment, LeftOutReason, LeftOutTopic, MigrationPlan, Scope, Selection},
     ports::{Clock, Ports, Signer},
     stragglers::{Choice, StragglerDecision},
-    transition::{Command, Decision, Position, ResumePoint, State, permit, resume_point},
+    transition::{Command, Decision, Position, ResumePoint, State, resume_point},
 };
 use krossing_cutover::{Cutover, Step};
 use krossing_finalize::FinalizeReport;
@@ -101,7 +101,7 @@ impl<P: Ports> Drive<P> {
         let journal = migration.journal().await?;
         let shown = journal.position();
         let mut drive = Self { migration, journal, owner, voice, shown };
-        let verdict = permit(command, drive.journal.standing());
+        let verdict = drive.journal.permit(command);
         if let (Decision::Refused(why), false) = (&verdict.decision, verdict.abandon_cutover_first) {
             bail!("{why}");
         }
@@ -223,7 +223,11 @@ impl<P: Ports> Drive<P> {
     }
 
     /// Goes on from the journal's last entry, as far as no decision of the operator is needed. Answers where that was.
+    /// A rollback that has begun after READY is decided: it is ended.
     pub async fn resume(&mut self) -> anyhow::Result<ResumePoint> {
+        if self.journal.is_being_given_up() && !self.journal.tip().is_some_and(State::is_terminal) {
+            self.rollback(false).await?;
+        }
         let point = resume_point(self.journal.states())?;
         match &point {
             ResumePoint::Run { .. } => {
@@ -390,8 +394,8 @@ impl<P: Ports> Drive<P> {
 
     /// Gives the migration up, once nobody copies any more. `producers_released`: the operator says that producers go on.
     pub async fn rollback(&mut self, producers_released: bool) -> anyhow::Result<RollbackReport> {
-        // A cutover had the lanes for itself, and its producers are not to wait for anything.
-        if !self.journal.standing().cutover_is_open() {
+        // A cutover had the lanes for itself, and its producers are not to wait for anything; behind READY lanes are closed.
+        if !self.journal.standing().cutover_is_open() && self.journal.ready().is_none() {
             let lanes = self.planned().await?.lanes();
             hand_over::ask(&self.migration, &lanes, &self.owner).await?;
         }

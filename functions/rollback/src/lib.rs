@@ -1,10 +1,28 @@
-//! A migration that is given up before the point of no return: producers go on, what is left is said, nothing is deleted.
+//! A migration that is given up before clients have come to the target: producers go on, what is left is said, nothing is
+//! deleted.
 //!
 //! What a rollback could destroy it leaves to the operator, as commands: topics on the target may be wanted for a look,
 //! and a deletion that was not asked for cannot be taken back.
 //!
+//! **After READY** producers stand still on the source, or are told to go on on the target. There it is given up only
+//! while nobody has written to the target and no group is known to have switched (`clients`), and in this order:
+//!
+//! 1. look whether clients have come, and whether whoever lets producers go on can be reached: nothing was done so far;
+//! 2. journal that the release is asked. From here on nothing else goes on ([`Journal::is_being_given_up`]): producers may
+//!    be on the source again, so that an acknowledgement would end in a target that lacks their records;
+//! 3. let producers go on, which is read back, and journal that;
+//! 4. look again. A client that came in between cannot be refused any more, for the source has gone on: what it wrote
+//!    stands in the report, by partition and offset;
+//! 5. store report and evidence, and journal `rolled_back`.
+//!
+//! Released first and journaled as rolled back last, because a process may die anywhere: between 2 and 5 the same command,
+//! or a resume, goes on, and producers stand still for as long as that takes; the other way round they could stand still
+//! for ever, in a migration that says it has ended.
+//!
 //! Invariants: no migration is rolled back while producers may stand still because of it; the report and the evidence
 //! are stored before the journal says `rolled_back`; nothing is written to either cluster.
+
+mod clients;
 
 use std::{collections::BTreeSet, fmt};
 
@@ -15,12 +33,15 @@ use krossing_core::{
     config::Config,
     cutover::{MarkerKind, SENTINEL_HEADER},
     journal::{EntryKind, Journal},
-    ports::{AclBinding, Clock, Groups, Inventory, Ports, ProducerFreeze},
-    transition::{Command, Decision, Position, State, permit},
+    ports::{AclBinding, Clock, FreezeError, Groups, Inventory, Ports, ProducerFreeze},
+    transition::{Command, Decision, Position, State},
 };
 use krossing_runtime::{ForStep, Migration, MigrationError, MigrationResult};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
+
+use clients::Clients;
+pub use clients::WrittenTo;
 
 /// The version of [`RollbackReport`] that this code writes.
 const REPORT_VERSION: u32 = 1;
@@ -49,29 +70,41 @@ pub struct RollbackReport {
     /// Access rules that the migration made there.
     #[serde(default)]
     pub acls_left: Vec<AclBinding>,
+    /// Where clients have written to the target while producers were let go on after READY: only there.
+    #[serde(default)]
+    pub written_meanwhile: Vec<WrittenTo>,
+    /// Groups that have switched to the target meanwhile: how far they got is known only there.
+    #[serde(default)]
+    pub switched_meanwhile: Vec<GroupId>,
     /// What would remove them, to be run on purpose.
     pub commands: Vec<String>,
 }
 
 /// Gives the migration up. With `producers_released` the operator says that producers go on, where Krossing was not able
-/// to make sure of it.
+/// to make sure of it. Refused once clients have come to the target; given again, it goes on where it was.
 pub async fn run<P: Ports>(
     migration: &Migration<P>,
     journal: &mut Journal,
     producers_released: bool,
 ) -> MigrationResult<RollbackReport> {
     let standing = journal.standing();
-    if let Decision::Refused(sentence) = permit(Command::Rollback, standing).decision {
+    if let Decision::Refused(sentence) = journal.permit(Command::Rollback).decision {
         return Err(MigrationError::Refused { sentence });
     }
     if standing == Position::At(State::RolledBack) {
         return rolled_back_before(migration, journal).await;
     }
     let given_up_in = standing.working_state().unwrap_or(State::Planned);
+    let after_ready = given_up_in == State::AwaitingClientSwitch;
+    if after_ready && !journal.is_being_given_up() {
+        nothing_is_in_the_way(migration, journal, producers_released).await?;
+    }
     let producers = release(migration, journal, producers_released).await?;
     if standing == Position::At(State::Cutover) {
         migration.enter(journal, State::Failed, "the cutover was interrupted", json!({})).await?;
     }
+    let Clients { written, groups } =
+        if after_ready { clients::look(migration, journal).await? } else { Clients::default() };
     let (topics_left, groups_left) = left_on_target(migration, journal).await?;
     let acls_left = acls_left(migration).await?;
     let report = RollbackReport {
@@ -86,6 +119,8 @@ pub async fn run<P: Ports>(
         topics_left,
         groups_left,
         acls_left,
+        written_meanwhile: written,
+        switched_meanwhile: groups.into_keys().collect(),
     };
     let text = canonical_json(&report).expect("a report holds whole numbers and texts, which have a canonical form");
     let stored = migration.store_evidence(report_key(&migration.id), Bytes::from(text), false).await?;
@@ -106,6 +141,31 @@ fn report_key(migration: &MigrationId) -> String {
     format!("{migration}/rollback-report.json")
 }
 
+/// After READY: that no client has come to the target, and that producers can be let go on. Changes nothing.
+async fn nothing_is_in_the_way<P: Ports>(
+    migration: &Migration<P>,
+    journal: &Journal,
+    producers_released: bool,
+) -> MigrationResult<()> {
+    let clients = clients::look(migration, journal).await?;
+    if clients.have_come() {
+        return Err(MigrationError::Refused { sentence: clients.refusal() });
+    }
+    if !producers_released && let Err(error) = migration.freeze.reach().await {
+        return Err(not_released(&error));
+    }
+    Ok(())
+}
+
+fn not_released(error: &FreezeError) -> MigrationError {
+    MigrationError::Refused {
+        sentence: format!(
+            "producers could not be let go on ({error}), and a migration is not given up while they may stand still: let \
+             them go on yourself, then run `krossing rollback --producers-released`"
+        ),
+    }
+}
+
 /// Lets producers go on if the last cutover asked them to stand still and nobody has let them go on since.
 async fn release<P: Ports>(
     migration: &Migration<P>,
@@ -113,7 +173,10 @@ async fn release<P: Ports>(
     producers_released: bool,
 ) -> MigrationResult<String> {
     if !journal.producers_may_stand_still() {
-        return Ok("were not standing still".to_owned());
+        // Of an attempt that died behind it, which the report is to say all the same.
+        let before = journal.last_since(State::Cutover, EntryKind::Unfrozen).filter(|_| journal.is_being_given_up());
+        let said = before.and_then(|released| released.reason.strip_prefix(PRODUCERS));
+        return Ok(said.unwrap_or("were not standing still").to_owned());
     }
     // First, so that READY of a process that has died finds its place taken, if it is still on its way.
     migration.note(journal, EntryKind::UnfreezeAsked, "producers are let go on", json!({})).await?;
@@ -123,21 +186,17 @@ async fn release<P: Ports>(
         match migration.freeze.unfreeze().await {
             Ok(answer) if answer.confirmed => (format!("go on: {}", answer.detail), true),
             Ok(answer) => (format!("were told that they may go on, which nobody confirmed: {}", answer.detail), false),
-            Err(error) => {
-                return Err(MigrationError::Refused {
-                    sentence: format!(
-                        "producers could not be let go on ({error}), and a migration is not given up while they may \
-                         stand still: let them go on yourself, then run `krossing rollback --producers-released`"
-                    ),
-                });
-            }
+            Err(error) => return Err(not_released(&error)),
         }
     };
     migration
-        .note(journal, EntryKind::Unfrozen, format!("producers {said}"), json!({ "confirmed": confirmed }))
+        .note(journal, EntryKind::Unfrozen, format!("{PRODUCERS}{said}"), json!({ "confirmed": confirmed }))
         .await?;
     Ok(said)
 }
+
+/// How the entry that producers go on begins.
+const PRODUCERS: &str = "producers ";
 
 async fn left_on_target<P: Ports>(
     migration: &Migration<P>,
@@ -227,6 +286,19 @@ impl fmt::Display for RollbackReport {
             self.groups_left.len(),
             self.acls_left.len()
         )?;
+        for WrittenTo { partition, from, to } in &self.written_meanwhile {
+            writeln!(
+                f,
+                "CLIENTS HAVE WRITTEN TO THE TARGET while producers were let go on: {partition}, target offsets {from} to \
+                 {}: only there",
+                to.0 - 1,
+                from = from.0
+            )?;
+        }
+        if !self.switched_meanwhile.is_empty() {
+            let names: Vec<_> = self.switched_meanwhile.iter().map(GroupId::as_str).collect();
+            writeln!(f, "GROUPS HAVE SWITCHED TO THE TARGET meanwhile: {}: point them back", names.join(", "))?;
+        }
         if !self.commands.is_empty() {
             writeln!(f, "to remove them, on purpose (target.properties: your own credentials):")?;
         }

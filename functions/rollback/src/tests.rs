@@ -1,11 +1,16 @@
 #![allow(clippy::unwrap_used, reason = "a failing test may panic")]
 
 use krossing_core::{
-    MigrationId, TopicPartition,
+    MigrationId, Producer, SourceOffset, TargetOffset, TopicPartition,
+    client_switch::{CLIENT_SWITCH_DOCUMENT, ClientSwitchRecord, GroupRecord, Switched, Written},
+    cutover::{Boundary, CUTOVER_REPORT_VERSION, CutoverReport, CutoverTimings, cutover_report_key},
     evidence::{alias_key, attempts_prefix, verify},
-    ports::{FreezeError, Objects, ProducerFreeze},
+    offset_map::sha256_hex,
+    ports::{FreezeError, Ledger, Objects, ProducerFreeze},
+    records::{BatchBuilder, Codec},
+    stragglers::AppendStep,
 };
-use krossing_testkit::{FakePorts, FakeWorld, Fault, Faults, FreezeCall, tester};
+use krossing_testkit::{FakePorts, FakeWorld, Fault, Faults, FreezeCall, record, tester};
 
 use super::*;
 
@@ -30,12 +35,50 @@ async fn at(state: State) -> (FakeWorld, Journal) {
     let (source, target) = krossing_plan::collect(&migration).await.unwrap();
     let plan = krossing_plan::make(&migration, &source, &target);
     krossing_plan::store(&migration, &mut journal, &plan).await.unwrap();
+    let digest = ready(&migration).await;
     for next in State::ALL.into_iter().skip(1).take_while(|next| *next <= state) {
-        migration.enter(&mut journal, next, "on its way", json!({})).await.unwrap();
+        migration.enter(&mut journal, next, "on its way", json!({ "report_sha256": digest })).await.unwrap();
+        if next == State::Cutover && state > State::Cutover {
+            frozen(&world, &mut journal).await;
+        }
     }
     world.target.create_topic("it's", 1, &[]);
-    world.target.commit("readers", &TopicPartition::new("it's", 0), 1, "");
+    world.target.append(&partition(), Codec::None, vec![record("k", "copied")]);
+    world.target.commit("readers", &partition(), 1, "");
     (world, journal)
+}
+
+fn partition() -> TopicPartition {
+    TopicPartition::new("it's", 0)
+}
+
+/// What a cutover leaves: its report, whose digest is answered, and what was written for groups.
+async fn ready(migration: &Migration<FakePorts>) -> String {
+    let report = CutoverReport {
+        version: CUTOVER_REPORT_VERSION,
+        ready_unix_ms: 1,
+        freeze: "the fake did".to_owned(),
+        marker_kind: MarkerKind::None,
+        markers: Vec::new(),
+        boundaries: vec![Boundary { partition: partition(), target_offset: TargetOffset(1) }],
+        groups: Vec::new(),
+        warnings: Vec::new(),
+        timings: CutoverTimings::default(),
+    };
+    let report = Bytes::from(canonical_json(&report).unwrap());
+    let digest = sha256_hex(&report);
+    migration.evidence.put(&cutover_report_key(&migration.id, &digest), vec![report]).await.unwrap();
+    let written = Written { source: SourceOffset(1), target: TargetOffset(1), unconfirmed_over: None };
+    switched(migration, GroupRecord { written: [(partition(), written)].into(), ..GroupRecord::default() }).await;
+    digest
+}
+
+/// What is known of the group `readers`.
+async fn switched(migration: &Migration<FakePorts>, group: GroupRecord) {
+    let record = ClientSwitchRecord { groups: [("readers".into(), group)].into(), ..ClientSwitchRecord::default() };
+    let version = migration.client_switch().await.unwrap().0;
+    let content = serde_json::to_vec(&record).unwrap().into();
+    migration.ledger.put_document(CLIENT_SWITCH_DOCUMENT, version, content).await.unwrap();
 }
 
 async fn rollback(world: &FakeWorld, producers_released: bool) -> MigrationResult<RollbackReport> {
@@ -55,8 +98,8 @@ async fn tip(world: &FakeWorld) -> Option<State> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn from_every_state_before_the_point_of_no_return_it_says_what_is_left_and_deletes_nothing() {
-    for state in State::ALL.into_iter().filter(|state| *state <= State::Cutover) {
+async fn until_clients_have_come_it_says_what_is_left_and_deletes_nothing() {
+    for state in State::ALL.into_iter().filter(|state| *state <= State::AwaitingClientSwitch) {
         let (world, _) = at(state).await;
         let report = rollback(&world, false).await.unwrap();
         assert_eq!(report.given_up_in, state);
@@ -103,13 +146,98 @@ async fn access_rules_that_were_made_and_are_still_there_are_left_with_the_comma
 }
 
 #[tokio::test(start_paused = true)]
-async fn behind_the_point_of_no_return_it_is_refused() {
-    for state in [State::AwaitingClientSwitch, State::Validating] {
-        let (world, journal) = at(state).await;
-        let refused = rollback(&world, false).await.unwrap_err();
-        assert!(matches!(refused, MigrationError::Refused { .. }), "{refused:?}");
-        assert_eq!(migration(&world, &Faults::none()).journal().await.unwrap(), journal);
+async fn once_the_switch_is_acknowledged_it_is_refused() {
+    let (world, journal) = at(State::Validating).await;
+    let refused = rollback(&world, false).await.unwrap_err();
+    assert!(matches!(refused, MigrationError::Refused { .. }), "{refused:?}");
+    assert_eq!(migration(&world, &Faults::none()).journal().await.unwrap(), journal);
+}
+
+#[tokio::test(start_paused = true)]
+async fn after_ready_producers_go_on_on_the_source_also_where_it_has_failed_there() {
+    for failed in [false, true] {
+        let (world, mut journal) = at(State::AwaitingClientSwitch).await;
+        if failed {
+            let migration = migration(&world, &Faults::none());
+            migration.enter(&mut journal, State::Failed, "something", json!({})).await.unwrap();
+        }
+        let report = rollback(&world, false).await.unwrap();
+        assert!(report.producers.starts_with("go on: ") && report.written_meanwhile.is_empty(), "{report:?}");
+        assert_eq!(report.given_up_in, State::AwaitingClientSwitch);
+        assert_eq!(world.freeze.calls().last(), Some(&FreezeCall::Unfreeze));
+        assert!(!world.freeze.is_frozen());
     }
+}
+
+/// Refused in one sentence that names who it is, with nothing done.
+async fn check_refused(world: &FakeWorld, journal: &Journal, named: &str) {
+    let calls = world.freeze.calls().len();
+    let refused = rollback(world, false).await.unwrap_err().to_string();
+    assert!(refused.contains(named) && refused.contains("krossing cutover-ack"), "{refused}");
+    assert_eq!(&migration(world, &Faults::none()).journal().await.unwrap(), journal);
+    assert!(world.freeze.is_frozen() && world.freeze.calls().len() == calls);
+}
+
+#[tokio::test(start_paused = true)]
+async fn after_ready_it_is_refused_once_a_client_has_come_to_the_target() {
+    let (world, journal) = at(State::AwaitingClientSwitch).await;
+    world.target.append(&partition(), Codec::None, vec![record("k", "a client's")]);
+    check_refused(&world, &journal, "it's-0 was written to from target offset 1 on").await;
+
+    let (world, journal) = at(State::AwaitingClientSwitch).await;
+    world.target.set_members("readers", 1, "consumer");
+    check_refused(&world, &journal, "group readers has switched").await;
+
+    // Seen some time ago, and gone since.
+    let (world, journal) = at(State::AwaitingClientSwitch).await;
+    let gone = GroupRecord { switched: Some(Switched::MembersSeen { members: 1 }), ..GroupRecord::default() };
+    switched(&migration(&world, &Faults::none()), gone).await;
+    check_refused(&world, &journal, "group readers has switched").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn records_that_the_operator_had_appended_are_no_clients() {
+    for and_a_client in [false, true] {
+        let (world, mut journal) = at(State::AwaitingClientSwitch).await;
+        let producer = Producer { id: 4711, epoch: 0 };
+        let records = vec![record("k", "late")];
+        let appended = BatchBuilder { producer, base_sequence: 0, records, ..BatchBuilder::new(0) };
+        world.target.append_batch(&partition(), appended);
+        let (process, step) = (migration(&world, &Faults::none()), AppendStep { append: 1, producer, done: true });
+        process.note(&mut journal, EntryKind::StragglersAppend, "appended", step).await.unwrap();
+        if and_a_client {
+            world.target.append(&partition(), Codec::None, vec![record("k", "a client's")]);
+            check_refused(&world, &journal, "it's-0 was written to from target offset 2 on").await;
+        } else {
+            let report = rollback(&world, false).await.unwrap();
+            assert!(report.written_meanwhile.is_empty(), "{report:?}");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn once_the_release_is_asked_it_goes_on_and_says_what_has_come_meanwhile() {
+    let (world, _) = at(State::AwaitingClientSwitch).await;
+    let broken = FreezeError { attempt: "POST".to_owned(), detail: "no answer".to_owned() };
+    world.freeze.answer_next(Err(broken));
+    let refused = rollback(&world, false).await.unwrap_err().to_string();
+    assert!(refused.contains("--producers-released"), "{refused}");
+    let journal = migration(&world, &Faults::none()).journal().await.unwrap();
+    assert!(journal.is_being_given_up() && journal.tip() == Some(State::AwaitingClientSwitch));
+    for command in [Command::CutoverAck, Command::ClientSwitch, Command::Stragglers] {
+        assert!(matches!(journal.permit(command).decision, Decision::Refused(_)), "{command}");
+    }
+
+    world.target.append(&partition(), Codec::None, vec![record("k", "late to hear of it")]);
+    world.target.set_members("readers", 1, "consumer");
+    let report = rollback(&world, true).await.unwrap();
+    assert_eq!(report.producers, "go on, says the operator");
+    let (from, to) = (TargetOffset(1), TargetOffset(2));
+    assert_eq!(report.written_meanwhile, [WrittenTo { partition: partition(), from, to }]);
+    assert_eq!(report.switched_meanwhile, [GroupId::new("readers")]);
+    let said = report.to_string();
+    assert!(said.contains("it's-0, target offsets 1 to 1") && said.contains("meanwhile: readers"), "{said}");
+    assert_eq!(tip(&world).await, Some(State::RolledBack));
 }
 
 #[tokio::test(start_paused = true)]
@@ -140,9 +268,24 @@ async fn the_operator_may_say_that_producers_go_on() {
 
 #[tokio::test(start_paused = true)]
 async fn a_process_that_dies_at_any_call_is_followed_by_one_that_ends_it() {
-    let calls = {
-        let (world, mut journal) = at(State::Cutover).await;
+    for state in [State::Cutover, State::AwaitingClientSwitch] {
+        dies_at_any_call(state).await;
+    }
+}
+
+/// A migration in this state, whose producers stand still.
+async fn standing_still(state: State) -> FakeWorld {
+    let (world, mut journal) = at(state).await;
+    if state == State::Cutover {
         frozen(&world, &mut journal).await;
+    }
+    assert!(world.freeze.is_frozen());
+    world
+}
+
+async fn dies_at_any_call(state: State) {
+    let calls = {
+        let world = standing_still(state).await;
         let faults = Faults::none();
         let migration = migration(&world, &faults);
         run(&migration, &mut migration.journal().await.unwrap(), false).await.unwrap();
@@ -151,8 +294,7 @@ async fn a_process_that_dies_at_any_call_is_followed_by_one_that_ends_it() {
     assert!(calls > 10);
     for number in 0..calls {
         for fault in [Fault::CrashBefore, Fault::CrashAfter] {
-            let (world, mut journal) = at(State::Cutover).await;
-            frozen(&world, &mut journal).await;
+            let world = standing_still(state).await;
             let faults = Faults::at(number, fault);
             let dying = migration(&world, &faults);
             let attempt = async { run(&dying, &mut dying.journal().await?, false).await };
@@ -160,9 +302,10 @@ async fn a_process_that_dies_at_any_call_is_followed_by_one_that_ends_it() {
                 _ = attempt => {}
                 () = faults.crashed() => {}
             }
-            rollback(&world, false).await.unwrap();
-            assert_eq!(tip(&world).await, Some(State::RolledBack), "{number} {fault:?}");
-            assert!(!world.freeze.is_frozen(), "{number} {fault:?}");
+            let report = rollback(&world, false).await.unwrap();
+            assert_eq!(tip(&world).await, Some(State::RolledBack), "{state} {number} {fault:?}");
+            assert!(!world.freeze.is_frozen(), "{state} {number} {fault:?}");
+            assert!(report.producers.starts_with("go on: ") || state == State::Cutover, "{number} {fault:?}: {report}");
             let document = world.evidence.get(&alias_key(&"m".parse().unwrap())).await.unwrap().unwrap();
             assert_eq!(verify(&document, None).unwrap().outcome, State::RolledBack);
         }

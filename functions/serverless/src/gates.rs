@@ -68,6 +68,9 @@ async fn facts(migration: &Migration<Real>, gate: Gate) -> Result<Vec<String>, F
     let journal = migration.journal().await?;
     let state = journal.tip().map_or("not begun", State::name);
     let mut facts = vec![format!("state={state}")];
+    if journal.is_being_given_up() {
+        facts.push("a rollback has begun, producers may be on the source again: only `rollback` goes on".to_owned());
+    }
     match gate {
         Gate::ApproveCutover | Gate::FreezeProducers => {
             let plan = krossing_drive::load_planned(migration, &journal).await?;

@@ -9,6 +9,7 @@ use clap::{Parser, Subcommand};
 use krossing_client_switch::ClientSwitch;
 use krossing_core::{
     LaneId,
+    journal::Journal,
     limits::INVENTORY_REFRESH,
     ports::{Clock, Version},
     transition::{Command, State},
@@ -350,7 +351,7 @@ impl Job<'_> {
         let until = async {
             loop {
                 match migration.journal().await {
-                    Ok(journal) if journal.tip() != Some(State::AwaitingClientSwitch) => return,
+                    Ok(journal) if clients_have_switched_or_will_not(&journal) => return,
                     Ok(_) => {}
                     Err(error) => tracing::warn!(%error, "the journal could not be read; looking again"),
                 }
@@ -371,9 +372,9 @@ impl Job<'_> {
                 Err(error) => tracing::warn!(error = chain(error), "groups were not looked at; looking again"),
             };
         switch.follow(until, show).await.map_err(anyhow::Error::new)?;
-        match migration.journal().await?.tip() {
-            Some(State::AwaitingClientSwitch) => Err(stopped()),
-            _ => Ok(json!({})),
+        match clients_have_switched_or_will_not(&migration.journal().await?) {
+            false => Err(stopped()),
+            true => Ok(json!({})),
         }
     }
 
@@ -398,6 +399,11 @@ impl Job<'_> {
         tell::new_entries(self.environment, &self.migration, Some(&self.execution)).await;
         ended.map(|report| json!({ "state": State::Finalized, "records": report.copied.records }))
     }
+}
+
+/// Whether groups are not to be kept in step any more: the switch is acknowledged, or the migration is being given up.
+fn clients_have_switched_or_will_not(journal: &Journal) -> bool {
+    journal.tip() != Some(State::AwaitingClientSwitch) || journal.is_being_given_up()
 }
 
 fn of_worker(error: WorkerError) -> Failure {

@@ -67,7 +67,7 @@ impl Gate {
         match self {
             Gate::ApproveCutover => &[Answer::Cutover, Answer::Rollback],
             Gate::FreezeProducers => &[Answer::Frozen, Answer::Cancel],
-            Gate::AcknowledgeSwitch => &[Answer::Switched],
+            Gate::AcknowledgeSwitch => &[Answer::Switched, Answer::Rollback],
             Gate::AfterFailure => &[Answer::Retry, Answer::Rollback, Answer::Stop],
         }
     }
@@ -78,7 +78,8 @@ impl Gate {
             Gate::ApproveCutover => "The target has kept up. May the cutover begin?",
             Gate::FreezeProducers => "Have every producer flush and close now. Do all of them stand still?",
             Gate::AcknowledgeSwitch => {
-                "READY: point consumers, then producers, to the target. Have all clients switched?"
+                "READY: point consumers, then producers, to the target. Have all clients switched, or, while none has, is the \
+                 migration given up?"
             }
             Gate::AfterFailure => "Put right what is named. Go on from there, give the migration up, or stop?",
         }

@@ -17,7 +17,7 @@ use serde_json::Value;
 
 use crate::{
     canonical::{NotCanonical, canonical_digest, canonical_json},
-    transition::{Position, State},
+    transition::{Command, Decision, Position, State, Verdict, permit},
     types::MigrationId,
 };
 
@@ -446,6 +446,28 @@ impl Journal {
         noted(EntryKind::FreezeAsked) && !noted(EntryKind::Unfrozen)
     }
 
+    /// Whether a rollback has begun after READY: producers may be writing to the source again, so that the target is
+    /// complete no more, and nothing but that rollback goes on.
+    pub fn is_being_given_up(&self) -> bool {
+        let Some(ready) = self.ready() else { return false };
+        let mut behind = self.entries.iter().rev().take_while(|entry| entry.sequence > ready.sequence);
+        behind.any(|entry| entry.kind == EntryKind::UnfreezeAsked)
+    }
+
+    /// Whether `command` may run: what the [table](permit) says, and after READY what a rollback that has begun leaves.
+    pub fn permit(&self, command: Command) -> Verdict {
+        let verdict = permit(command, self.standing());
+        let goes_on = matches!(command, Command::Rollback | Command::Resume | Command::Status);
+        if goes_on || verdict.decision != Decision::Allowed || !self.is_being_given_up() {
+            return verdict;
+        }
+        let sentence = format!(
+            "{command} is not possible: a rollback has begun to let producers go on on the source, so that the target is \
+             not complete any more: `krossing rollback` ends it"
+        );
+        Verdict { decision: Decision::Refused(sentence), ..verdict }
+    }
+
     /// The last entry of a kind since `state` was last entered; none where it never was.
     pub fn last_since(&self, state: State, kind: EntryKind) -> Option<&JournalEntry> {
         let entered = self.entries.iter().rposition(|e| e.kind == EntryKind::Transition && e.to == state)?;
@@ -572,6 +594,40 @@ mod tests {
         }
         assert!(Journal::default().transition(State::Seed, at(0), "", json!({})).is_err());
         assert!(Journal::default().note(EntryKind::Notice, at(0), "", json!({})).is_err());
+    }
+
+    #[test]
+    fn behind_ready_nothing_but_a_rollback_goes_on_once_producers_are_let_go_on() {
+        let mut journal = Journal::parse(&sample()).unwrap();
+        let note = |journal: &mut Journal, kind| {
+            let (entry, _) = journal.note(kind, at(9), "", json!({})).unwrap();
+            journal.push(entry).unwrap();
+        };
+        let enter = |journal: &mut Journal, to| {
+            let (entry, _) = journal.transition(to, at(9), "", json!({})).unwrap();
+            journal.push(entry).unwrap();
+        };
+        enter(&mut journal, State::DrainReady);
+        enter(&mut journal, State::Cutover);
+        // A cutover that was taken back has let producers go on, too.
+        note(&mut journal, EntryKind::UnfreezeAsked);
+        enter(&mut journal, State::DrainReady);
+        enter(&mut journal, State::Cutover);
+        enter(&mut journal, State::AwaitingClientSwitch);
+        assert!(!journal.is_being_given_up());
+        assert_eq!(journal.permit(Command::CutoverAck).decision, Decision::Allowed);
+        note(&mut journal, EntryKind::UnfreezeAsked);
+        for failed in [false, true] {
+            if failed {
+                enter(&mut journal, State::Failed);
+                enter(&mut journal, State::AwaitingClientSwitch);
+            }
+            assert!(journal.is_being_given_up());
+            for command in Command::ALL {
+                let goes_on = [Command::Rollback, Command::Resume, Command::Status].contains(&command);
+                assert_eq!(journal.permit(command).decision == Decision::Allowed, goes_on, "{command}");
+            }
+        }
     }
 
     #[test]

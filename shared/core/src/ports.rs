@@ -763,9 +763,9 @@ pub trait ProducerFreeze: Send + Sync {
     fn reach(&self) -> impl Future<Output = Result<(), FreezeError>> + Send;
     /// Asks that producers flush, close and stay away until `expires_at_unix_ms`, and waits for the answer.
     fn freeze(&self, expires_at_unix_ms: i64) -> impl Future<Output = Result<FreezeAnswer, FreezeError>> + Send;
-    /// READY: says that producers are to go on on the target, and never again on the source.
+    /// READY: says that producers are to go on on the target, and on the source no more unless they are let go on there.
     fn switch(&self, bootstrap_servers: &[String]) -> impl Future<Output = Result<FreezeAnswer, FreezeError>> + Send;
-    /// Lets producers go on, and reads back that they may.
+    /// Lets producers go on on the source, also those that were told to switch, and reads back that they may.
     fn unfreeze(&self) -> impl Future<Output = Result<FreezeAnswer, FreezeError>> + Send;
 }
 

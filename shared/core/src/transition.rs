@@ -10,14 +10,17 @@
 //! tail ................... drain_ready         rolled_back  failed
 //! drain_ready ............ cutover             rolled_back  failed
 //! cutover ................ awaiting_client_switch   drain_ready (it failed, all is released)   failed (it was killed)
-//! awaiting_client_switch . validating          failed
+//! awaiting_client_switch . validating          rolled_back (while no client has come to the target)   failed
 //! validating ............. finalized           failed
 //! failed ................. the state it failed in, or drain_ready where that was cutover;   rolled_back   failed
 //! finalized, rolled_back . nothing
 //! ```
 //!
-//! The entry `awaiting_client_switch` is the point of no return: before it a rollback is possible (also after a cutover
-//! that failed half way through its commits), after it there is none.
+//! Up to `awaiting_client_switch` a migration can be given up, also after a cutover that failed half way through its
+//! commits. Before that entry whatever fails lets producers go on by itself; behind it nothing does but the operator's
+//! rollback, and that only while no client has come to the target: what is written there is not on the source. Whether
+//! one has come the table cannot know; who rolls back looks. The acknowledgement ends it: from `validating` on there is
+//! no rollback.
 //!
 //! Invariants: `failed` never leads further than the state that failed; a cutover is never entered again by a resume,
 //! only by the operator's command. The command line, the functions and the workflow definition are held equal to this
@@ -53,7 +56,7 @@ pub enum State {
     Validating,
     /// Checked and recorded. The end.
     Finalized,
-    /// Given up before the point of no return. The end.
+    /// Given up before clients have come to the target. The end.
     RolledBack,
     /// Something went wrong; the journal says in which state and why.
     Failed,
@@ -105,7 +108,7 @@ impl State {
             Tail => &[DrainReady, RolledBack, Failed],
             DrainReady => &[Cutover, RolledBack, Failed],
             Cutover => &[AwaitingClientSwitch, DrainReady, Failed],
-            AwaitingClientSwitch => &[Validating, Failed],
+            AwaitingClientSwitch => &[Validating, RolledBack, Failed],
             Validating => &[Finalized, Failed],
             Finalized => &[],
             RolledBack => &[],
@@ -129,7 +132,7 @@ impl State {
         self.successors().is_empty()
     }
 
-    /// Whether a migration in this state can still be rolled back (for `failed` the state before it counts).
+    /// Whether no cutover is under way or over (for `failed` the state before it counts).
     pub fn is_before_cutover(self) -> bool {
         self <= State::DrainReady
     }
@@ -207,7 +210,7 @@ impl Position {
 fn failed_in_allows(before: State, to: State) -> bool {
     match to {
         State::Failed => true,
-        State::RolledBack => before <= State::Cutover,
+        State::RolledBack => before <= State::AwaitingClientSwitch,
         State::DrainReady => before == State::DrainReady || before == State::Cutover,
         State::Cutover => false,
         State::Planned
@@ -255,7 +258,7 @@ pub enum NoResumePoint {
     /// Recovering failed too often.
     #[error(
         "{state} has failed and so have more than {FAILED_HOPS_MAX} attempts to recover from it: the last entries of \
-         the journal say why; a rollback is possible where the cutover has not been completed"
+         the journal say why; a rollback is possible while no client has come to the target"
     )]
     FailedTooOften {
         /// The state that failed.
@@ -300,7 +303,7 @@ pub enum Command {
     Stragglers,
     /// Validate and record.
     Finalize,
-    /// Give up before the point of no return.
+    /// Give up before clients have come to the target.
     Rollback,
     /// Where does it stand?
     Status,
@@ -402,11 +405,15 @@ fn decide(command: Command, position: Position) -> Decision {
         }),
         Command::Rollback => allowed_if(match position {
             Position::Unborn => false,
-            Position::At(state) => state <= State::Cutover || state == State::RolledBack,
-            Position::FailedIn(state) | Position::FailedTooOften(state) => state <= State::Cutover,
+            Position::At(state) => state <= State::AwaitingClientSwitch || state == State::RolledBack,
+            Position::FailedIn(state) | Position::FailedTooOften(state) => state <= State::AwaitingClientSwitch,
         }),
     }
 }
+
+/// What is left of a way back once clients are said to have switched.
+const BACK_BY_HAND: &str = "clients have switched, as was acknowledged; they can be pointed back to the source by hand, \
+                            where nothing of what they wrote on the target is";
 
 fn refusal(command: Command, position: Position) -> String {
     let state = match position {
@@ -415,7 +422,7 @@ fn refusal(command: Command, position: Position) -> String {
                 "{command} needs a migration and there is none in this journal: `krossing execute` begins one"
             );
         }
-        Position::FailedTooOften(state) if state <= State::Cutover => {
+        Position::FailedTooOften(state) if state <= State::AwaitingClientSwitch => {
             return format!(
                 "{command} is not possible: {state} and more than {FAILED_HOPS_MAX} attempts to recover have failed. \
                  Read the last entries of the journal; `krossing rollback` gives up and changes nothing on the source"
@@ -429,7 +436,7 @@ fn refusal(command: Command, position: Position) -> String {
         }
         Position::FailedIn(state) => {
             let next = match (command, state) {
-                (Command::Rollback, _) => "the point of no return has been passed; clients can be pointed back by hand",
+                (Command::Rollback, _) => BACK_BY_HAND,
                 (_, State::Validating) => "put right what validation named, then run `krossing finalize`",
                 (_, _) => "put right what the journal's last entry names, then run `krossing resume`",
             };
@@ -443,10 +450,10 @@ fn refusal(command: Command, position: Position) -> String {
         }
         State::DrainReady => "the next step is `krossing cutover`",
         State::Cutover => "a cutover is under way: wait for it, or run `krossing resume` if its process has died",
-        State::AwaitingClientSwitch if command == Command::Rollback => {
-            "the target has taken over; clients can be pointed back to the source by hand, which nothing has changed"
+        State::AwaitingClientSwitch => {
+            "switch the clients, then run `krossing cutover-ack`; `krossing rollback` gives up while none has switched"
         }
-        State::AwaitingClientSwitch => "switch the clients, then run `krossing cutover-ack`",
+        State::Validating | State::Finalized if command == Command::Rollback => BACK_BY_HAND,
         State::Validating => "the next step is `krossing finalize`",
         State::Finalized => "the migration is complete, nothing is left to do",
         State::RolledBack => "the migration was given up; begin a new one under another id",
@@ -479,17 +486,15 @@ mod tests {
     }
 
     #[test]
-    fn a_rollback_is_possible_from_every_state_before_the_cutover_and_from_no_other() {
+    fn a_rollback_is_possible_until_clients_are_said_to_have_switched_and_not_within_a_cutover() {
         for state in State::ALL {
             let allowed = state.successors().contains(&RolledBack);
-            assert_eq!(allowed, state <= DrainReady || state == Failed, "{state}");
+            assert_eq!(allowed, state <= DrainReady || [AwaitingClientSwitch, Failed].contains(&state), "{state}");
         }
-        for state in [Cutover, DrainReady, Seed] {
+        for state in [AwaitingClientSwitch, Cutover, DrainReady, Seed] {
             assert!(Position::FailedIn(state).allows(RolledBack), "{state}");
         }
-        for state in [AwaitingClientSwitch, Validating] {
-            assert!(!Position::FailedIn(state).allows(RolledBack), "{state}");
-        }
+        assert!(!Position::FailedIn(Validating).allows(RolledBack));
     }
 
     #[test]
@@ -498,7 +503,7 @@ mod tests {
             assert!(state.successors().contains(&Failed), "{state}");
             let again = if state == Cutover { DrainReady } else { state };
             for next in State::ALL {
-                let expected = next == again || next == Failed || (next == RolledBack && state <= Cutover);
+                let expected = next == again || next == Failed || (next == RolledBack && state <= AwaitingClientSwitch);
                 assert_eq!(Position::FailedIn(state).allows(next), expected, "{state} failed, then {next}");
             }
         }
@@ -552,7 +557,8 @@ mod tests {
         };
         let before = ["planned", "precheck", "topology_copy", "seed", "tail", "drain_ready"];
         assert_eq!(allowed(Command::Execute), before);
-        assert_eq!(allowed(Command::Rollback), [&before[..], &["rolled_back"]].concat());
+        assert_eq!(allowed(Command::Rollback), [&before[..], &["awaiting_client_switch", "rolled_back"]].concat());
+        assert_eq!(permit(Command::Rollback, Position::FailedIn(AwaitingClientSwitch)).decision, Decision::Allowed);
         assert_eq!(allowed(Command::Cutover), ["drain_ready"]);
         assert_eq!(allowed(Command::CutoverAck), ["awaiting_client_switch"]);
         assert_eq!(allowed(Command::ClientSwitch), ["awaiting_client_switch"]);

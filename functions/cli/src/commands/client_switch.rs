@@ -8,8 +8,9 @@ use anyhow::bail;
 use krossing_client_switch::{LeftBehind, SwitchError, SwitchReport};
 use krossing_core::{
     codes::STRAGGLERS,
+    journal::Journal,
     ports::Clock,
-    transition::{Command, Decision, State, permit},
+    transition::{Command, Decision, State},
 };
 use krossing_runtime::{Migration, connect::Real};
 
@@ -25,7 +26,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(500);
 
 pub(crate) async fn run(existing: Existing) -> anyhow::Result<Outcome> {
     let session = Session::watch(&existing).await?;
-    if let Decision::Refused(why) = permit(Command::ClientSwitch, session.drive.journal.standing()).decision {
+    if let Decision::Refused(why) = session.drive.journal.permit(Command::ClientSwitch).decision {
         bail!("{why}");
     }
     krossing_plan::check_identity(&session.drive.migration, &session.drive.journal).await?;
@@ -39,7 +40,7 @@ pub(crate) async fn follow(session: &Session) -> anyhow::Result<()> {
     let migration = &session.drive.migration;
     let stop = async {
         tokio::select! {
-            _ = until(migration, |state| state != State::AwaitingClientSwitch) => {}
+            () = until(migration, has_ended) => {}
             _ = interrupted() => {}
         }
     };
@@ -62,13 +63,18 @@ pub(crate) async fn follow(session: &Session) -> anyhow::Result<()> {
     session.drive.follow(stop, show).await
 }
 
-/// Ends when the journal is in a state that `reached` says yes to; answers it.
-pub(crate) async fn until(migration: &Migration<Real>, reached: impl Fn(State) -> bool) -> State {
+/// Whether there is nothing to be kept in step any more.
+fn has_ended(journal: &Journal) -> bool {
+    journal.tip().is_some_and(|state| state != State::AwaitingClientSwitch) || journal.is_being_given_up()
+}
+
+/// Ends when the journal is as `reached` wants it.
+async fn until(migration: &Migration<Real>, reached: impl Fn(&Journal) -> bool) {
     loop {
         match migration.journal().await {
             Ok(journal) => {
-                if let Some(state) = journal.tip().filter(|state| reached(*state)) {
-                    return state;
+                if reached(&journal) {
+                    return;
                 }
             }
             Err(error) => tracing::warn!(error = %error, "the journal could not be read; looking again"),

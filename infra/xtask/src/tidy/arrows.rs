@@ -134,9 +134,17 @@ const LAYERS: &[Layer] = &[
     },
     Layer {
         folder: "functions/rollback",
-        may_use: &["krossing-core", "krossing-runtime", "krossing-evidence", "krossing-plan", "krossing-topology"],
+        may_use: &[
+            "krossing-core",
+            "krossing-replication",
+            "krossing-runtime",
+            "krossing-client-switch",
+            "krossing-evidence",
+            "krossing-plan",
+            "krossing-topology",
+        ],
         must_not: CLIENTS,
-        why: "a migration that is given up ends with evidence like any other, and says what was made",
+        why: "a migration that is given up ends with evidence like any other, and says what was made and who has switched",
     },
     Layer {
         folder: "functions/serverless",
