@@ -198,12 +198,12 @@ async fn files_that_were_changed(pair: &Pair) -> Result<()> {
 
     // What the ledger knows is told without a cluster, and which one gives no answer.
     let there = pair.target.bootstrap(Listener::Plaintext);
-    migration.reconfigure(&there, "127.0.0.1:1")?;
+    migration.reconfigure(&there, "127.0.0.2:1")?;
     let status = migration.run("status").await?.expect_code(0)?;
     let told =
         status.stdout.contains("state: drain_ready") && status.stdout.contains("the target could not be reached");
-    ensure!(told && status.stderr.contains("connecting to target 127.0.0.1:1 for up to 10 s"), "{status:?}");
-    migration.reconfigure("127.0.0.1:1", &there)?;
+    ensure!(told && status.stderr.contains("connecting to target 127.0.0.2:1 for up to 10 s"), "{status:?}");
+    migration.reconfigure("127.0.0.2:1", &there)?;
 
     // Another configuration is another migration's, and an id that nobody knows is named with those there are.
     let target = pair.target.bootstrap(Listener::Plaintext);

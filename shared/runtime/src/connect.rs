@@ -288,7 +288,7 @@ pub async fn reach_to_look(migration: &Migration<Real>, say: Say) -> Vec<(Side, 
 }
 
 /// Does something that may first have to wait for brokers, and says of each cluster that it is waited for, unless it
-/// answers within [`CONNECTING_SILENT`]: half a minute of silence looks like a command that hangs.
+/// answers within a second: half a minute of silence looks like a command that hangs.
 pub async fn saying_what_is_waited_for<T>(
     migration: &Migration<Real>,
     wait_max: Duration,
