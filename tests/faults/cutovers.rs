@@ -315,6 +315,12 @@ async fn visible_markers_close_both_sides_and_no_group_meets_them(pair: &Pair) -
         groups_go_on(pair, topic, 0..2)?;
     }
 
+    // A client has come, so that it can only go forward.
+    write(&pair.target, "marked", 0, &["of a client"])?;
+    let (entries, asked) = (migration.journal()?.len(), pair.webhook.requests().len());
+    let refused = migration.run("rollback").await?.expect_code(1)?;
+    ensure!(refused.stderr.contains("marked-0 was written to from target offset"), "{refused:?}");
+    ensure!((migration.journal()?.len(), pair.webhook.requests().len()) == (entries, asked), "{refused:?}");
     let before = read(&pair.target, "marked", 1)?;
     write(&pair.source, "marked", 1, &["late"])?;
     migration.run("cutover-ack").await?.expect_code(0)?;
@@ -371,7 +377,31 @@ async fn whatever_the_operators_side_does_producers_go_on_and_the_next_cutover_n
     ensure!(code == Some(0) && said.contains("point consumers, then producers, to the target"), "{said}");
     ensure!(entered(&migration, "seed")? == 1, "it was seeded again");
     // The other partition has what the producer that nobody reached wrote behind the group.
-    groups_go_on(pair, "asked", 0..1)
+    groups_go_on(pair, "asked", 0..1)?;
+    migration.reconfigure("  topics:", &format!("    {webhook}\n    {secret}\n  topics:"))?;
+    is_given_up_after_ready(pair, &migration, "asked").await
+}
+
+/// The team stays on the source: producers go on there, which is read back and signed, and the target is left as it is.
+async fn is_given_up_after_ready(pair: &Pair, migration: &Migration, topic: &str) -> Result<()> {
+    let (source, target) = (ClusterState::read(&pair.source).await?, ClusterState::read(&pair.target).await?);
+    let before = pair.webhook.requests().len();
+    let status = migration.run("status").await?.expect_code(0)?;
+    ensure!(status.stdout.contains("`krossing rollback` gives up"), "{status:?}");
+    let said = migration.run("rollback").await?.expect_code(0)?.stdout;
+    ensure!(said.contains("given_up_in=awaiting_client_switch") && said.contains("producers: go on: "), "{said}");
+    ensure!(said.contains(&format!("--delete --topic '{topic}'")) && !said.contains("HAVE"), "{said}");
+    ensure!(actions(&pair.webhook, before) == ["unfreeze", "unfreeze"], "{:?}", actions(&pair.webhook, before));
+    ensure!(ClusterState::read(&pair.source).await? == source, "the source has changed");
+    ensure!(ClusterState::read(&pair.target).await? == target, "the target was touched");
+    write(&pair.source, topic, 0, &["gone on"])?;
+    let kinds: Vec<_> = migration.journal()?.iter().map(|entry| entry["kind"].clone()).collect();
+    ensure!(kinds.ends_with(&["unfreeze_asked", "unfrozen", "transition"].map(Into::into)), "{kinds:?}");
+    evidence_verifies(migration)?;
+    ensure!(evidence_of(migration)?.contains("\"outcome\":\"rolled_back\""), "the evidence says something else");
+    let acknowledged = migration.run("cutover-ack").await?.expect_code(1)?;
+    ensure!(acknowledged.stderr.contains("given up"), "{acknowledged:?}");
+    migration.run("rollback").await?.expect_code(0).map(drop)
 }
 
 /// Runs a command with a terminal in which `ahead` is typed before it asks, and `typed` when it does. Answers its exit
