@@ -64,21 +64,38 @@ async fn a_cutover_fails_and_is_not_tried_again(stand: &Stand, execution: &str) 
 }
 
 /// What a rollback has left is removed, and another migration of the same clusters goes as far as its gate.
-async fn another_migration_is_given_up_at_the_gate(stand: &mut Stand) -> Result<()> {
+async fn another_migration_begins(stand: &mut Stand, id: &'static str) -> Result<()> {
     let target: AdminClient<DefaultClientContext> = stand.rehearsal.target.client().create()?;
     let topics = stand.rehearsal.topics();
     let names: Vec<_> = topics.iter().map(String::as_str).collect();
     for deleted in target.delete_topics(&names, &AdminOptions::new()).await? {
         deleted.map_err(|(topic, code)| anyhow!("deleting {topic}: {code}"))?;
     }
-    stand.id = "again";
+    stand.id = id;
     let begun = stand.command("execute").await?.expect_code(0)?;
     ensure!(begun.stderr.contains("krossing cutover"), "{}", begun.stderr);
+    Ok(())
+}
+
+async fn it_is_given_up(stand: &Stand) -> Result<()> {
     let given_up = stand.command("rollback").await?.expect_code(0)?;
     ensure!(given_up.stdout.contains("rolled_back") || given_up.stderr.contains("rolled_back"), "{given_up:?}");
     nobody_works(stand).await?;
     stand.evidence_verifies().await?;
     stand.everything_was_told(&stand.journal().await?).await
+}
+
+/// At READY, where no client has come: producers go on on the source, and the worker that keeps groups in step ends.
+async fn another_is_given_up_at_ready(stand: &mut Stand) -> Result<()> {
+    another_migration_begins(stand, "at-ready").await?;
+    let before = stand.rehearsal.webhook.requests().len();
+    stand.command("cutover").await?.expect_code(0)?;
+    it_is_given_up(stand).await?;
+    let told = stand.producers_were_told(before);
+    ensure!(told == ["freeze", "switch", "unfreeze", "unfreeze"], "{told:?}");
+    let states = stand.states().await?;
+    ensure!(states.ends_with(&["awaiting_client_switch", "rolled_back"].map(str::to_owned)), "{states:?}");
+    Ok(())
 }
 
 #[test]
@@ -135,6 +152,8 @@ fn an_operator_who_says_nothing_or_stops_the_execution_leaves_a_migration_that_a
         let ended = stand.stack.until_ended(&after_all, WAIT_MAX).await?;
         ensure!(ended.status == "SUCCEEDED" && ended.output["state"] == "rolled_back", "{ended:?}");
         ensure!(stand.journal().await? == journal, "what has ended goes on");
-        another_migration_is_given_up_at_the_gate(&mut stand).await
+        another_migration_begins(&mut stand, "again").await?;
+        it_is_given_up(&stand).await?;
+        another_is_given_up_at_ready(&mut stand).await
     });
 }
