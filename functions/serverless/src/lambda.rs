@@ -46,8 +46,8 @@ pub enum Lambda {
 type Turn = Pin<Box<dyn Future<Output = Result<Value, Failure>>>>;
 
 impl Lambda {
-    /// One invocation, which the platform ends at `until`. Boxed: the compiler gives up on futures that are nested as deeply as a phase's. Here and not in each binary, so
-    /// that the phases are compiled once.
+    /// One invocation, which the platform ends at `until`. Boxed: the compiler gives up on futures that are nested as
+    /// deeply as a phase's. Here and not in each binary, so that the phases are compiled once.
     fn turn(self, environment: Environment, event: Value, until: Instant) -> Turn {
         match self {
             Lambda::Plan => Box::pin(turns::plan(environment, event)),

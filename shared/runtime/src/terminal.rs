@@ -13,7 +13,6 @@ use krossing_core::{
     MigrationId,
     ports::{Clock, FreezeAnswer, FreezeError, ProducerFreeze},
 };
-
 use rustix::termios::{QueueSelector, tcflush};
 
 use crate::clock::SystemClock;
