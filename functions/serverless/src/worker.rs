@@ -73,6 +73,9 @@ enum Work {
         /// How many lanes others tail: those of topics that have appeared since are tailed here
         #[arg(long)]
         lanes: usize,
+        /// Whether this execution has laid lanes out anew already
+        #[arg(long, action = clap::ArgAction::Set)]
+        laid_anew: bool,
     },
     /// Keep groups in step until the acknowledgement
     ClientSwitch,
@@ -124,7 +127,7 @@ async fn run(work: Work) -> Result<(), Failure> {
             Work::Tail { lane, asked } => {
                 job.of_lane(LaneId(lane), async |job, lane| job.tail(lane, asked).await).await
             }
-            Work::Drain { lanes } => Box::pin(job.drain(lanes)).await,
+            Work::Drain { lanes, laid_anew } => Box::pin(job.drain(lanes, laid_anew)).await,
             Work::ClientSwitch => Box::pin(job.client_switch()).await,
             Work::Finalize => Box::pin(job.finalize()).await,
         }
@@ -235,7 +238,7 @@ impl Job<'_> {
 
     /// Drives the migration to `drain_ready` while others tail its first lanes. Those of what has appeared since are
     /// tailed here; so that they are also while an operator is waited for, all are then laid out anew, once.
-    async fn drain(mut self, lanes: usize) -> Result<Value, Failure> {
+    async fn drain(mut self, lanes: usize, laid_anew: bool) -> Result<Value, Failure> {
         let owner = owner();
         let place = self.environment.place(&self.migration.id)?;
         let _lock = CommandLock::take(&place, &self.migration, &owner, log).await?;
@@ -256,14 +259,27 @@ impl Job<'_> {
             drive.enter(State::Tail, reason, detail).await?;
             tell::new_entries(self.environment, &self.migration, Some(&self.execution)).await;
         }
-        let ready = self.until_ready(&mut drive, &mut planned, lanes).await?;
+        let lays_anew = |planned: &Planned| !laid_anew && planned.lanes().len() > lanes;
+        // A worker that had journaled it may have died before it said so, and lanes have ended because it asked them to.
+        if drive.journal.tip() != Some(State::DrainReady) || !lays_anew(&planned) {
+            self.keep_up(&mut drive, &mut planned, lanes).await?;
+        }
+        let lanes_anew = lays_anew(&planned);
+        if lanes_anew {
+            hand_over::tell(&self.migration, &owner).await?;
+        }
+        Ok(json!({ "state": State::DrainReady, "lanes_anew": lanes_anew }))
+    }
+
+    /// Until the target has kept up, and the journal says so.
+    async fn keep_up(&mut self, drive: &mut Drive<Real>, planned: &mut Planned, lanes: usize) -> Result<(), Failure> {
+        let ready = self.until_ready(drive, planned, lanes).await?;
         if let Some(missed) =
             krossing_validate::tombstones_missed(&self.migration, &planned.scope(), &ready.behind_longest_ms).await?
         {
             return Err(anyhow::Error::new(missed).into());
         }
-        let first = drive.journal.tip() == Some(State::Tail);
-        if first {
+        if drive.journal.tip() == Some(State::Tail) {
             let reason = format!(
                 "drain ready: max_partition_lag={} records_replayed={} bytes_replayed={}",
                 ready.lag_records_max, ready.records_written, ready.bytes_written
@@ -276,13 +292,7 @@ impl Job<'_> {
             drive.enter(State::DrainReady, reason, detail).await?;
         }
         tell::new_entries(self.environment, &self.migration, Some(&self.execution)).await;
-        let lanes_anew = first && planned.lanes().len() > lanes;
-        if lanes_anew {
-            hand_over::tell(&self.migration, &owner).await?;
-        }
-        Ok(json!({
-            "state": State::DrainReady, "lag_records_max": ready.lag_records_max, "lanes_anew": lanes_anew
-        }))
+        Ok(())
     }
 
     async fn until_ready(
