@@ -12,6 +12,7 @@ mod msk;
 mod objects;
 mod secrets;
 mod stack;
+mod unreachable;
 
 use anyhow::Result;
 use aws_config::{BehaviorVersion, Region, SdkConfig};

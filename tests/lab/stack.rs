@@ -581,6 +581,17 @@ impl Stack {
         Ok(())
     }
 
+    /// From now on tasks that are run never start, for this reason as ECS would say it; none: they do.
+    pub async fn no_task_starts(&self, reason: Option<&str>) -> Result<()> {
+        self.control("POST", "tasks/never-start", Some(&json!({"reason": reason}))).await.map(drop)
+    }
+
+    /// The next worker that is about to succeed with an output that has `text` in it is killed instead, and Step
+    /// Functions hears nothing.
+    pub async fn kill_task_saying(&self, text: &str) -> Result<()> {
+        self.control("POST", "tasks/die-saying", Some(&json!({"text": text}))).await.map(drop)
+    }
+
     /// Stops a task, as an operator or a deployment does: SIGTERM, and SIGKILL when its time is up.
     pub async fn stop_task(&self, task: &Task, reason: &str) -> Result<()> {
         let asked = json!({"cluster": CLUSTER, "task": task.id, "reason": reason});

@@ -6,12 +6,12 @@
 use std::time::Instant;
 
 use krossing_core::{
-    ErrorClass,
+    ErrorClass, LaneId,
     transition::{Command, Position, State},
 };
 use krossing_drive::{Drive, chain, hand_over};
 use krossing_runtime::{aws::WorkflowError, connect::Real};
-use krossing_worker::lane_failures;
+use krossing_worker::{lane_failures, note_lane_failure};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -67,19 +67,79 @@ async fn execution_ended(environment: Environment, detail: &Value, until: Instan
 
 /// A worker's task has stopped: if it did not say how it ended, nobody waits for that any longer.
 async fn task_stopped(environment: &Environment, detail: &Value) -> Result<Value, Failure> {
-    let containers = detail["overrides"]["containerOverrides"].as_array().into_iter().flatten();
-    let variables = containers.filter_map(|container| container["environment"].as_array()).flatten();
-    let token = variables.into_iter().find(|variable| variable["name"] == TOKEN_VARIABLE);
-    let Some(token) = token.and_then(|variable| variable["value"].as_str()) else {
+    let Some(token) = given(detail, TOKEN_VARIABLE) else {
         return Ok(json!({ "nothing_to_do": "the task had no token" }));
     };
-    let why = detail["stoppedReason"].as_str().unwrap_or("no reason is given");
-    let cause = format!("the worker's task has stopped: {why}");
+    let Stopped { cause, left_no_word } = Stopped::of(detail);
     match environment.workflow.fail(token, ErrorClass::Retryable.name(), &cause).await {
-        Ok(()) => Ok(json!({ "told": cause })),
+        Ok(()) => {
+            if left_no_word {
+                note_of_lane(environment, detail, &cause).await;
+            }
+            Ok(json!({ "told": cause }))
+        }
         Err(error @ WorkflowError::TokenGone { .. }) => Ok(json!({ "nothing_to_do": chain(&error) })),
         Err(WorkflowError::Call(error)) => Err(error.into()),
     }
+}
+
+/// A variable that the state machine gave the task.
+fn given<'a>(detail: &'a Value, name: &str) -> Option<&'a str> {
+    let containers = detail["overrides"]["containerOverrides"].as_array()?.iter();
+    let mut variables = containers.filter_map(|container| container["environment"].as_array()).flatten();
+    variables.find(|variable| variable["name"] == name)?["value"].as_str()
+}
+
+/// Why a task stopped.
+#[derive(Debug, PartialEq, Eq)]
+struct Stopped {
+    cause: String,
+    /// It never began, or was killed: what it may have said of its lane is of a time before.
+    left_no_word: bool,
+}
+
+impl Stopped {
+    /// A container says more than its task where memory ran out; one that never ran has no exit code.
+    fn of(detail: &Value) -> Self {
+        let container = &detail["containers"][0];
+        let task_says = detail["stoppedReason"].as_str().unwrap_or("no reason is given");
+        let exit_code = container["exitCode"].as_i64();
+        let more = exit_code.map(|code| format!("exit code {code}")).into_iter();
+        let container_says = container["reason"].as_str().filter(|reason| !task_says.contains(reason));
+        let more: Vec<_> = more.chain(container_says.map(str::to_owned)).collect();
+        let more = if more.is_empty() { String::new() } else { format!(" ({})", more.join(", ")) };
+        Self {
+            cause: format!("the worker's task has stopped: {task_says}{more}"),
+            left_no_word: exit_code.is_none_or(|code| code > SIGNALLED),
+        }
+    }
+}
+
+/// Exit codes above this are of processes that a signal ended.
+const SIGNALLED: i64 = 128;
+
+/// Writes down why a lane's task stopped, for whoever is asked after a failure: a map keeps to itself why its lanes failed.
+/// The next task of the lane, which takes half a minute to start, takes it away. That it cannot be written ends nothing.
+async fn note_of_lane(environment: &Environment, detail: &Value, cause: &str) {
+    let command = detail["overrides"]["containerOverrides"][0]["command"].as_array();
+    let words: Vec<_> = command.into_iter().flatten().filter_map(Value::as_str).collect();
+    let Some(lane) = lane_of(&words) else { return };
+    let asked = Asked {
+        migration_id: given(detail, "KROSSING_MIGRATION_ID").unwrap_or_default().to_owned(),
+        execution: given(detail, "KROSSING_EXECUTION").map(str::to_owned),
+        decision: None,
+        lock_by: None,
+    };
+    match migration(environment, &asked).await {
+        Ok(migration) => note_lane_failure(&migration, lane, cause).await,
+        Err(failure) => tracing::warn!(failure.sentence, %lane, cause, "why the lane stopped is not written down"),
+    }
+}
+
+/// The lane that a command of a worker is about.
+fn lane_of(command: &[&str]) -> Option<LaneId> {
+    let at = command.iter().position(|word| *word == "--lane")?;
+    command.get(at + 1)?.parse().ok().map(LaneId)
 }
 
 /// Whether a state that failed is journaled as failed: those that do not journal it themselves.
@@ -135,6 +195,37 @@ async fn end_as_failed(drive: &mut Drive<Real>, state: State, reason: String) ->
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn check(detail: &Value, cause: &str, left_no_word: bool) {
+        let cause = format!("the worker's task has stopped: {cause}");
+        assert_eq!(Stopped::of(detail), Stopped { cause, left_no_word });
+    }
+
+    #[test]
+    fn why_a_task_stopped_is_said_as_exactly_as_ecs_knows() {
+        let no_image = "CannotPullContainerError: pull image manifest has been retried 5 time(s)";
+        let never_began = json!({ "stoppedReason": no_image, "containers": [{ "reason": no_image }] });
+        check(&never_began, no_image, true);
+        let exited = "Essential container in task exited";
+        let no_memory = json!({ "exitCode": 137, "reason": "OutOfMemoryError: container killed due to memory usage" });
+        let no_memory = json!({ "stoppedReason": exited, "containers": [no_memory] });
+        let said = format!("{exited} (exit code 137, OutOfMemoryError: container killed due to memory usage)");
+        check(&no_memory, &said, true);
+        let failed = json!({ "stoppedReason": exited, "containers": [{ "exitCode": 1 }] });
+        check(&failed, &format!("{exited} (exit code 1)"), false);
+        check(&json!({}), "no reason is given", true);
+    }
+
+    #[test]
+    fn what_a_worker_was_given_is_found_in_the_event_of_its_end() {
+        let variables = json!([{ "name": TOKEN_VARIABLE, "value": "t-1" }]);
+        let container = json!({ "name": "worker", "environment": variables });
+        let detail = json!({ "overrides": { "containerOverrides": [container] } });
+        assert_eq!(given(&detail, TOKEN_VARIABLE), Some("t-1"));
+        assert_eq!((given(&detail, "KROSSING_EXECUTION"), given(&json!({}), TOKEN_VARIABLE)), (None, None));
+        assert_eq!(lane_of(&["tail", "--lane", "7", "--asked", "2"]), Some(LaneId(7)));
+        assert_eq!((lane_of(&["finalize"]), lane_of(&["seed", "--lane"])), (None, None));
+    }
 
     #[test]
     fn what_journals_its_own_failure_is_left_alone() {

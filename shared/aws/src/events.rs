@@ -33,8 +33,9 @@ pub struct EventBus {
 impl EventBus {
     /// The bus of this name.
     pub fn new(aws: &Aws, name: &str) -> Self {
-        let place = Place::Other { kind: Kind::Bus, name: name.into(), region: aws.region().into() };
-        Self { client: aws.eventbridge(), name: name.into(), place }
+        let site = aws.site();
+        let client = aws.eventbridge(&site);
+        Self { client, name: name.into(), place: Place::Other { kind: Kind::Bus, name: name.into(), site } }
     }
 
     /// Puts an event on the bus. It may arrive twice where an answer was lost.

@@ -8,6 +8,8 @@ use std::{error::Error, fmt, future::Future, sync::Arc, time::Duration};
 use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 use krossing_core::ports::{StoreError, StoreResult};
 
+use crate::config::Site;
+
 /// What was asked: named in every message.
 #[derive(Debug, Clone)]
 pub(crate) enum Place {
@@ -16,14 +18,14 @@ pub(crate) enum Place {
         /// Its name.
         name: Arc<str>,
         /// Where it was looked for.
-        region: Arc<str>,
+        site: Site,
     },
     /// A bucket of S3.
     Bucket {
         /// Its name.
         name: Arc<str>,
         /// Where it was looked for.
-        region: Arc<str>,
+        site: Site,
     },
     /// Something else that AWS keeps.
     Other {
@@ -32,7 +34,7 @@ pub(crate) enum Place {
         /// Its name or ARN.
         name: Arc<str>,
         /// Where it was looked for.
-        region: Arc<str>,
+        site: Site,
     },
 }
 
@@ -54,6 +56,17 @@ pub(crate) enum Kind {
 }
 
 impl Kind {
+    fn service(self) -> &'static str {
+        match self {
+            Kind::Secret => "Secrets Manager",
+            Kind::Key => "KMS",
+            Kind::Cluster => "MSK",
+            Kind::Bus => "EventBridge",
+            Kind::Workflow => "Step Functions",
+            Kind::Identity => "STS",
+        }
+    }
+
     fn name(self) -> &'static str {
         match self {
             Kind::Secret => "secret",
@@ -69,10 +82,26 @@ impl Kind {
 impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Place::Table { name, region } => write!(f, "table {name} in {region}"),
-            Place::Bucket { name, region } => write!(f, "bucket {name} in {region}"),
-            Place::Other { kind, name, region } => write!(f, "{} {name} in {region}", kind.name()),
+            Place::Table { name, site } => write!(f, "table {name} in {site}"),
+            Place::Bucket { name, site } => write!(f, "bucket {name} in {site}"),
+            Place::Other { kind, name, site } => write!(f, "{} {name} in {site}", kind.name()),
         }
+    }
+}
+
+impl Place {
+    /// Where no answer came from, and what may keep it away; none where nothing was sent yet.
+    fn unanswered(&self) -> Option<String> {
+        let (service, endpoint, site) = match self {
+            Place::Table { site, .. } => ("DynamoDB", "a gateway endpoint", site),
+            Place::Bucket { site, .. } => ("S3", "a gateway endpoint", site),
+            Place::Other { kind, site, .. } => (kind.service(), "an interface endpoint", site),
+        };
+        let host = site.endpoint()?;
+        Some(format!(
+            "no answer came from {service} at {host}: where that lasts, give the subnets of this process a route to \
+             {service} ({endpoint}, or NAT), and have security groups let its HTTPS through"
+        ))
     }
 }
 
@@ -127,7 +156,20 @@ where
         SdkError::DispatchFailure(failure) if !failure.is_user() => Meaning::Passing,
         _ => Meaning::Definite,
     };
-    (meaning, format!("{place}: {said}"), remedy(meaning, place))
+    let detail = match place.unanswered().filter(|_| is_silence(error)) {
+        Some(unanswered) => format!("{place}: {said}; {unanswered}"),
+        None => format!("{place}: {said}"),
+    };
+    (meaning, detail, remedy(meaning, place))
+}
+
+/// Whether nothing came back at all: a service that is out, or packets that are dropped on the way to it.
+fn is_silence<E>(error: &SdkError<E>) -> bool {
+    match error {
+        SdkError::TimeoutError(_) => true,
+        SdkError::DispatchFailure(failure) => failure.is_timeout() || failure.is_io(),
+        _ => false,
+    }
 }
 
 fn of_answer(code: Option<&str>, status: u16, place: &Place) -> Meaning {
@@ -283,19 +325,19 @@ mod tests {
     use super::*;
 
     fn table() -> Place {
-        Place::Table { name: "krossing".into(), region: "eu-west-1".into() }
+        Place::Table { name: "krossing".into(), site: Site::for_test("eu-west-1") }
     }
 
     fn others() -> [Place; 6] {
         [Kind::Secret, Kind::Key, Kind::Cluster, Kind::Bus, Kind::Workflow, Kind::Identity].map(|kind| Place::Other {
             kind,
             name: "it".into(),
-            region: "eu-west-1".into(),
+            site: Site::for_test("eu-west-1"),
         })
     }
 
     fn bucket() -> Place {
-        Place::Bucket { name: "segments".into(), region: "eu-west-1".into() }
+        Place::Bucket { name: "segments".into(), site: Site::for_test("eu-west-1") }
     }
 
     fn check(place: &Place, code: &str, status: u16, expected: Meaning) {

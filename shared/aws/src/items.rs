@@ -25,7 +25,10 @@ use krossing_core::{
 };
 use uuid::Uuid;
 
-use crate::failure::{Place, damaged, failed};
+use crate::{
+    config::Site,
+    failure::{Place, damaged, failed},
+};
 
 /// Name of the table's partition key (a string): what an item is about.
 pub const SCOPE_KEY: &str = "scope";
@@ -191,8 +194,8 @@ pub(crate) fn head(stored: &Stored, content: &[u8]) -> Item {
 }
 
 impl Table {
-    pub(crate) fn new(client: Client, name: Arc<str>, region: String) -> Self {
-        let place = Place::Table { name: name.clone(), region: region.into() };
+    pub(crate) fn new(client: Client, name: Arc<str>, site: Site) -> Self {
+        let place = Place::Table { name: name.clone(), site };
         Self { client, name, place }
     }
 

@@ -42,8 +42,12 @@ impl KmsSigner {
     /// The key of that id, ARN or alias (`alias/…`). Asks nothing yet.
     pub fn new(aws: &Aws, key: &str) -> Self {
         let aws = aws.where_is(key);
-        let place = Place::Other { kind: Kind::Key, name: key.into(), region: aws.region().into() };
-        Self { client: aws.kms(), key: key.into(), place }
+        let site = aws.site();
+        Self {
+            client: aws.kms(&site),
+            key: key.into(),
+            place: Place::Other { kind: Kind::Key, name: key.into(), site },
+        }
     }
 
     fn error(&self, detail: String) -> SignError {

@@ -63,7 +63,9 @@ pub struct DynamoLedger {
 impl DynamoLedger {
     /// The ledger of a migration in a table with the string keys [`SCOPE_KEY`] and [`ITEM_KEY`]. Asks nothing yet.
     pub fn new(aws: &Aws, table: &str, migration: &MigrationId) -> Self {
-        Self { table: Table::new(aws.dynamodb(), table.into(), aws.region()), migration: migration.as_str().into() }
+        let site = aws.site();
+        let client = aws.dynamodb(&site);
+        Self { table: Table::new(client, table.into(), site), migration: migration.as_str().into() }
     }
 
     fn scope(&self, what: &str) -> String {

@@ -55,8 +55,10 @@ impl MskApi {
             Side::Target => self.target_arn.clone()?,
         };
         let aws = self.aws.get_or_init(|| Aws::load(self.region.as_deref())).await.where_is(&arn);
-        let place = Place::Other { kind: Kind::Cluster, name: arn.clone(), region: aws.region().into() };
-        Some(OneCluster { client: aws.kafka(), arn, place })
+        let site = aws.site();
+        let client = aws.kafka(&site);
+        let place = Place::Other { kind: Kind::Cluster, name: arn.clone(), site };
+        Some(OneCluster { client, arn, place })
     }
 
     /// Addresses to begin with; none where no ARN is given.

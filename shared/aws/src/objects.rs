@@ -93,8 +93,9 @@ struct Inner<C> {
 impl<C: Clock> S3Objects<C> {
     /// The objects below a bucket's prefix. Asks nothing yet.
     pub fn new(aws: &Aws, options: BucketOptions, clock: C) -> Self {
-        let place = Place::Bucket { name: options.bucket.as_str().into(), region: aws.region().into() };
-        let client = aws.s3(options.path_style);
+        let site = aws.site();
+        let client = aws.s3(&site, options.path_style);
+        let place = Place::Bucket { name: options.bucket.as_str().into(), site };
         Self { inner: Arc::new(Inner { client, options, place, clock, locks: OnceCell::new() }) }
     }
 

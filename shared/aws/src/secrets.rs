@@ -30,8 +30,10 @@ pub async fn read_secrets(aws: &Aws, names: &BTreeSet<String>) -> Secrets {
 
 async fn read_secret(aws: &Aws, name: &str) -> Result<Secret, Unavailable> {
     let aws = aws.where_is(name);
-    let place = Place::Other { kind: Kind::Secret, name: name.into(), region: aws.region().into() };
-    let answer = aws.secrets_manager().get_secret_value().secret_id(name).send().await.map_err(|error| {
+    let site = aws.site();
+    let client = aws.secrets_manager(&site);
+    let place = Place::Other { kind: Kind::Secret, name: name.into(), site };
+    let answer = client.get_secret_value().secret_id(name).send().await.map_err(|error| {
         let (meaning, what, remedy) = explained(&place, &error);
         let remedy = remedy.unwrap_or("give the command again when it can be read").to_owned();
         Unavailable { what, remedy, passing: meaning == Meaning::Passing }

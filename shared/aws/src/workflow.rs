@@ -1,7 +1,5 @@
 //! Step Functions: task tokens and executions. And STS, which says who calls.
 
-use std::sync::Arc;
-
 use aws_sdk_sfn::{
     Client,
     error::{ProvideErrorMetadata, SdkError},
@@ -12,6 +10,7 @@ use serde_json::Value;
 
 use crate::{
     Aws,
+    config::Site,
     failure::{Kind, Place, failed},
 };
 
@@ -58,13 +57,14 @@ impl Execution {
 #[derive(Debug, Clone)]
 pub struct Workflow {
     client: Client,
-    region: Arc<str>,
+    site: Site,
 }
 
 impl Workflow {
     /// Where `aws` leads.
     pub fn new(aws: &Aws) -> Self {
-        Self { client: aws.sfn(), region: aws.region().into() }
+        let site = aws.site();
+        Self { client: aws.sfn(&site), site }
     }
 
     /// The task is still being worked on.
@@ -113,7 +113,7 @@ impl Workflow {
 
     /// What an error is about: an execution, a state machine, or a task.
     fn place(&self, name: &str) -> Place {
-        Place::Other { kind: Kind::Workflow, name: name.into(), region: self.region.clone() }
+        Place::Other { kind: Kind::Workflow, name: name.into(), site: self.site.clone() }
     }
 
     fn of_token<E>(&self, attempt: &str, error: &SdkError<E>) -> WorkflowError
@@ -131,9 +131,11 @@ impl Workflow {
 
 /// Whose signature our calls bear: account and ARN, as STS says.
 pub async fn caller(aws: &Aws) -> StoreResult<(String, String)> {
-    let place = Place::Other { kind: Kind::Identity, name: "GetCallerIdentity".into(), region: aws.region().into() };
+    let site = aws.site();
+    let client = aws.sts(&site);
+    let place = Place::Other { kind: Kind::Identity, name: "GetCallerIdentity".into(), site };
     let attempt = "ask who calls";
-    let said = aws.sts().get_caller_identity().send().await.map_err(|error| failed(attempt, &place, &error))?;
+    let said = client.get_caller_identity().send().await.map_err(|error| failed(attempt, &place, &error))?;
     match (said.account(), said.arn()) {
         (Some(account), Some(arn)) => Ok((account.to_owned(), arn.to_owned())),
         _ => Err(StoreError::Damaged { attempt: attempt.to_owned(), detail: format!("{place}: no account or ARN") }),

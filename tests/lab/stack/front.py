@@ -337,7 +337,10 @@ class Task:
         self.stop_code = self.stopped_reason = self.exit_code = None
         self.version = 1
         env = environment({**definition.get("environment", {}), **self.environment})
-        self.process = start([*definition["command"], *self.command], env, f"task-{self.id}.log")
+        # Of a task that never starts there is no process, and its container has no exit code.
+        self.never_starts = NEVER_STARTS["reason"]
+        command = [*definition["command"], *self.command]
+        self.process = None if self.never_starts else start(command, env, f"task-{self.id}.log")
         self.lock = threading.Lock()
         self.ended = threading.Event()
 
@@ -350,10 +353,13 @@ class Task:
         return overrides[0] if overrides else {}
 
     def watch(self):
-        code = self.process.wait()
+        code = self.process.wait() if self.process else None
         with self.lock:
-            # As a shell says it, and so does ECS.
-            self.exit_code = 128 - code if code < 0 else code
+            if code is None:
+                self.stop_code, self.stopped_reason = "TaskFailedToStart", self.never_starts
+            else:
+                # As a shell says it, and so does ECS.
+                self.exit_code = 128 - code if code < 0 else code
             self.stopped_at, self.version = now_text(), self.version + 1
             self.stop_code = self.stop_code or "EssentialContainerExited"
             self.stopped_reason = self.stopped_reason or "Essential container in task exited"
@@ -366,6 +372,8 @@ class Task:
             if self.ended.is_set():
                 return
             self.stop_code, self.stopped_reason = "UserInitiated", reason or "Task stopped by user"
+            if self.process is None:
+                return
         self.process.terminate()
 
         def insist():
@@ -397,7 +405,8 @@ class Task:
         if self.asked.get("startedBy"):
             text["startedBy"] = self.asked["startedBy"]
         if stopped:
-            container["exitCode"] = self.exit_code
+            if self.exit_code is not None:
+                container["exitCode"] = self.exit_code
             more = {"stopCode": self.stop_code, "stoppedReason": self.stopped_reason, "stoppedAt": self.stopped_at}
             text.update(more)
         return text
@@ -419,6 +428,25 @@ class Task:
 
 
 TASKS = {}
+# Why tasks that are run from now on never start, as ECS would say it; none: they do.
+NEVER_STARTS = {"reason": None}
+# A worker that is about to say this of its task dies instead: its process is killed, and nothing was heard. Once.
+DIES_SAYING = {"text": None}
+
+
+def dies_saying(action, body):
+    """Whether whoever sent this has been killed for it."""
+    text = DIES_SAYING["text"]
+    if action != "SendTaskSuccess" or text is None or text not in body.decode(errors="replace"):
+        return False
+    token = json.loads(body)["taskToken"]
+    task = next((task for task in TASKS.values() if task.environment.get("KROSSING_TASK_TOKEN") == token), None)
+    if task is None:
+        return False
+    DIES_SAYING["text"] = None
+    task.process.kill()
+    task.ended.wait()
+    return True
 
 
 def in_api_form(task):
@@ -448,7 +476,7 @@ def run_task(asked):
     for _ in range(asked.get("count", 1)):
         task = Task(asked, family, CONFIG["tasks"][family])
         TASKS[task.id] = task
-        log(f"task {task.id} {task.command}: started as process {task.process.pid}")
+        log(f"task {task.id} {task.command}: {f'process {task.process.pid}' if task.process else 'never starts'}")
         tasks.append(in_api_form(task.describe()))
         # After the answer is made: a task that ends at once is not stopped before it has run.
         threading.Thread(target=lambda task=task: (task.emit(), task.watch()), daemon=True).start()
@@ -642,7 +670,7 @@ KMS = {"Sign": kms_sign, "GetPublicKey": kms_public_key}
 
 
 def task_for_test(task):
-    said = {"id": task.id, "pid": task.process.pid, "command": task.command, "environment": task.environment}
+    said = {"id": task.id, "command": task.command, "environment": task.environment}
     return {**said, "running": not task.ended.is_set(), "exit_code": task.exit_code, "stopped_reason": task.stopped_reason}
 
 
@@ -662,6 +690,12 @@ def control(method, path, body):
             return {}
         case ["POST", "functions", name, "kill"]:
             return {"killed": function_named(name).kill(asked.get("also_idle", False))}
+        case ["POST", "tasks", "never-start"]:
+            NEVER_STARTS["reason"] = asked["reason"]
+            return {}
+        case ["POST", "tasks", "die-saying"]:
+            DIES_SAYING["text"] = asked["text"]
+            return {}
         case ["POST", "tasks", task, "signal"]:
             # Not one that has been reaped: its number may be somebody else's.
             if task_named(task).ended.is_set():
@@ -695,6 +729,9 @@ class Front(Handler):
                 return self.answer_json(200, KMS[action](json.loads(body)), JSON_1_1)
             if (found := msk_api(self, path, parse_qs(address.query))) is not None:
                 return self.answer_json(200, found)
+            if dies_saying(action, body):
+                self.close_connection = True
+                return None
             if service == "AWSEvents" and action == "PutEvents":
                 put_events(json.loads(body))
         except Refused as refused:
