@@ -24,19 +24,10 @@ async fn another_is_refused(stand: &Stand) -> Result<()> {
     let other = stand.start("lab-3").await?;
     let ended = stand.stack.until_ended(&other, WAIT_MAX).await?;
     ensure!(ended.status == "FAILED" && ended.error.as_deref() == Some("Krossing.Fenced"), "{ended:?}");
-    let looked_at = async |stand: &Stand| recovered(stand, &other).await;
+    let looked_at = async |stand: &Stand| stand.recovered(&other).await;
     stand.until("the end of the one that was refused is looked at", looked_at).await?;
     ensure!(stand.states().await? == states);
     Ok(())
-}
-
-/// Whether `recover` has looked at the end of an execution, and had no trouble with it.
-async fn recovered(stand: &Stand, execution: &str) -> Result<bool> {
-    let invocations = stand.stack.invocations().await?;
-    let mut ends = invocations.iter().filter(|one| {
-        one.function == "krossing-recover" && one.payload.contains("aws.states") && one.payload.contains(execution)
-    });
-    Ok(ends.any(|one| !one.failed))
 }
 
 /// The execution is stopped when its cutover has begun. The function does not end with it, and asks nobody to stand still.
@@ -46,7 +37,7 @@ async fn one_is_stopped_while_it_makes_the_cutover_ready(stand: &Stand, executio
     let has_begun = async |stand: &Stand| Ok(stand.states().await?.last().is_some_and(|state| state == "cutover"));
     stand.until("the cutover has begun", has_begun).await?;
     stand.stack.stop_execution(execution, "Operator", "the wrong week").await?;
-    stand.until("its end is looked at", async |stand| recovered(stand, execution).await).await?;
+    stand.until("its end is looked at", async |stand| stand.recovered(execution).await).await?;
     let told = stand.producers_were_told(asked_before);
     ensure!(!told.contains(&"freeze".to_owned()), "{told:?}");
     let states = stand.states().await?;
@@ -122,7 +113,7 @@ fn an_operator_who_says_nothing_or_stops_the_execution_leaves_a_migration_that_a
         stand.stack.stop_execution(&second, "Operator", "the wrong week").await?;
         let stopped = stand.stack.until_ended(&second, WAIT_MAX).await?;
         ensure!(stopped.status == "ABORTED", "{stopped:?}");
-        stand.until("its end is looked at", async |stand| recovered(stand, &second).await).await?;
+        stand.until("its end is looked at", async |stand| stand.recovered(&second).await).await?;
         nobody_works(&stand).await?;
         let late = stand.decide(&json!({ "migration_id": "lab", "decision": "cutover" })).await?;
         ensure!(matches!(&late, Answer::Error { message, .. } if message.contains("has passed")), "{late:?}");

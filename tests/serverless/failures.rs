@@ -49,13 +49,17 @@ async fn a_worker_is_killed_in_the_seed(stand: &Stand) -> Result<()> {
     is_harmless_twice(stand, &["krossing-plan", "krossing-precheck", "krossing-topology"]).await
 }
 
-/// Once the target had kept up for the first time, lanes were laid out anew.
+/// Once the target had kept up for the first time, lanes were laid out anew: also though the worker that had journaled
+/// it and had asked the lanes to end died before it could say so. The next one says it, and a third drains.
 async fn what_has_appeared_is_tailed_too(stand: &Stand) -> Result<()> {
+    let drained = stand.tasks("drain").await?;
+    let exit_codes: Vec<_> = drained.iter().map(|task| task.exit_code).collect();
+    ensure!(exit_codes == [Some(KILLED), Some(0), Some(0)], "{drained:?}");
+    let readied = stand.states().await?.iter().filter(|state| *state == "drain_ready").count();
+    ensure!(readied == 1, "drain_ready was journaled {readied} times");
     let tailed = stand.tasks("tail").await?;
     let running = tailed.iter().filter(|task| task.running).count();
     ensure!(tailed.len() == LANES + LANES + 1 && running == LANES + 1, "{tailed:?}");
-    let drained = stand.tasks("drain").await?;
-    ensure!(drained.len() == 2, "{drained:?}");
     Ok(())
 }
 
@@ -110,6 +114,36 @@ async fn a_cutover_is_killed_while_producers_stand_still(stand: &Stand, executio
     Ok(())
 }
 
+/// The operator stops the execution when producers stand still already. The function does not end with it, and nobody
+/// takes it from it: `recover`, which waits for its end, finds READY.
+async fn one_is_stopped_while_producers_stand_still(stand: &Stand, execution: &str) -> Result<()> {
+    let (webhook, stack) = (&stand.rehearsal.webhook, &stand.stack);
+    let before = webhook.requests().len();
+    let waits_for_the_lock = || stack.function_log("krossing-recover").matches("looking for up to").count();
+    let waited = waits_for_the_lock();
+    let (frozen, until_frozen) = oneshot::channel();
+    let (stopped, until_stopped) = std::sync::mpsc::channel();
+    webhook.when_frozen(move || {
+        _ = frozen.send(());
+        tokio::task::block_in_place(|| until_stopped.recv().context("the test goes on"))
+    });
+    stand.says("alice", "cutover").await?;
+    tokio::time::timeout(WAIT_MAX, until_frozen).await.context("producers were not asked to stand still")??;
+    stack.stop_execution(execution, "Operator", "the wrong week").await?;
+    stand.until("`recover` waits for the cutover", async |_| Ok(waits_for_the_lock() > waited)).await?;
+    stopped.send(())?;
+    stand.until("its end is looked at", async |stand| stand.recovered(execution).await).await?;
+    let told = stand.producers_were_told(before);
+    ensure!(told == ["freeze", "switch"], "{told:?}");
+    let states = stand.states().await?;
+    ensure!(states.ends_with(&["cutover", "awaiting_client_switch"].map(str::to_owned)), "{states:?}");
+    // Behind READY it is too late for the same request to do anything.
+    let again = stand.deliver_again("krossing-cutover").await?;
+    ensure!(matches!(&again, Answer::Error { error_type, .. } if error_type == "Krossing.Refused"), "{again:?}");
+    ensure!(stand.states().await? == states);
+    Ok(())
+}
+
 /// `retry` leads back to the gate, and seeds nothing.
 async fn is_asked_again(stand: &Stand, execution: &str, times: usize) -> Result<()> {
     stand.says("bob", "retry").await?;
@@ -127,6 +161,7 @@ fn what_dies_is_replaced_and_nothing_is_done_twice() {
         a_function_is_killed_at_work(&stand).await?;
         a_worker_is_killed_in_the_seed(&stand).await?;
         stand.a_topic_appears("appeared").await?;
+        stand.stack.kill_task_saying("lanes_anew").await?;
         stand.until_asked(&execution, "approve_cutover", 1).await?;
         what_has_appeared_is_tailed_too(&stand).await?;
         workers_end_at_the_open_gate(&stand).await?;
@@ -135,20 +170,17 @@ fn what_dies_is_replaced_and_nothing_is_done_twice() {
         a_cutover_is_killed_while_producers_stand_still(&stand, &execution).await?;
         is_asked_again(&stand, &execution, 3).await?;
 
-        let before = stand.rehearsal.webhook.requests().len();
-        stand.says("alice", "cutover").await?;
+        one_is_stopped_while_producers_stand_still(&stand, &execution).await?;
+
+        let told_before = stand.rehearsal.webhook.requests().len();
+        let execution = stand.start("lab-2").await?;
         let ready = stand.until_asked(&execution, "acknowledge_switch", 1).await?;
-        // Behind READY it is too late for the same request to do anything.
-        let states = stand.states().await?;
-        let again = stand.deliver_again("krossing-cutover").await?;
-        ensure!(matches!(&again, Answer::Error { error_type, .. } if error_type == "Krossing.Refused"), "{again:?}");
-        ensure!(stand.states().await? == states);
-        ensure!(stand.producers_were_told(before) == ["freeze", "switch"], "{:?}", stand.producers_were_told(before));
         stand.rehearsal.groups.stop_live().await?;
         // Whoever has nothing but the AWS command line.
         stand.stack.send_task_success(&token_of(&ready)?, &json!({ "decision": "switched" })).await?;
         let ended = stand.stack.until_ended(&execution, WAIT_MAX).await?;
         ensure!(ended.status == "SUCCEEDED" && ended.output["state"] == "finalized", "{ended:?}");
+        ensure!(stand.producers_were_told(told_before).is_empty(), "{:?}", stand.producers_were_told(told_before));
 
         stand.rehearsal.is_exact().await?;
         stand.evidence_verifies().await?;

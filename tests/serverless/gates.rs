@@ -1,8 +1,11 @@
-//! Producers that an operator has stand still, gates that nobody answers, and workers that die behind the point of no
-//! return.
+//! Producers that an operator has stand still, gates that nobody answers, a rollback that comes too late, and workers
+//! that die behind the point of no return.
+
+use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use lab::in_lab;
+use rdkafka::consumer::{BaseConsumer, Consumer as _};
 
 use crate::stand::{Stand, WAIT_MAX};
 
@@ -54,6 +57,41 @@ async fn another_goes_on(stand: &Stand, work: &str) -> Result<()> {
     stand.until_replaced(&working, KILLED).await.map(drop)
 }
 
+/// A client that has come to the target: a member of a group, which has committed nothing there.
+async fn one_comes_to_the_target(stand: &Stand, group: &str, topic: &str) -> Result<BaseConsumer> {
+    let mut config = stand.rehearsal.target.client();
+    let consumer: BaseConsumer = config.set("group.id", group).set("enable.auto.commit", "false").create()?;
+    consumer.subscribe(&[topic])?;
+    let joining = tokio::task::spawn_blocking(move || {
+        while consumer.assignment()?.count() == 0 {
+            // What it reads is no matter, and errors of a group that balances pass.
+            _ = consumer.poll(Duration::from_millis(100));
+        }
+        anyhow::Ok(consumer)
+    });
+    tokio::time::timeout(WAIT_MAX, joining).await??
+}
+
+/// Asked again at the same gate, with the reason; groups are kept in step as if nothing had been said.
+async fn a_rollback_that_comes_too_late_is_refused(stand: &Stand, execution: &str) -> Result<()> {
+    let states = stand.states().await?;
+    let in_step = stand.stack.until_running("client-switch", None, WAIT_MAX).await?;
+    let client = one_comes_to_the_target(stand, "in-the-middle-of-bulk", "bulk").await?;
+    stand.says("carol", "rollback").await?;
+    let again = stand.until_asked(execution, "acknowledge_switch", 2).await?;
+    let facts = again["facts"].to_string();
+    ensure!(facts.contains("rollback is not possible any more: clients have come to the target"), "{facts}");
+    ensure!(facts.contains("group in-the-middle-of-bulk has switched"), "{facts}");
+    drop(client);
+    ensure!(stand.states().await? == states, "{states:?} became {:?}", stand.states().await?);
+    let journal = stand.journal().await?;
+    let noted = journal.iter().rfind(|entry| entry["kind"] == "notice").map(|entry| &entry["reason"]);
+    ensure!(noted.is_some_and(|reason| reason.to_string().contains("the rollback was refused")), "{noted:?}");
+    let still = stand.stack.until_running("client-switch", None, WAIT_MAX).await?;
+    ensure!(still.id == in_step.id, "{in_step:?} became {still:?}");
+    Ok(())
+}
+
 #[test]
 fn a_switch_that_nobody_acknowledges_is_asked_for_again_by_the_next_execution() {
     in_lab("serverless-gates", async |lab| {
@@ -76,12 +114,14 @@ fn a_switch_that_nobody_acknowledges_is_asked_for_again_by_the_next_execution() 
         ensure!(resumed.stderr.contains("krossing cutover-ack"), "{}", resumed.stderr);
         let second = stand.execution("lab-2");
         stand.until_asked(&second, "acknowledge_switch", 1).await?;
+        a_rollback_that_comes_too_late_is_refused(&stand, &second).await?;
         stand.says("bob", "switched").await?;
         another_goes_on(&stand, "finalize").await?;
         let ended = stand.stack.until_ended(&second, WAIT_MAX).await?;
         ensure!(ended.status == "SUCCEEDED" && ended.output["state"] == "finalized", "{ended:?}");
         stand.rehearsal.is_exact().await?;
-        stand.evidence_verifies().await?;
+        let verified = stand.evidence_verifies().await?;
+        ensure!(verified.contains("acknowledge_switch: rollback") && verified.contains("carol"), "{verified}");
         stand.everything_was_told(&stand.journal().await?).await
     });
 }

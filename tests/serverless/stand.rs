@@ -133,6 +133,15 @@ impl Stand {
         next.context("there is a next one")
     }
 
+    /// Whether `recover` has looked at the end of an execution, and had no trouble with it.
+    pub(crate) async fn recovered(&self, execution: &str) -> Result<bool> {
+        let invocations = self.stack.invocations().await?;
+        let mut ends = invocations.iter().filter(|one| {
+            one.function == "krossing-recover" && one.payload.contains("aws.states") && one.payload.contains(execution)
+        });
+        Ok(ends.any(|one| !one.failed))
+    }
+
     /// Delivers to a function once more what it was given last.
     pub(crate) async fn deliver_again(&self, function: &str) -> Result<Answer> {
         let invocations = self.stack.invocations().await?;
@@ -219,8 +228,9 @@ impl Stand {
         aws_sdk_s3::Client::from_conf(aws_sdk_s3::config::Builder::from(&sdk).force_path_style(true).build())
     }
 
-    /// Brings the evidence here and has the command check it; it cannot be deleted from the bucket.
-    pub(crate) async fn evidence_verifies(&self) -> Result<()> {
+    /// Brings the evidence here and has the command check it, whose words are answered; it cannot be deleted from the
+    /// bucket.
+    pub(crate) async fn evidence_verifies(&self) -> Result<String> {
         let s3 = self.s3().await;
         let folder: PathBuf = self.rehearsal.folder.join("brought");
         let listed = s3.list_objects_v2().bucket(EVIDENCE).prefix(format!("{}/", self.id)).send().await?;
@@ -242,7 +252,7 @@ impl Stand {
         let version = versions.versions().first().and_then(|version| version.version_id()).context("a version")?;
         let deleted = s3.delete_object().bucket(EVIDENCE).key(&evidence).version_id(version).send().await;
         ensure!(deleted.is_err(), "signed evidence was deleted");
-        Ok(())
+        Ok(String::from_utf8(verified.stdout)?)
     }
 
     /// Each change of state came as an event and as a message for the chat, in order.

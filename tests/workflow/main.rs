@@ -67,10 +67,9 @@ const CLASSES: [ErrorClass; 5] =
 const NOT_TRIED_AGAIN: [(&str, &str); 1] = [("Cutover", "the next cutover is a new decision of the operator")];
 
 /// Tasks whose errors leave through what they stand in, and why.
-const NOT_CAUGHT: [(&str, &str); 3] = [
+const NOT_CAUGHT: [(&str, &str); 2] = [
     ("SeedLane", "a lane that cannot be seeded ends the seed, which is caught"),
     ("Acknowledge", "the groups' worker has to end too: the error ends both sides, which is caught"),
-    ("RollbackAtSwitch", "the same"),
 ];
 
 /// What the state of the definition may write into the journal next, where the migration stands at `at`.
@@ -279,14 +278,16 @@ fn walk(machine: &Machine) -> Walked {
         }
         match node.json["Type"].as_str() {
             Some("Choice") => open.extend(chosen(machine, &arrival)),
-            Some("Fail") => open.extend(caught(machine, node.inside.as_deref(), arrival.at)),
+            Some("Fail") => open.extend(caught(machine, node.inside.as_deref(), arrival.at, false)),
             // It ends as what is in it ends; it may also fail by itself, where what is in it cannot be started.
-            Some("Parallel" | "Map") => open.extend(caught(machine, Some(&arrival.asl), arrival.at)),
+            Some("Parallel" | "Map") => open.extend(caught(machine, Some(&arrival.asl), arrival.at, false)),
             _ => {
                 let well = reached.iter().filter(|at| done(&arrival.asl, **at));
                 open.extend(well.flat_map(|at| left(machine, &arrival.asl, *at, &arrival.asl)));
                 if node.json["Type"] == "Task" {
-                    open.extend(reached.iter().flat_map(|at| caught(machine, Some(&arrival.asl), *at)));
+                    let changed = |at: Position| at != arrival.at;
+                    let errors = reached.iter().map(|at| caught(machine, Some(&arrival.asl), *at, changed(*at)));
+                    open.extend(errors.flatten());
                 }
             }
         }
@@ -336,8 +337,9 @@ fn any_branch_journals(machine: &Machine, inside: &str) -> bool {
     (0..branches).any(|branch| machine.branch_journals(inside, branch))
 }
 
-/// Where it goes after an error in `asl`: to each of its catchers, and out of what it stands in where none takes all.
-fn caught(machine: &Machine, asl: Option<&str>, at: Position) -> Vec<Arrival> {
+/// Where it goes after an error in `asl`: to each of its catchers, and out of what it stands in where none takes all. Who
+/// refuses has journaled no change of state: one that takes only that is not for whoever has `changed` the state before.
+fn caught(machine: &Machine, asl: Option<&str>, at: Position, changed: bool) -> Vec<Arrival> {
     let Some(asl) = asl else { return Vec::new() };
     let node = &machine.nodes[asl];
     let to = |catch: &Value| Arrival {
@@ -345,9 +347,10 @@ fn caught(machine: &Machine, asl: Option<&str>, at: Position) -> Vec<Arrival> {
         at,
         before: String::new(),
     };
-    let mut arrivals: Vec<Arrival> = list(&node.json, "Catch").map(to).collect();
+    let fits = |catch: &&Value| !(changed && errors(catch).eq([ErrorClass::Refused.name()]));
+    let mut arrivals: Vec<Arrival> = list(&node.json, "Catch").filter(fits).map(to).collect();
     if !list(&node.json, "Catch").any(|catch| errors(catch).eq(["States.ALL"])) {
-        arrivals.extend(caught(machine, node.inside.as_deref(), at));
+        arrivals.extend(caught(machine, node.inside.as_deref(), at, changed));
     }
     arrivals
 }

@@ -7,15 +7,15 @@ use std::{
 };
 
 use krossing_core::{
-    LaneId, MigrationId,
+    ErrorClass, LaneId, MigrationId,
     config::FreezeConfig,
     decision::{Answer, Decided, Gate, decided_by},
-    journal::{Actor, KnownBy},
+    journal::{Actor, EntryKind, KnownBy},
     ports::{Clock, Ledger, StoreError, Version},
     transition::{Command, Position, State},
 };
 use krossing_drive::{
-    Drive, SILENT,
+    Drive, SILENT, chain,
     gate::{journal_answers, last_gate},
     hand_over,
 };
@@ -34,6 +34,9 @@ const FREEZE_MAX: Duration = Duration::from_secs(600);
 
 /// What is left of a Lambda's time for its end, so that it is never cut off while producers stand still.
 pub(crate) const TO_END_IN: Duration = Duration::from_secs(60);
+
+/// How the journal's note of a rollback that was refused begins.
+const ROLLBACK_REFUSED: &str = "the rollback was refused: ";
 
 /// The document that names the execution which drives the migration.
 const DRIVER_DOCUMENT: &str = "driver";
@@ -298,11 +301,33 @@ pub(crate) async fn rollback(environment: Environment, event: Value) -> Result<V
         let gate = stored.as_ref().map_or(Gate::ApproveCutover, |open| open.gate);
         migration.by = decided_by(stored.as_ref(), gate, Answer::Rollback).by;
     }
-    let work = async |drive: &mut Drive<Real>| {
-        drive.rollback(false).await?;
-        Ok(json!({}))
+    let work = async |drive: &mut Drive<Real>| match drive.rollback(false).await {
+        Ok(_) => Ok(json!({})),
+        Err(error) => Err(not_given_up(drive, error.into()).await),
     };
     turn(&environment, &asked, migration, |_| Command::Rollback, work).await
+}
+
+/// A rollback that did not come to its end. Where it was refused at READY the definition asks again there: the journal
+/// says what became of the answer that it has.
+async fn not_given_up(drive: &mut Drive<Real>, failure: Failure) -> Failure {
+    if failure.class != ErrorClass::Refused {
+        return failure;
+    }
+    match drive.journal.tip() {
+        Some(State::AwaitingClientSwitch) => {
+            let reason = format!("{ROLLBACK_REFUSED}{}", failure.sentence);
+            let migration = drive.migration.clone();
+            let noted = migration.note(&mut drive.journal, EntryKind::Notice, reason, json!({})).await;
+            if let Err(error) = noted {
+                tracing::warn!(error = chain(&error), "the journal does not say that a rollback was refused");
+            }
+            failure
+        }
+        // That is no place for its gate any more; what its evidence lacks the next try adds.
+        Some(State::RolledBack) => Failure::retryable(failure.sentence),
+        _ => failure,
+    }
 }
 
 #[cfg(test)]
