@@ -11,11 +11,11 @@ use krossing_core::{
     config::FreezeConfig,
     decision::{Answer, Decided, Gate, decided_by},
     journal::{Actor, EntryKind, KnownBy},
-    ports::{Clock, Ledger, StoreError, Version},
+    ports::{Clock, Version},
     transition::{Command, Position, State},
 };
 use krossing_drive::{
-    Drive, SILENT, chain,
+    Drive, SILENT, chain, execution,
     gate::{journal_answers, last_gate},
     hand_over,
 };
@@ -24,7 +24,7 @@ use krossing_runtime::{
     connect::{LedgerPlace, Real, owner},
     lock::CommandLock,
 };
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::{Environment, Failure, tell};
@@ -37,9 +37,6 @@ pub(crate) const TO_END_IN: Duration = Duration::from_secs(60);
 
 /// How the journal's note of a rollback that was refused begins.
 const ROLLBACK_REFUSED: &str = "the rollback was refused: ";
-
-/// The document that names the execution which drives the migration.
-const DRIVER_DOCUMENT: &str = "driver";
 
 /// What a turn is asked for with.
 #[derive(Debug, Clone, Deserialize)]
@@ -128,43 +125,27 @@ fn begin_or_resume(standing: Position) -> Command {
     if standing == Position::Unborn { Command::Execute } else { Command::Resume }
 }
 
-/// Which execution drives a migration.
-#[derive(Debug, Serialize, Deserialize)]
-struct Driver {
-    execution: String,
-}
-
-async fn driver(migration: &Migration<Real>) -> Result<(Option<Version>, Option<Driver>), Failure> {
-    let Some((version, content)) = migration.ledger.document(DRIVER_DOCUMENT).await? else { return Ok((None, None)) };
-    let driver = serde_json::from_slice(&content).map_err(|error| StoreError::Damaged {
-        attempt: format!("read the ledger's document {DRIVER_DOCUMENT}"),
-        detail: error.to_string(),
-    })?;
-    Ok((Some(version), Some(driver)))
-}
-
 /// Refuses whoever is not of the execution that has claimed the migration.
 pub(crate) async fn of_this_execution(migration: &Migration<Real>, execution: &str) -> Result<(), Failure> {
-    match driver(migration).await? {
-        (_, Some(driver)) if driver.execution != execution => Err(Failure::fenced(format!(
-            "the execution {} drives {}, and this is {execution}",
-            driver.execution, migration.id
-        ))),
+    match execution::driving(migration).await? {
+        (_, Some(driving)) if driving != execution => {
+            Err(Failure::fenced(format!("the execution {driving} drives {}, and this is {execution}", migration.id)))
+        }
         _ => Ok(()),
     }
 }
 
 /// Claims the migration for this execution, unless another one runs.
 async fn claim(environment: &Environment, migration: &Migration<Real>, execution: &str) -> Result<(), Failure> {
-    let (version, claimed) = driver(migration).await?;
+    let (version, claimed) = execution::driving(migration).await?;
     match claimed {
-        Some(driver) if driver.execution == execution => return Ok(()),
-        Some(driver) => {
-            let other = environment.workflow.execution(&driver.execution).await?;
+        Some(driving) if driving == execution => return Ok(()),
+        Some(driving) => {
+            let other = environment.workflow.execution(&driving).await?;
             if other.is_some_and(|other| other.is_running()) {
                 return Err(Failure::fenced(format!(
-                    "the execution {} drives {}: decide there, or stop it first",
-                    driver.execution, migration.id
+                    "the execution {driving} drives {}: decide there, or stop it first",
+                    migration.id
                 )));
             }
         }
@@ -173,9 +154,7 @@ async fn claim(environment: &Environment, migration: &Migration<Real>, execution
     if !environment.workflow.execution(execution).await?.is_some_and(|this| this.is_running()) {
         return Err(Failure::fenced(format!("{execution} is no execution that runs: it drives nothing")));
     }
-    let content = serde_json::to_vec(&Driver { execution: execution.to_owned() }).expect("a driver is plain data");
-    migration.ledger.put_document(DRIVER_DOCUMENT, version, content.into()).await?;
-    Ok(())
+    Ok(execution::claim(migration, version, execution).await?)
 }
 
 /// The migration that is asked for, in the name of the execution that asks.
