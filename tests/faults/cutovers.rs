@@ -387,7 +387,7 @@ async fn is_given_up_after_ready(pair: &Pair, migration: &Migration, topic: &str
     let (source, target) = (ClusterState::read(&pair.source).await?, ClusterState::read(&pair.target).await?);
     let before = pair.webhook.requests().len();
     let status = migration.run("status").await?.expect_code(0)?;
-    ensure!(status.stdout.contains("`krossing rollback` gives up"), "{status:?}");
+    ensure!(status.stdout.contains("krossing rollback --config"), "{status:?}");
     let said = migration.run("rollback").await?.expect_code(0)?.stdout;
     ensure!(said.contains("given_up_in=awaiting_client_switch") && said.contains("producers: go on: "), "{said}");
     ensure!(said.contains(&format!("--delete --topic '{topic}'")) && !said.contains("HAVE"), "{said}");

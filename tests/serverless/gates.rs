@@ -110,6 +110,11 @@ fn a_switch_that_nobody_acknowledges_is_asked_for_again_by_the_next_execution() 
         ensure!(ended.status == "FAILED" && ended.error.as_deref() == Some("Krossing.NoDecision"), "{ended:?}");
         ensure!(stand.states().await?.last().is_some_and(|state| state == "awaiting_client_switch"));
 
+        let status = stand.command("status").await?.expect_code(0)?.stdout;
+        ensure!(
+            status.contains("FAILED: Krossing.NoDecision") && status.contains("next_command: krossing resume"),
+            "{status}"
+        );
         let resumed = stand.command("resume").await?.expect_code(10)?;
         ensure!(resumed.stderr.contains("krossing cutover-ack"), "{}", resumed.stderr);
         let second = stand.execution("lab-2");

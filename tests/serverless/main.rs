@@ -20,11 +20,12 @@ fn a_migration_runs_through_the_definition_and_is_exact() {
         ensure!(began.stderr.contains("krossing cutover") && began.stderr.contains("--stack lab"), "{}", began.stderr);
         let execution = stand.execution("lab-1");
         let status = stand.command("status").await?.expect_code(0)?;
-        ensure!(
-            status.stdout.contains("state: drain_ready") && status.stdout.contains("approve_cutover"),
-            "{}",
-            status.stdout
-        );
+        let next = "next_command: krossing cutover --config";
+        for told in
+            ["state: drain_ready since", "asked: approve_cutover", &execution, "partitions, run (", "lag=", next]
+        {
+            ensure!(status.stdout.contains(told), "{told} is missing in {}", status.stdout);
+        }
         let wrong = stand.decide(&json!({ "migration_id": "lab", "decision": "switched" })).await?;
         let Answer::Error { error_type, message } = wrong else { anyhow::bail!("no answer to this gate: {wrong:?}") };
         ensure!(error_type == "Krossing.Refused" && message.contains("cutover or rollback"), "{message}");

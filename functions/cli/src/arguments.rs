@@ -3,7 +3,7 @@
 use std::{convert::Infallible, path::PathBuf};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use krossing_core::{MigrationId, TopicName};
+use krossing_core::{MigrationId, TopicName, transition};
 
 use crate::show::Output;
 
@@ -72,6 +72,16 @@ pub(crate) struct Common {
     /// The stack on AWS that does the work, in place of this process [default: aws.stack of the configuration]
     #[arg(long, value_name = "NAME")]
     pub(crate) stack: Option<String>,
+}
+
+impl Common {
+    /// The command line of `command` for a migration that is where this one was.
+    pub(crate) fn command_line(&self, command: transition::Command, id: &MigrationId) -> String {
+        let stack = self.stack.as_ref().map_or_else(String::new, |name| format!(" --stack {name}"));
+        let journal_dir =
+            self.journal_dir.as_ref().map_or_else(String::new, |dir| format!(" --journal-dir {}", dir.display()));
+        format!("krossing {command} --config {}{stack} --migration-id {id}{journal_dir}", self.config.display())
+    }
 }
 
 /// A migration that has begun.

@@ -82,7 +82,7 @@ async fn run(command: Command) -> anyhow::Result<Outcome> {
             None => commands::execute::run(arguments).await,
         },
         Command::Status(arguments) => match stack::named(&arguments.existing.common).await? {
-            Some(stack) => stack::status(&stack, &arguments.existing, arguments.follow).await,
+            Some(stack) => commands::status::run_for_stack(&stack, &arguments).await,
             None => commands::status::run(arguments).await,
         },
         Command::Resume(existing) => match stack::named(&existing.common).await? {

@@ -161,21 +161,7 @@ impl Session {
 
     /// The command line of `command` for this migration.
     pub(crate) fn next_command(&self, command: transition::Command) -> String {
-        let journal_dir = self
-            .common
-            .journal_dir
-            .as_ref()
-            .map_or_else(String::new, |dir| format!(" --journal-dir {}", dir.display()));
-        format!(
-            "krossing {command} --config {} --migration-id {}{journal_dir}",
-            self.common.config.display(),
-            self.drive.migration.id
-        )
-    }
-
-    /// Now, in milliseconds since 1970.
-    pub(crate) fn unix_ms(&self) -> i64 {
-        self.drive.migration.clock.unix_ms()
+        self.common.command_line(command, &self.drive.migration.id)
     }
 }
 

@@ -203,7 +203,7 @@ pub(crate) fn duration(duration: Duration) -> String {
 pub(crate) fn standing(journal: &Journal) -> &'static str {
     match journal.tip() {
         Some(state) if journal.is_being_given_up() && !state.is_terminal() => {
-            "a rollback has begun: producers may be on the source again; `krossing rollback` ends it"
+            "a rollback has begun: producers may be on the source again; nothing but the rollback goes on"
         }
         state => state.map_or("not begun", meaning),
     }
@@ -222,8 +222,8 @@ pub(crate) fn meaning(state: State) -> &'static str {
             "a cutover is under way: while producers stand still, the last records and all groups are carried over"
         }
         State::AwaitingClientSwitch => {
-            "READY: the target has all that the source had when it was closed; clients are to be switched, or `krossing \
-             rollback` gives up, while none has come there"
+            "READY: the target has all that the source had when it was closed; clients are to be switched, or a rollback \
+             gives up, while none has come there"
         }
         State::Validating => "clients have switched; the result is to be checked",
         State::Finalized => "checked and recorded",

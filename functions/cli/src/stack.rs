@@ -11,21 +11,21 @@ use krossing_core::{
     decision::{Answer, Gate, OpenGate},
     journal::{Actor, KnownBy},
     ports::{Clock, StoreError},
-    transition::{Command, State},
+    transition::Command,
 };
 use krossing_drive::gate::{answer, last_gate};
 use krossing_runtime::{
     Migration,
     aws::{Aws, Execution, Workflow, caller},
-    connect::{LedgerPlace, Real, connect, new_migration_id, read_config},
+    connect::{LedgerPlace, Real, connect_to_look, new_migration_id, read_config},
 };
-use krossing_worker::{LagNow, lag_now};
 use serde_json::json;
 
 use crate::{
     Outcome,
     arguments::{Common, ExecuteArguments, Existing},
     show,
+    status::answering,
 };
 
 /// How often ledger and execution are looked at.
@@ -36,10 +36,11 @@ const ATTEMPTS_MAX: u32 = 1_000;
 
 /// A migration of a stack.
 pub(crate) struct Stack {
-    name: String,
+    /// With the stack's name, whoever has named it.
     common: Common,
-    migration: Arc<Migration<Real>>,
-    workflow: Workflow,
+    pub(crate) migration: Arc<Migration<Real>>,
+    pub(crate) place: LedgerPlace,
+    pub(crate) workflow: Workflow,
     state_machine: String,
     who: Actor,
     /// How many entries of the journal have been shown.
@@ -67,21 +68,22 @@ impl Stack {
         let partition = arn.split(':').nth(1).unwrap_or("aws").to_owned();
         let state_machine = format!("arn:{partition}:states:{}:{account}:stateMachine:krossing-{name}", aws.region());
         let who = Actor { who: arn, known_by: KnownBy::AwsIdentity };
-        let mut migration = connect(config, id, &place).await?;
+        // Neither cluster need be there, nor MSK know its brokers.
+        let (mut migration, _) = connect_to_look(config, id, &place).await?;
         migration.by = who.clone();
         let shown = migration.journal().await?.position();
-        let (migration, name, common) = (Arc::new(migration), name.to_owned(), common.clone());
-        Ok(Self { name, common, migration, workflow: Workflow::new(&aws), state_machine, who, shown })
+        let (migration, common) = (Arc::new(migration), Common { stack: Some(name.to_owned()), ..common.clone() });
+        Ok(Self { common, migration, place, workflow: Workflow::new(&aws), state_machine, who, shown })
     }
 
-    /// The command line that goes on from here.
-    fn next_command(&self, command: Command) -> String {
-        format!(
-            "krossing {command} --config {} --stack {} --migration-id {}",
-            self.common.config.display(),
-            self.name,
-            self.migration.id
-        )
+    /// What it is called.
+    pub(crate) fn name(&self) -> &str {
+        self.common.stack.as_deref().unwrap_or_default()
+    }
+
+    /// The command line of `command` for this migration.
+    pub(crate) fn next_command(&self, command: Command) -> String {
+        self.common.command_line(command, &self.migration.id)
     }
 
     /// The gate that is open, if the execution that opened it still waits there.
@@ -151,15 +153,13 @@ impl Stack {
     fn outcome(&self, reached: Reached) -> anyhow::Result<Outcome> {
         match reached {
             Reached::Asked(OpenGate { gate, .. }) => {
-                let (next, outcome) = match gate {
-                    Gate::ApproveCutover => (Command::Cutover, Outcome::Done),
-                    Gate::FreezeProducers => (Command::Cutover, Outcome::Waiting),
-                    Gate::AcknowledgeSwitch => (Command::CutoverAck, Outcome::Done),
-                    Gate::AfterFailure => (Command::Resume, Outcome::Blocked),
-                };
                 show::event("asked", &json!({ "gate": gate }), &format!("{gate}: {}", gate.question()));
-                show::next_command(&self.next_command(next));
-                Ok(outcome)
+                show::next_command(&self.next_command(answering(gate)));
+                Ok(match gate {
+                    Gate::ApproveCutover | Gate::AcknowledgeSwitch => Outcome::Done,
+                    Gate::FreezeProducers => Outcome::Waiting,
+                    Gate::AfterFailure => Outcome::Blocked,
+                })
             }
             Reached::Ended(Execution { status, .. }) if status == "SUCCEEDED" => Ok(Outcome::Done),
             Reached::Ended(Execution { arn, status, error, cause }) => {
@@ -282,56 +282,6 @@ pub(crate) async fn decide(name: &str, existing: &Existing, command: Command) ->
                 gate = stack.decide(&[Gate::FreezeProducers], do_producers_stand_still().await?).await?;
             }
             reached => return stack.outcome(reached),
-        }
-    }
-}
-
-/// `status`: what the ledger and the workflow say.
-pub(crate) async fn status(name: &str, existing: &Existing, follow: bool) -> anyhow::Result<Outcome> {
-    let stack = Stack::open(name, &existing.common, existing.migration_id.clone()).await?;
-    loop {
-        let journal = stack.migration.journal().await?;
-        let Some(tip) = journal.tip() else {
-            bail!(
-                "there is no migration {} in stack {name}: begin one with {}",
-                stack.migration.id,
-                stack.next_command(Command::Execute)
-            )
-        };
-        let planned = krossing_drive::load_planned(&stack.migration, &journal).await?;
-        let progress = stack.migration.progress(&planned.scope()).await?;
-        let LagNow { records_total: lag, nobody_tails } = lag_now(&stack.migration, &planned.lanes()).await?;
-        let seeded = progress.values().filter(|progress| progress.seeded()).count();
-        let records: u64 = progress.values().map(|progress| progress.counts.records).sum();
-        let (gate, reason) = (stack.gate().await?, journal.entries().last().map_or("", |entry| entry.reason.as_str()));
-        let mut text = format!(
-            "migration_id: {}\nstate: {tip}\n  {}\n  {reason}\npartitions={} seeded={seeded} records={records} lag={lag}",
-            stack.migration.id,
-            show::standing(&journal),
-            planned.scope().partitions().count(),
-        );
-        if let Some(gate) = &gate {
-            text.push_str(&format!("\nasked: {}: {} (execution {})", gate.gate, gate.gate.question(), gate.execution));
-        }
-        let value = json!({
-            "migration_id": stack.migration.id,
-            "state": tip,
-            "reason": reason,
-            "partitions": planned.scope().partitions().count(),
-            "partitions_seeded": seeded,
-            "records_copied": records,
-            "lag_records_total": lag,
-            "lanes_that_nobody_tails": nobody_tails,
-            "gate": gate.as_ref().map(|gate| gate.gate),
-            "execution": gate.as_ref().map(|gate| &gate.execution),
-        });
-        show::event("status", &value, &text);
-        if !follow || matches!(tip, State::Finalized | State::RolledBack) {
-            return Ok(Outcome::Done);
-        }
-        tokio::select! {
-            () = stack.migration.clock.sleep(LOOK_EVERY * 5) => {}
-            _ = crate::session::interrupted() => return Ok(Outcome::Done),
         }
     }
 }

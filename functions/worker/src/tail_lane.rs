@@ -104,6 +104,10 @@ async fn report_of_owner<P: Ports>(migration: &Migration<P>, lane: LaneId) -> Mi
 pub struct LagNow {
     /// Offsets still to be read, of the lanes that somebody tails.
     pub records_total: i64,
+    /// Offsets still to be read, of their worst partition.
+    pub records_max: i64,
+    /// What keeps these lanes from having kept up for long enough.
+    pub causes: Vec<String>,
     /// Lanes that nobody tails: how far they are behind is not known.
     pub nobody_tails: Vec<LaneId>,
 }
@@ -113,7 +117,11 @@ pub async fn lag_now<P: Ports>(migration: &Migration<P>, lanes: &[LanePlan]) -> 
     let mut lag = LagNow::default();
     for lane in lanes {
         match report_of_owner(migration, lane.id).await? {
-            Some(report) => lag.records_total += report.lag_records_total,
+            Some(report) => {
+                lag.records_total += report.lag_records_total;
+                lag.records_max = lag.records_max.max(report.lag_records_max);
+                lag.causes.extend(report.causes);
+            }
             None => lag.nobody_tails.push(lane.id),
         }
     }

@@ -1,17 +1,19 @@
 //! `krossing status`: where a migration stands, who copies, how far the target is behind, and what comes next.
 //!
-//! Reads only, and holds no lock: it may be asked at any time.
+//! Reads only, and holds no lock: it may be asked at any time. Of a migration that a stack drives neither cluster is
+//! asked, so that it can be asked from wherever AWS can be reached.
 
 use std::{io::IsTerminal, time::Duration};
 
-use krossing_core::{Side, ports::Clock};
+use krossing_core::ports::Clock;
 
 use crate::{
     Outcome,
     arguments::StatusArguments,
     session::{Session, interrupted},
     show::{self, Output},
-    status,
+    stack::Stack,
+    status::{self, Status},
 };
 
 /// How long it rests between two looks.
@@ -22,32 +24,49 @@ const CLEAR: &str = "\x1b[2J\x1b[H";
 
 pub(crate) async fn run(arguments: StatusArguments) -> anyhow::Result<Outcome> {
     let (mut session, unnamed) = Session::look(&arguments.existing).await?;
-    if !arguments.follow {
-        let status = status::look(&mut session, &unnamed).await?;
+    let clock = session.drive.migration.clock;
+    tell(arguments.follow, &clock, async || status::look(&mut session, &unnamed).await).await
+}
+
+/// The same of a migration that the stack `name` drives.
+pub(crate) async fn run_for_stack(name: &str, arguments: &StatusArguments) -> anyhow::Result<Outcome> {
+    let existing = &arguments.existing;
+    let stack = Stack::open(name, &existing.common, existing.migration_id.clone()).await?;
+    status::check_begun(&stack).await?;
+    tell(arguments.follow, &stack.migration.clock, async || status::look_at_stack(&stack).await).await
+}
+
+/// Tells what is seen: once, or until the migration has ended.
+async fn tell(
+    follow: bool,
+    clock: &impl Clock,
+    mut look: impl AsyncFnMut() -> anyhow::Result<Status>,
+) -> anyhow::Result<Outcome> {
+    if !follow {
+        let status = look().await?;
         show::event("status", &status, &status.to_string());
         return Ok(Outcome::Done);
     }
+    let clear = std::io::stdout().is_terminal() && show::output() == Output::Text;
+    let until_ended = async {
+        loop {
+            match look().await {
+                Ok(status) => {
+                    let before = if clear { CLEAR.to_owned() } else { format!("{}\n", status.clock_time()) };
+                    show::event("status", &status, &format!("{before}{status}"));
+                    if status.has_ended() {
+                        return;
+                    }
+                }
+                // Whoever watches through a night wants to see what failed come back.
+                Err(error) => show::error(&error),
+            }
+            clock.sleep(LOOK_EVERY).await;
+        }
+    };
     tokio::select! {
-        ended = follow(&mut session, &unnamed) => ended?,
+        () = until_ended => {}
         _ = interrupted() => {}
     }
     Ok(Outcome::Done)
-}
-
-async fn follow(session: &mut Session, unnamed: &[(Side, String)]) -> anyhow::Result<()> {
-    let clear = std::io::stdout().is_terminal() && show::output() == Output::Text;
-    loop {
-        match status::look(session, unnamed).await {
-            Ok(status) => {
-                let before = if clear { CLEAR.to_owned() } else { format!("{}\n", status.clock_time()) };
-                show::event("status", &status, &format!("{before}{status}"));
-                if status.has_ended() {
-                    return Ok(());
-                }
-            }
-            // Whoever watches through a night wants to see what failed come back.
-            Err(error) => show::error(&error),
-        }
-        session.drive.migration.clock.sleep(LOOK_EVERY).await;
-    }
 }

@@ -1,42 +1,44 @@
-//! Where a migration stands: what is read for it, and how it is told.
+//! Where a migration stands: what is read for it, and what is to be done.
 //!
-//! What the ledger knows is told whether or not the clusters can be reached; they are asked for what only they know: how
-//! far the target is behind, and what has reached the source behind where it was closed. Of a migration that has ended
-//! they are asked nothing.
+//! What the ledger knows is told wherever it is asked, and built here in one place. What else there is comes from
+//! whoever looks: `local` asks the clusters for what only they know, how far the target is behind and what has reached
+//! the source behind where it was closed; `stack` asks neither, and adds the workflow: which execution drives, and what
+//! it asks. `text` tells it to people.
 //!
-//! Invariants: no command is named that would be refused because another is at work; a figure that is not known is left
-//! out.
+//! Invariants: no command is named that would be refused, because another is at work or because nothing waits for it; a
+//! figure that is not known is left out.
 
-use std::{collections::BTreeMap, fmt, time::Duration};
+mod local;
+mod stack;
+mod text;
 
-use krossing_client_switch::{ClientSwitch, LeftBehind, LookedBehind};
+use std::{collections::BTreeMap, time::Duration};
+
+use krossing_client_switch::LeftBehind;
 use krossing_core::{
     LaneId, Side, TopicPartition,
-    codes::SOURCE_GAP,
+    codes::{SOURCE_GAP, STRAGGLERS},
+    decision::Answer,
     journal::{EntryKind, Journal, JournalEntry},
     lease::{LeaseRecord, LeaseState},
     limits::LEASE_RENEWAL,
-    ports::{Clock, LogEnd, LogReader},
+    ports::Clock,
     progress::PartitionProgress,
-    transition::{Command, NoResumePoint, Position, ResumePoint, State, resume_point},
+    transition::{Command, Decision, NoResumePoint, Position, ResumePoint, State, resume_point},
 };
 use krossing_drive::Planned;
-use krossing_replication::{LanePlan, open_transactions, read_lease};
+use krossing_replication::{LanePlan, read_lease};
 use krossing_runtime::{
-    ForStep, MigrationResult,
-    connect::{LedgerPlace, reach_to_look},
+    ForStep, Migration,
+    connect::{LedgerPlace, Real},
     lock::{self, Driver},
 };
 use serde::Serialize;
 
-use crate::{
-    commands::client_switch::left_behind,
-    session::{Session, after_acknowledgement},
-    show,
-};
+use crate::{commands::client_switch::left_behind, session::after_acknowledgement, show};
 
-/// How many partitions are listed; the rest is counted.
-const PARTITIONS_SHOWN: usize = 20;
+pub(crate) use local::look;
+pub(crate) use stack::{StackStatus, answering, check_begun, look_at_stack};
 
 /// All of it, at one moment.
 #[derive(Debug, Serialize)]
@@ -69,12 +71,13 @@ pub(crate) struct Status {
     /// None where it is not known, and from READY on, when the source is closed.
     lag_records_total: Option<i64>,
     lag_records_max: Option<i64>,
-    /// Partitions that are behind, the worst first.
-    lag: Vec<PartitionLag>,
-    /// Partitions whose lag the source does not tell, and why.
+    /// Partitions that are behind, the worst first; none where the source was not asked.
+    lag: Option<Vec<PartitionLag>>,
+    /// Partitions, or lanes, whose lag nobody tells, and why.
     lag_unknown: Vec<String>,
     gaps: Vec<String>,
-    open_transactions: Vec<String>,
+    /// None where the source was not asked.
+    open_transactions: Option<Vec<String>>,
     /// After READY, where it could be looked: the first record of each partition that nobody has decided about.
     records_behind_marker: Option<Vec<LeftBehind>>,
     /// Partitions of which that is not known, and why.
@@ -85,6 +88,9 @@ pub(crate) struct Status {
     next_command: Option<String>,
     /// Why there is no next command.
     stuck: Option<String>,
+    /// Where a workflow drives the migration: how that stands.
+    #[serde(flatten)]
+    stack: Option<StackStatus>,
 }
 
 #[derive(Debug, Serialize)]
@@ -135,23 +141,6 @@ struct GroupsStatus {
 type Leases = BTreeMap<LaneId, LeaseRecord>;
 type AllProgress = BTreeMap<TopicPartition, PartitionProgress>;
 
-/// Looks at everything. Takes some seconds where a lane or a lock has an owner: whether that one is alive shows only in
-/// its renewing. `unnamed`: clusters that are not asked, and why.
-pub(crate) async fn look(session: &mut Session, unnamed: &[(Side, String)]) -> anyhow::Result<Status> {
-    session.drive.reload().await?;
-    let planned = session.drive.planned().await?;
-    let lanes = planned.lanes();
-    let (owners, unreachable) = tokio::join!(owners(session, &lanes), unreachable(session, unnamed));
-    let owners = owners?;
-    // After it was seen who is at work: a cutover that has ended meanwhile is not one that nobody drives.
-    session.drive.reload().await?;
-    let mut status = from_ledger(session, &planned, &owners).await?;
-    status.unreachable = unreachable;
-    from_clusters(session, &planned, &mut status).await?;
-    what_next(session, &mut status);
-    Ok(status)
-}
-
 /// Who runs the lanes, seen twice, and who drives the migration.
 struct Owners {
     before: Leases,
@@ -159,46 +148,37 @@ struct Owners {
     driver: Driver,
 }
 
-async fn owners(session: &Session, lanes: &[LanePlan]) -> anyhow::Result<Owners> {
-    let migration = &session.drive.migration;
-    let (before, lock_before) = (leases(session, lanes).await?, lock::look(&session.place, migration).await?);
+/// Takes some seconds where a lane or a lock has an owner: whether that one is alive shows only in its renewing.
+async fn owners(migration: &Migration<Real>, place: &LedgerPlace, lanes: &[LanePlan]) -> anyhow::Result<Owners> {
+    let (before, lock_before) = (leases(migration, lanes).await?, lock::look(place, migration).await?);
     // A lock in a folder is the system's: its holder is there as long as it is held.
-    let renewed = lock_before.is_held() && matches!(session.place, LedgerPlace::Table(_));
+    let renewed = lock_before.is_held() && matches!(place, LedgerPlace::Table(_));
     let after = if renewed || before.values().any(|lease| lease.state == LeaseState::Held) {
         migration.clock.sleep(LEASE_RENEWAL + Duration::from_millis(500)).await;
-        leases(session, lanes).await?
+        leases(migration, lanes).await?
     } else {
         before.clone()
     };
-    let driver = lock::look(&session.place, migration).await?.driver_since(&lock_before);
+    let driver = lock::look(place, migration).await?.driver_since(&lock_before);
     Ok(Owners { before, after, driver })
 }
 
-/// Clusters that give no answer, where they are asked at all.
-async fn unreachable(session: &Session, unnamed: &[(Side, String)]) -> Vec<Unreachable> {
-    if session.drive.journal.tip().is_some_and(State::is_terminal) {
-        return Vec::new();
-    }
-    let mut silent = reach_to_look(&session.drive.migration, show::advice).await;
-    for (side, why) in &mut silent {
-        if let Some((_, known)) = unnamed.iter().find(|(unnamed, _)| unnamed == side) {
-            why.clone_from(known);
-        }
-    }
-    silent.into_iter().map(|(cluster, why)| Unreachable { cluster, why }).collect()
-}
-
-async fn from_ledger(session: &Session, planned: &Planned, owners: &Owners) -> anyhow::Result<Status> {
-    let progress = session.drive.migration.progress(&planned.scope()).await?;
-    let journal = &session.drive.journal;
+/// All that the ledger tells. What only clusters or a workflow know is not known yet.
+async fn from_ledger(
+    migration: &Migration<Real>,
+    journal: &Journal,
+    planned: &Planned,
+    owners: &Owners,
+) -> anyhow::Result<Status> {
+    let progress = migration.progress(&planned.scope()).await?;
     let entered: Option<&JournalEntry> = journal.entries().iter().rev().find(|e| e.kind == EntryKind::Transition);
     let reason = entered.map_or_else(String::new, |entry| entry.reason.clone());
     let tip = journal.tip().unwrap_or(State::Planned);
     let lanes = planned.lanes();
     let lanes: Vec<LaneStatus> = lanes.iter().map(|lane| lane_status(lane, &owners.before, &owners.after)).collect();
     Ok(Status {
-        migration_id: session.drive.migration.id.to_string(),
-        at_unix_ms: session.unix_ms(),
+        migration_id: migration.id.to_string(),
+        at_unix_ms: migration.clock.unix_ms(),
         state: tip,
         meaning: show::standing(journal),
         since_unix_ms: entered.map_or(0, |entry| entry.at_unix_ms),
@@ -223,16 +203,17 @@ async fn from_ledger(session: &Session, planned: &Planned, owners: &Owners) -> a
         unreachable: Vec::new(),
         lag_records_total: None,
         lag_records_max: None,
-        lag: Vec::new(),
+        lag: None,
         lag_unknown: Vec::new(),
         gaps: gaps(&progress),
-        open_transactions: Vec::new(),
+        open_transactions: None,
         records_behind_marker: None,
         not_looked_behind: Vec::new(),
-        groups: groups(session, planned.plan.groups.len()).await?,
+        groups: groups(migration, journal, planned.plan.groups.len()).await?,
         steps: Vec::new(),
         next_command: None,
         stuck: None,
+        stack: None,
     })
 }
 
@@ -256,37 +237,10 @@ fn dead_cutover(journal: &Journal, driver: &Driver) -> Option<DeadCutover> {
     journal.standing().cutover_is_open().then_some(DeadCutover { silent, standstill_since_unix_ms })
 }
 
-/// What only the clusters know; one that gives no answer after all is told as one that cannot be reached.
-async fn from_clusters(session: &Session, planned: &Planned, status: &mut Status) -> anyhow::Result<()> {
-    let source_is_there = status.unreachable.iter().all(|unreachable| unreachable.cluster != Side::Source);
-    if status.state.is_terminal() || !source_is_there {
-        return Ok(());
-    }
-    let asked = match session.drive.journal.ready() {
-        Some(_) => behind_marker(session, planned, status).await,
-        None => {
-            let progress = session.drive.migration.progress(&planned.scope()).await?;
-            Ok(lag(session, &progress, status).await?)
-        }
-    };
-    if let Err(error) = asked {
-        status.unreachable.push(Unreachable { cluster: Side::Source, why: show::chain(error.as_ref()) });
-    }
-    Ok(())
-}
-
-async fn behind_marker(session: &Session, planned: &Planned, status: &mut Status) -> anyhow::Result<()> {
-    let switch = ClientSwitch::load(&session.drive.migration, &planned.lanes()).await?;
-    let LookedBehind { records_behind_marker, not_looked_behind } = switch.look_behind().await?;
-    status.records_behind_marker = Some(records_behind_marker);
-    status.not_looked_behind = not_looked_behind;
-    Ok(())
-}
-
-async fn leases(session: &Session, lanes: &[LanePlan]) -> anyhow::Result<Leases> {
+async fn leases(migration: &Migration<Real>, lanes: &[LanePlan]) -> anyhow::Result<Leases> {
     let mut leases = Leases::new();
     for lane in lanes {
-        let lease = read_lease(&session.drive.migration.ledger, lane.id).await.during("read who runs the lanes")?;
+        let lease = read_lease(&migration.ledger, lane.id).await.during("read who runs the lanes")?;
         leases.extend(lease.map(|(_, record)| (lane.id, record)));
     }
     Ok(leases)
@@ -320,12 +274,12 @@ fn gaps(progress: &AllProgress) -> Vec<String> {
     .collect()
 }
 
-async fn groups(session: &Session, planned: usize) -> anyhow::Result<GroupsStatus> {
+async fn groups(migration: &Migration<Real>, journal: &Journal, planned: usize) -> anyhow::Result<GroupsStatus> {
     let mut groups = GroupsStatus { planned, ..GroupsStatus::default() };
-    if !session.drive.journal.states().contains(&State::AwaitingClientSwitch) {
+    if !journal.states().contains(&State::AwaitingClientSwitch) {
         return Ok(groups);
     }
-    let (_, record) = session.drive.migration.client_switch().await?;
+    let (_, record) = migration.client_switch().await?;
     // A group without a position in a migrated topic has nothing to carry over, and nothing to switch.
     let concerned = record.groups.iter().filter(|(_, group)| group.switched.is_some() || !group.written.is_empty());
     groups.carried_over = Some(concerned.clone().count());
@@ -334,96 +288,6 @@ async fn groups(session: &Session, planned: usize) -> anyhow::Result<GroupsStatu
         list.push(group.to_string());
     }
     Ok(groups)
-}
-
-async fn lag(session: &Session, progress: &AllProgress, status: &mut Status) -> MigrationResult<()> {
-    let partitions: Vec<_> = progress.keys().cloned().collect();
-    if partitions.is_empty() {
-        return Ok(());
-    }
-    let (source, clock) = (&session.drive.migration.source, &session.drive.migration.clock);
-    let ends = source.log_ends(&partitions, LogEnd::Latest).await.during("read the source's ends")?;
-    for (partition, progress) in progress {
-        match ends.get(partition) {
-            Some(Ok(end)) => status
-                .lag
-                .push(PartitionLag { partition: partition.clone(), records: (end - progress.source_next.0).max(0) }),
-            Some(Err(code)) => status.lag_unknown.push(format!("{partition}: lag unknown ({code})")),
-            None => status.lag_unknown.push(format!("{partition}: lag unknown")),
-        }
-    }
-    status.lag_records_total = Some(status.lag.iter().map(|lag| lag.records).sum());
-    status.lag_records_max = Some(status.lag.iter().map(|lag| lag.records).max().unwrap_or(0));
-    status.lag.retain(|lag| lag.records > 0);
-    status.lag.sort_by(|a, b| b.records.cmp(&a.records).then_with(|| a.partition.cmp(&b.partition)));
-    let open = open_transactions(source, clock, &partitions).await.during("look for open transactions")?;
-    // One that ends in its time holds nobody back.
-    let holding = open.iter().filter(|open| progress[&open.partition].source_next.0 >= open.from);
-    status.open_transactions = holding.map(|open| open.sentence(status.at_unix_ms)).collect();
-    Ok(())
-}
-
-/// What is to be done, and the command that goes on from here.
-fn what_next(session: &Session, status: &mut Status) {
-    let journal = &session.drive.journal;
-    let command_line = |command| session.next_command(command);
-    match next_command(journal, status) {
-        Ok(Some(command)) => {
-            if command != Command::Rollback {
-                status.steps = steps(status, command_line);
-            }
-            // Another would be refused.
-            status.next_command = status.driven_by.is_none().then(|| command_line(command));
-        }
-        Ok(None) => {}
-        Err(why) => status.stuck = Some(why.to_string()),
-    }
-}
-
-/// What goes on from here; none where it has ended; an error where there is no way.
-fn next_command(journal: &Journal, status: &Status) -> Result<Option<Command>, NoResumePoint> {
-    Ok(Some(match resume_point(journal.states())? {
-        ResumePoint::Wait { .. } if journal.is_being_given_up() => Command::Rollback,
-        ResumePoint::Run { .. } | ResumePoint::AbandonCutover => Command::Resume,
-        ResumePoint::Wait { next: Command::CutoverAck, .. } if !status.groups.not_switched.is_empty() => {
-            Command::ClientSwitch
-        }
-        ResumePoint::Wait { next: Command::Finalize, .. } => match &status.records_behind_marker {
-            Some(behind) if behind.is_empty() => Command::Finalize,
-            Some(_) => Command::Stragglers,
-            None => after_acknowledgement(journal),
-        },
-        ResumePoint::Wait { next, .. } => next,
-        ResumePoint::Finished { .. } => return Ok(None),
-    }))
-}
-
-/// What is to be done beside, or before, the next command.
-fn steps(status: &Status, command_line: impl Fn(Command) -> String) -> Vec<String> {
-    let mut steps = Vec::new();
-    let behind = status.records_behind_marker.as_deref().unwrap_or_default();
-    steps.extend(left_behind(behind, &command_line(Command::Stragglers)));
-    if status.state == State::AwaitingClientSwitch {
-        let GroupsStatus { switched, not_switched, .. } = &status.groups;
-        let all = switched.len() + not_switched.len();
-        if !not_switched.is_empty() {
-            steps.push(format!(
-                "point consumers, then producers, to the target; what keeps groups in step meanwhile, and sees who has \
-                 switched: {}",
-                command_line(Command::ClientSwitch)
-            ));
-        }
-        steps.push(format!(
-            "{} of {all} groups were seen to have switched; once all clients have, producers too: {}",
-            switched.len(),
-            command_line(Command::CutoverAck)
-        ));
-        steps.push(format!(
-            "or stay on the source, while no client has come to the target: {}",
-            command_line(Command::Rollback)
-        ));
-    }
-    steps
 }
 
 impl Status {
@@ -437,125 +301,89 @@ impl Status {
         show::clock_time(self.at_unix_ms)
     }
 
-    /// The state, what it means here, and how it came to that.
-    fn standing(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let ago = Duration::from_millis(u64::try_from(self.at_unix_ms - self.since_unix_ms).unwrap_or(0));
-        let since = show::time(self.since_unix_ms);
-        writeln!(f, "state: {} since {since} ({} ago)", self.state, show::duration(ago))?;
-        match &self.dead_cutover {
-            None => writeln!(f, "  {}", self.meaning)?,
-            Some(dead) => write!(f, "{dead}")?,
-        }
-        match (&self.failed, &self.last_cutover) {
-            (Some((state, reason)), _) => writeln!(f, "  {state} failed: {reason}")?,
-            // Said below, with its time.
-            (None, Some(last)) if last.reason == self.reason => {}
-            (None, _) if self.reason.is_empty() => {}
-            (None, _) => writeln!(f, "  {}", self.reason)?,
-        }
-        if let Some(LastCutover { at_unix_ms, reason }) = &self.last_cutover {
-            writeln!(f, "  the last cutover ended without READY at {}: {reason}", show::time(*at_unix_ms))?;
-        }
-        Ok(())
-    }
-
-    fn owners(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if let Some(who) = &self.driven_by {
-            writeln!(f, "at work: {who}; other commands than status and client-switch are refused until it has ended")?;
-        }
-        for lane in &self.lanes {
-            let by = lane.owner.as_ref().map_or_else(String::new, |owner| format!(" ({owner})"));
-            writeln!(f, "{}: {} partitions, {}{by}", lane.lane, lane.partitions, lane.status)?;
-        }
-        let copying = matches!(self.state, State::Seed | State::Tail | State::DrainReady);
-        if copying && !self.tailing && self.driven_by.is_none() {
-            writeln!(f, "nothing is copying: what producers write meanwhile is only on the source")?;
-        }
-        Ok(())
-    }
-
-    fn figures(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(
-            f,
-            "partitions={} seeded={} records={} bytes={} of {}",
-            self.partitions,
-            self.partitions_seeded,
-            self.records_copied,
-            show::bytes(self.bytes_copied),
-            show::bytes(self.bytes_planned)
-        )?;
-        for Unreachable { cluster, why } in &self.unreachable {
-            let unknown = match (cluster, self.groups.carried_over) {
-                (Side::Source, None) => ", so that the lag is not known",
-                (Side::Source, Some(_)) => ", so that it is not known whether a producer was left behind",
-                (Side::Target, _) => "",
-            };
-            writeln!(f, "the {cluster} could not be reached{unknown}: {why}")?;
-        }
-        if let (Some(total), Some(max)) = (self.lag_records_total, self.lag_records_max) {
-            writeln!(f, "lag={total} max_partition_lag={max}")?;
-        }
-        for lag in self.lag.iter().take(PARTITIONS_SHOWN) {
-            writeln!(f, "  {}: {}", lag.partition, lag.records)?;
-        }
-        if self.lag.len() > PARTITIONS_SHOWN {
-            writeln!(f, "  and {} more", self.lag.len() - PARTITIONS_SHOWN)?;
-        }
-        for line in self.lag_unknown.iter().chain(&self.gaps).chain(&self.open_transactions) {
-            writeln!(f, "  {line}")?;
-        }
-        for line in &self.not_looked_behind {
-            writeln!(f, "  {line}: whether a producer was left behind is not known")?;
-        }
-        Ok(())
-    }
-
-    fn groups(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let GroupsStatus { planned, carried_over, switched, not_switched } = &self.groups;
-        let Some(carried_over) = carried_over else { return writeln!(f, "groups={planned}") };
-        let without = show::groups_without_positions(*planned, *carried_over);
-        writeln!(f, "groups carried over={carried_over}{without} switched={}", switched.len())?;
-        if !not_switched.is_empty() {
-            writeln!(f, "not switched: {}", not_switched.join(", "))?;
-        }
-        Ok(())
-    }
-}
-
-impl fmt::Display for Status {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "migration_id: {}", self.migration_id)?;
-        self.standing(f)?;
-        self.owners(f)?;
-        self.figures(f)?;
-        self.groups(f)?;
-        for step in &self.steps {
-            writeln!(f, "{step}")?;
-        }
-        match (&self.next_command, &self.stuck) {
-            (Some(command), _) => writeln!(f, "next_command: {command}"),
-            (None, Some(why)) => writeln!(f, "next: {why}"),
-            (None, None) => Ok(()),
-        }
-    }
-}
-
-impl fmt::Display for DeadCutover {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.silent {
-            None => writeln!(f, "  THE CUTOVER WAS BEGUN AND NOBODY DRIVES IT: its process is dead")?,
-            Some(who) => {
-                writeln!(f, "  THE CUTOVER WAS BEGUN AND ITS PROCESS IS SILENT OR DEAD ({who} holds the lock)")?
+    /// What is to be done, and the command that goes on from here.
+    fn say_what_next(&mut self, journal: &Journal, command_line: impl Fn(Command) -> String) {
+        match self.next(journal) {
+            Ok(Some(next)) => {
+                self.steps = self.steps(journal, next, &command_line);
+                // Another would be refused.
+                self.next_command = self.driven_by.is_none().then(|| command_line(next));
             }
+            Ok(None) => {}
+            Err(why) => self.stuck = Some(why.to_string()),
         }
-        match self.standstill_since_unix_ms {
-            Some(since) => writeln!(
-                f,
-                "  producers may stand still since {} UTC: run `krossing resume` NOW, it lets producers go on",
-                show::clock_time(since)
-            ),
-            None => writeln!(f, "  producers were not asked to stand still, or go on: `krossing resume` takes it back"),
+    }
+
+    /// What goes on from here; none where it has ended; an error where there is no way.
+    fn next(&self, journal: &Journal) -> Result<Option<Command>, NoResumePoint> {
+        let point = resume_point(journal.states())?;
+        Ok(match (point, &self.stack) {
+            (ResumePoint::Finished { .. }, _) => None,
+            (_, Some(stack)) => Some(stack.next(journal)),
+            (ResumePoint::Wait { .. }, None) if journal.is_being_given_up() => Some(Command::Rollback),
+            (ResumePoint::Run { .. } | ResumePoint::AbandonCutover, None) => Some(Command::Resume),
+            (ResumePoint::Wait { next: Command::CutoverAck, .. }, None) if !self.groups.not_switched.is_empty() => {
+                Some(Command::ClientSwitch)
+            }
+            (ResumePoint::Wait { next: Command::Finalize, .. }, None) => Some(match &self.records_behind_marker {
+                Some(behind) if behind.is_empty() => Command::Finalize,
+                Some(_) => Command::Stragglers,
+                None => after_acknowledgement(journal),
+            }),
+            (ResumePoint::Wait { next, .. }, None) => Some(next),
+        })
+    }
+
+    /// What is to be done beside, or before, the command that is `next`.
+    fn steps(&self, journal: &Journal, next: Command, command_line: impl Fn(Command) -> String) -> Vec<String> {
+        let mut steps = Vec::new();
+        if next == Command::Rollback {
+            return steps;
         }
+        let behind = self.records_behind_marker.as_deref().unwrap_or_default();
+        steps.extend(left_behind(behind, &command_line(Command::Stragglers)));
+        if self.stack.is_some() && next == Command::Stragglers {
+            steps.push(format!(
+                "{STRAGGLERS}: records reached the source behind where it was closed, and nobody has decided about them: \
+                 decide from where both clusters can be reached, then go on: {}",
+                command_line(Command::Resume)
+            ));
+        }
+        if matches!(next, Command::ClientSwitch | Command::CutoverAck) {
+            let GroupsStatus { switched, not_switched, .. } = &self.groups;
+            let all = switched.len() + not_switched.len();
+            if !not_switched.is_empty() {
+                let keeps = match &self.stack {
+                    Some(_) => {
+                        "the stack's worker keeps groups in step meanwhile, and sees who has switched".to_owned()
+                    }
+                    None => format!(
+                        "what keeps groups in step meanwhile, and sees who has switched: {}",
+                        command_line(Command::ClientSwitch)
+                    ),
+                };
+                steps.push(format!("point consumers, then producers, to the target; {keeps}"));
+            }
+            steps.push(format!(
+                "{} of {all} groups were seen to have switched; once all clients have, producers too: {}",
+                switched.len(),
+                command_line(Command::CutoverAck)
+            ));
+        }
+        let can_be_given_up = match &self.stack {
+            None => self.state == State::AwaitingClientSwitch,
+            Some(stack) => {
+                stack.takes(Answer::Rollback) && journal.permit(Command::Rollback).decision == Decision::Allowed
+            }
+        };
+        if can_be_given_up {
+            let way = match self.state {
+                State::AwaitingClientSwitch => "or stay on the source, while no client has come to the target",
+                _ => "or give the migration up; nothing is deleted",
+            };
+            steps.push(format!("{way}: {}", command_line(Command::Rollback)));
+        }
+        steps
     }
 }
 
@@ -586,7 +414,7 @@ mod tests {
     }
 
     /// Up to a cutover in which producers were asked to stand still, at 8 s.
-    fn cut_over(more: &[Result<(State, &'static str), EntryKind>]) -> Journal {
+    pub(super) fn cut_over(more: &[Result<(State, &'static str), EntryKind>]) -> Journal {
         let way = [State::Planned, State::Precheck, State::TopologyCopy, State::Seed, State::Tail, State::DrainReady];
         let mut entries: Vec<_> = way.into_iter().map(|state| Ok((state, ""))).collect();
         entries.extend([Ok((State::Cutover, "")), Err(EntryKind::FreezeAsked)]);
@@ -594,7 +422,7 @@ mod tests {
         journal(&entries)
     }
 
-    fn status(journal: &Journal, driver: &Driver) -> Status {
+    pub(super) fn status(journal: &Journal, driver: &Driver) -> Status {
         let state = journal.tip().expect("it has begun");
         Status {
             migration_id: "orders".to_owned(),
@@ -620,17 +448,28 @@ mod tests {
             unreachable: Vec::new(),
             lag_records_total: None,
             lag_records_max: None,
-            lag: Vec::new(),
+            lag: None,
             lag_unknown: Vec::new(),
             gaps: Vec::new(),
-            open_transactions: Vec::new(),
+            open_transactions: None,
             records_behind_marker: None,
             not_looked_behind: Vec::new(),
             groups: GroupsStatus { planned: 3, ..GroupsStatus::default() },
             steps: Vec::new(),
             next_command: None,
             stuck: None,
+            stack: None,
         }
+    }
+
+    pub(super) fn line(command: Command) -> String {
+        format!("krossing {command} …")
+    }
+
+    /// All that is told, with what is to be done.
+    pub(super) fn told(mut status: Status, journal: &Journal) -> String {
+        status.say_what_next(journal, line);
+        status.to_string()
     }
 
     fn alice() -> Driver {
@@ -640,8 +479,8 @@ mod tests {
     #[test]
     fn a_cutover_that_nobody_drives_says_since_when_producers_may_stand_still() {
         let open = cut_over(&[]);
-        let shown = status(&open, &Driver::Nobody).to_string();
-        for expected in ["its process is dead", "since 00:00:08 UTC", "`krossing resume` NOW"] {
+        let shown = told(status(&open, &Driver::Nobody), &open);
+        for expected in ["its process is dead", "since 00:00:08 UTC", "`krossing resume …` NOW"] {
             assert!(shown.contains(expected), "{expected} is missing in {shown}");
         }
         assert!(!shown.contains("carried over"), "{shown}");
@@ -671,11 +510,11 @@ mod tests {
         let seeding: Vec<_> =
             [State::Planned, State::Precheck, State::TopologyCopy, State::Seed].map(|state| Ok((state, ""))).into();
         let journal = journal(&seeding);
-        let mut status = status(&journal, &alice());
-        assert_eq!(next_command(&journal, &status), Ok(Some(Command::Resume)));
-        status.next_command = None;
-        let shown = status.to_string();
+        let status = status(&journal, &alice());
+        assert_eq!(status.next(&journal), Ok(Some(Command::Resume)));
+        let shown = told(status, &journal);
         assert!(shown.contains("at work: alice:1;") && !shown.contains("nothing is copying"), "{shown}");
+        assert!(!shown.contains("next_command"), "{shown}");
     }
 
     #[test]
@@ -683,14 +522,13 @@ mod tests {
         let ready = cut_over(&[Ok((State::AwaitingClientSwitch, "READY"))]);
         let mut status = status(&ready, &Driver::Nobody);
         let named = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
-        let line = |command: Command| format!("krossing {command} …");
         status.groups.carried_over = Some(2);
         status.groups.not_switched = named(&["a", "b"]);
-        assert_eq!(next_command(&ready, &status), Ok(Some(Command::ClientSwitch)));
-        let said = steps(&status, line).join("\n");
+        assert_eq!(status.next(&ready), Ok(Some(Command::ClientSwitch)));
+        let said = status.steps(&ready, Command::ClientSwitch, line).join("\n");
         assert!(said.contains("krossing client-switch …") && said.contains("0 of 2 groups"), "{said}");
         (status.groups.switched, status.groups.not_switched) = (named(&["a", "b"]), Vec::new());
-        assert_eq!(next_command(&ready, &status), Ok(Some(Command::CutoverAck)));
+        assert_eq!(status.next(&ready), Ok(Some(Command::CutoverAck)));
         assert!(status.to_string().contains("carried over=2 (of 3 planned; 1 had no position"), "{status}");
         assert!(!status.to_string().contains("lag="), "the source is closed: {status}");
     }
@@ -700,11 +538,11 @@ mod tests {
         let acknowledged =
             cut_over(&[Ok((State::AwaitingClientSwitch, "READY")), Ok((State::Validating, "clients have switched"))]);
         let mut status = status(&acknowledged, &Driver::Nobody);
-        assert_eq!(next_command(&acknowledged, &status), Ok(Some(Command::Finalize)));
+        assert_eq!(status.next(&acknowledged), Ok(Some(Command::Finalize)));
         let record = StrayRecord { offset: 12, producer: None };
         status.records_behind_marker = Some(vec![LeftBehind { partition: TopicPartition::new("orders", 3), record }]);
-        assert_eq!(next_command(&acknowledged, &status), Ok(Some(Command::Stragglers)));
-        let said = steps(&status, |command| format!("krossing {command} …")).join("\n");
+        assert_eq!(status.next(&acknowledged), Ok(Some(Command::Stragglers)));
+        let said = status.steps(&acknowledged, Command::Stragglers, line).join("\n");
         assert!(said.contains("orders-3 at offset 12,") && said.contains("with krossing stragglers …,"), "{said}");
     }
 
