@@ -29,11 +29,11 @@ function readInput(file: string): Input {
   const missing = ['name', 'configuration', 'network', 'worker'].filter((field) => !(field in input));
   if (missing.length > 0) throw new Error(`${file}: ${missing.join(', ')} must be given`);
   const from = (name: string) => path.resolve(path.dirname(file), name);
-  const { image } = input.worker;
+  const image = input.worker?.image;
   return {
     ...input,
     configuration: typeof input.configuration === 'string' ? from(input.configuration) : input.configuration,
-    worker: { ...input.worker, image: 'binary' in image ? { binary: from(image.binary) } : image },
+    ...(image !== null && typeof image === 'object' && 'binary' in image && { worker: { ...input.worker, image: { binary: from(image.binary) } } }),
     ...(input.functionsFolder && { functionsFolder: from(input.functionsFolder) }),
     ...(input.stateMachineFile && { stateMachineFile: from(input.stateMachineFile) }),
   };
@@ -47,6 +47,6 @@ const stack = new Stack(app, `krossing-${props.name}`, {
 });
 new Krossing(stack, 'Krossing', {
   ...props,
-  ...(decisionTimeoutHours && { decisionTimeout: Duration.hours(decisionTimeoutHours) }),
+  ...(decisionTimeoutHours !== undefined && { decisionTimeout: Duration.hours(decisionTimeoutHours) }),
 });
 for (const [key, value] of Object.entries({ application: 'krossing', ...tags })) Tags.of(stack).add(key, value);

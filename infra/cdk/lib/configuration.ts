@@ -16,6 +16,8 @@ const UNKNOWN_NAME_BYTES = 96;
 
 /** Krossing's own defaults, where alarms need a number. */
 const MAX_PRODUCER_FREEZE_MS = 60_000;
+/** What the cutover's function allows: `FREEZE_MAX` of its turns. */
+const FREEZE_IN_A_STACK_MAX_MS = 600_000;
 const DRAIN_MAX_PARTITION_LAG = 100;
 
 type Json = string | number | boolean | null | Json[] | { [key: string]: Json };
@@ -63,7 +65,20 @@ export class Configuration {
     if (this.text('evidence.kms_key_id') !== undefined) {
       problems.push('evidence.kms_key_id: leave it out and give keys.signingKeyArn, so that roles get rights on the key; without either one is made');
     }
+    const modes = ['none', 'scram-sha-512', 'mtls', 'iam'];
+    if (this.retentionText !== undefined && this.retentionDaysMax === undefined) {
+      problems.push(`evidence.retention: 1d to 100y, not ${this.retentionText}`);
+    }
+    const freeze = this.text('cutover.max_producer_freeze');
+    if (freeze !== undefined && !((milliseconds(freeze) ?? Infinity) <= FREEZE_IN_A_STACK_MAX_MS)) {
+      problems.push(`cutover.max_producer_freeze: 1s to 10m in a stack, where the cutover is a function that ends after 15 minutes; not ${freeze}`);
+    }
+    const [source, target] = [this.clusterArn('source'), this.clusterArn('target')];
+    if (source !== undefined && source === target) problems.push('source.cluster_arn and target.cluster_arn are the same cluster');
     for (const side of ['source', 'target']) {
+      if (this.at(side) === undefined) problems.push(`${side}: the cluster is not given`);
+      const mode = this.text(`${side}.auth.mode`);
+      if (mode !== undefined && !modes.includes(mode)) problems.push(`${side}.auth.mode: ${modes.join(', ')}; not ${mode}`);
       if (this.text(`${side}.auth.mode`) === 'iam' && this.clusterArn(side) === undefined) {
         problems.push(`${side}.auth.mode is iam, which needs ${side}.cluster_arn: roles are given rights on that cluster alone`);
       }
@@ -116,9 +131,13 @@ export class Configuration {
     return this.text('cutover.marker') !== 'none';
   }
 
+  private get retentionText(): string | undefined {
+    return this.text('evidence.retention');
+  }
+
   /** How long evidence is locked at most by what the configuration says. */
   get retentionDaysMax(): number | undefined {
-    const match = this.text('evidence.retention')?.match(/^(\d+)\s*(d|y)$/);
+    const match = this.retentionText?.match(/^(\d+)\s*(d|y)$/);
     return match ? Number(match[1]) * (match[2] === 'y' ? 366 : 1) : undefined;
   }
 

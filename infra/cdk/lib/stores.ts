@@ -134,6 +134,17 @@ export function makeChatTopic(scope: Construct, props: KrossingProps, prefix: st
       conditions: { ArnLike: { 'aws:SourceArn': arnOf(scope, 'cloudwatch', 'alarm', `${prefix}-*`, ArnFormat.COLON_RESOURCE_NAME) } },
     }),
   );
+  // Operators copy commands from what stands here: a rule of another account must not write it.
+  const rules = [`${prefix}-*`, `*/${prefix}-*`].map((rule) => arnOf(scope, 'events', 'rule', rule));
+  topic.addToResourcePolicy(
+    new iam.PolicyStatement({
+      sid: 'RulesOfThisStack',
+      principals: [new iam.ServicePrincipal('events.amazonaws.com')],
+      actions: ['sns:Publish'],
+      resources: [topic.topicArn],
+      conditions: { ArnLike: { 'aws:SourceArn': rules } },
+    }),
+  );
   return topic;
 }
 

@@ -4,8 +4,9 @@ import { mkdtempSync, writeFileSync } from 'node:fs';
 import * as os from 'node:os';
 import * as path from 'node:path';
 import { test } from 'node:test';
+import { Duration } from 'aws-cdk-lib';
 import { Match } from 'aws-cdk-lib/assertions';
-import { MIGRATION, file, resources, statementsByRole, synth } from './example';
+import { MIGRATION, type PolicyStatement, file, resources, statementsByRole, synth } from './example';
 
 const template = synth();
 const all = template.toJSON()['Resources'] as Record<string, { Type: string; DeletionPolicy?: string }>;
@@ -133,6 +134,14 @@ test('keys and a topic that are there are used, and none is made', () => {
   assert.equal(resources(other, 'AWS::KMS::Key').length + resources(other, 'AWS::SNS::Topic').length, 0);
 });
 
+test('only rules and alarms of this stack write to its topic', () => {
+  const [, policy] = resources(template, 'AWS::SNS::TopicPolicy')[0]!;
+  const said = (policy.Properties['PolicyDocument'] as { Statement: (PolicyStatement & { Principal: { Service?: string } })[] }).Statement;
+  const services = said.filter((one) => one.Principal.Service !== undefined);
+  assert.deepEqual(services.map((one) => one.Principal.Service).sort(), ['cloudwatch.amazonaws.com', 'events.amazonaws.com']);
+  for (const one of services) assert.match(JSON.stringify(one.Condition), /aws:SourceArn.*krossing-prod-\*/);
+});
+
 test('alarms are on, and say what happened', () => {
   const alarms = resources(template, 'AWS::CloudWatch::Alarm').map(([, one]) => one.Properties as Record<string, unknown>);
   assert.deepEqual(alarms.map((one) => one['AlarmName']).sort(), file.alarms.map((one) => `krossing-prod-${one.name}`).sort());
@@ -152,6 +161,21 @@ test('bad input is refused with what to do', () => {
   refused(migration({ source: { auth: { mode: 'iam' } } }), /source\.auth\.mode is iam, which needs source\.cluster_arn/);
   refused(migration({ source: { ...source, cluster_arn: 'arn:aws:kafka:eu-west-1:1:cluster/zk' } }), /source\.cluster_arn is no cluster's ARN/);
   refused({ configuration: {} }, /nothing below `migration`/);
+  refused(migration({ target: { ...target, auth: { mode: 'IAM' } } }), /target\.auth\.mode: none, scram-sha-512, mtls, iam; not IAM/);
+  refused(migration({ target: source }), /are the same cluster/);
+  refused(migration({ cutover: { max_producer_freeze: '20m' } }), /cutover\.max_producer_freeze: 1s to 10m in a stack/);
+  refused(migration({ evidence: { retention: '-5d' } }), /evidence\.retention: 1d to 100y, not -5d/);
+  refused({ configuration: { migration: { source } } }, /target: the cluster is not given/);
+  const odd = (change: object, sentence: RegExp) => refused(change as Parameters<typeof synth>[0], sentence);
+  odd({ keys: { dataKeyARN: 'arn:aws:kms:eu-west-1:123456789012:key/data' } }, /keys\.dataKeyARN: there is no such field; there are dataKeyArn/);
+  odd({ worker: { image: { uri: 'x' }, memory: 8192 } }, /worker\.memory: there is no such field/);
+  odd({ worker: { image: '210987654321.dkr.ecr.eu-west-1.amazonaws.com/krossing' } }, /worker\.image: \{"uri": …\}/);
+  odd({ network: { vpcId: 'my-vpc', securityGroupIds: ['sg-1'] } }, /network\.vpcId: the id of a VPC, vpc-…, not "my-vpc"\n.*network\.subnetIds: at least one/);
+  odd({ network: { vpcId: 'vpc-1', subnetIds: 'subnet-1', securityGroupIds: ['sg-1'] } }, /network\.subnetIds: a list/);
+  odd({ chatTopicArn: 'arn:aws:sns:eu-west-1:123456789012:chat.fifo' }, /chatTopicArn: the ARN of an SNS topic that is no FIFO topic/);
+  odd({ eventBus: 'arn:aws:events:eu-west-1:123456789012:event-bus/mine' }, /eventBus: the name of an event bus, not its ARN/);
+  odd({ architecture: 'x86' }, /architecture: x86_64 or arm64, not "x86"/);
+  refused({ decisionTimeout: Duration.hours(0) }, /decisionTimeout: a minute to 365 days/);
   refused({ name: 'Prod!' }, /name: 1 to 30 small letters/);
   refused({ functionsFolder: '/nowhere' }, /bootstrap is not there: build the functions first/);
   refused({ worker: { image: { binary: '/nowhere' } } }, /\/nowhere is not there: build the worker first/);
