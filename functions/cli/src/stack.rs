@@ -281,6 +281,10 @@ pub(crate) async fn decide(name: &str, existing: &Existing, command: Command) ->
             Reached::Asked(open) if open.gate == Gate::FreezeProducers && command == Command::Cutover => {
                 gate = stack.decide(&[Gate::FreezeProducers], do_producers_stand_still().await?).await?;
             }
+            // Refused: clients have come to the target. The journal has said why, and the gate asks again.
+            Reached::Asked(open) if command == Command::Rollback && open.gate == Gate::AcknowledgeSwitch => {
+                return stack.outcome(Reached::Asked(open)).map(|_| Outcome::Blocked);
+            }
             reached => return stack.outcome(reached),
         }
     }
