@@ -108,9 +108,14 @@ async fn lock(
     owner: &str,
     by: Option<Instant>,
 ) -> Result<CommandLock, Failure> {
+    let mut said = false;
     while by.is_some_and(|by| SystemClock.now() < by) {
         if let Some(lock) = CommandLock::take_when_free(place, migration, owner, log).await? {
             return Ok(lock);
+        }
+        if !said {
+            log("another is at work: waiting for its end");
+            said = true;
         }
     }
     Ok(CommandLock::take(place, migration, owner, log).await?)
