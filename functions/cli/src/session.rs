@@ -262,11 +262,18 @@ pub(crate) async fn interrupted() -> &'static str {
     }
 }
 
-/// The answer of what is being done, or an error where the process is to end before that. Nothing is journaled then: the
-/// state is still being worked on, and its leases run out by themselves.
-pub(crate) async fn unless_interrupted<T>(doing: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+/// What is said to whoever interrupts a command that works itself. Nothing is journaled then: the state is still being
+/// worked on, and its leases run out by themselves.
+pub(crate) const RESUME_GOES_ON: &str = "`krossing resume` goes on from here";
+
+/// The answer of what is being done, or an error that says `then` where the process is to end before that. From the first
+/// call on a signal counts only while one of these waits: all that takes time belongs into one.
+pub(crate) async fn unless_interrupted<T>(
+    then: &str,
+    doing: impl Future<Output = anyhow::Result<T>>,
+) -> anyhow::Result<T> {
     tokio::select! {
         done = doing => done,
-        signal = interrupted() => bail!("interrupted by {signal}; `krossing resume` goes on from here"),
+        signal = interrupted() => bail!("interrupted by {signal}; {then}"),
     }
 }

@@ -24,6 +24,7 @@ use serde_json::json;
 use crate::{
     Outcome,
     arguments::{Common, ExecuteArguments, Existing},
+    session::unless_interrupted,
     show,
     status::answering,
 };
@@ -86,6 +87,14 @@ impl Stack {
         self.common.command_line(command, &self.migration.id)
     }
 
+    /// What is said to whoever interrupts a command.
+    fn goes_on(&self) -> String {
+        format!(
+            "nothing is followed any more, and an execution that runs goes on; {}",
+            self.next_command(Command::Status)
+        )
+    }
+
     /// The gate that is open, if the execution that opened it still waits there.
     async fn gate(&self) -> anyhow::Result<Option<OpenGate>> {
         let (_, gate) = last_gate(&self.migration).await?;
@@ -130,13 +139,7 @@ impl Stack {
                 self.show_entries().await?;
                 return Ok(Reached::Ended(now));
             }
-            tokio::select! {
-                () = self.migration.clock.sleep(LOOK_EVERY) => {}
-                signal = crate::session::interrupted() => bail!(
-                    "{signal}: nothing is followed any more; the execution goes on; {}",
-                    self.next_command(Command::Status)
-                ),
-            }
+            self.migration.clock.sleep(LOOK_EVERY).await;
         }
     }
 
@@ -208,14 +211,21 @@ pub(crate) async fn execute(name: &str, arguments: ExecuteArguments) -> anyhow::
     let id = arguments.migration_id.unwrap_or_else(new_migration_id);
     show::event("migration", &json!({ "migration_id": id }), &format!("migration_id: {id}"));
     let mut stack = Stack::open(name, &arguments.common, id).await?;
-    let execution = stack.start().await?;
-    let reached = stack.follow(&execution, None).await?;
-    stack.outcome(reached)
+    unless_interrupted(&stack.goes_on(), async {
+        let execution = stack.start().await?;
+        let reached = stack.follow(&execution, None).await?;
+        stack.outcome(reached)
+    })
+    .await
 }
 
 /// `resume`: goes on where something failed, or with a new execution.
 pub(crate) async fn resume(name: &str, existing: &Existing) -> anyhow::Result<Outcome> {
     let mut stack = Stack::open(name, &existing.common, existing.migration_id.clone()).await?;
+    unless_interrupted(&stack.goes_on(), resumed(&mut stack)).await
+}
+
+async fn resumed(stack: &mut Stack) -> anyhow::Result<Outcome> {
     let (execution, answered) = match stack.gate().await? {
         Some(gate) if gate.gate == Gate::AfterFailure => {
             let gate = stack.decide(&[Gate::AfterFailure], Answer::Retry).await?;
@@ -252,6 +262,10 @@ async fn do_producers_stand_still() -> anyhow::Result<Answer> {
 /// `cutover`, `cutover-ack`, `rollback` and `finalize`: an answer, and what comes of it.
 pub(crate) async fn decide(name: &str, existing: &Existing, command: Command) -> anyhow::Result<Outcome> {
     let mut stack = Stack::open(name, &existing.common, existing.migration_id.clone()).await?;
+    unless_interrupted(&stack.goes_on(), decided(&mut stack, command)).await
+}
+
+async fn decided(stack: &mut Stack, command: Command) -> anyhow::Result<Outcome> {
     let mut gate = match command {
         Command::Cutover => match stack.gate().await? {
             Some(gate) if gate.gate == Gate::FreezeProducers => {

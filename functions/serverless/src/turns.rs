@@ -10,7 +10,7 @@ use krossing_core::{
     ErrorClass, LaneId, MigrationId,
     config::FreezeConfig,
     decision::{Answer, Decided, Gate, decided_by},
-    journal::{Actor, EntryKind, KnownBy},
+    journal::{Actor, EntryKind, Journal, KnownBy},
     ports::{Clock, Version},
     transition::{Command, Position, State},
 };
@@ -34,9 +34,6 @@ const FREEZE_MAX: Duration = Duration::from_secs(600);
 
 /// What is left of a Lambda's time for its end, so that it is never cut off while producers stand still.
 pub(crate) const TO_END_IN: Duration = Duration::from_secs(60);
-
-/// How the journal's note of a rollback that was refused begins.
-const ROLLBACK_REFUSED: &str = "the rollback was refused: ";
 
 /// What a turn is asked for with.
 #[derive(Debug, Clone, Deserialize)]
@@ -298,26 +295,30 @@ async fn not_given_up(drive: &mut Drive<Real>, failure: Failure) -> Failure {
     if failure.class != ErrorClass::Refused {
         return failure;
     }
-    match drive.journal.tip() {
-        Some(State::AwaitingClientSwitch) => {
-            let reason = format!("{ROLLBACK_REFUSED}{}", failure.sentence);
-            let migration = drive.migration.clone();
-            let noted = migration.note(&mut drive.journal, EntryKind::Notice, reason, json!({})).await;
-            if let Err(error) = noted {
-                tracing::warn!(error = chain(&error), "the journal does not say that a rollback was refused");
-            }
-            failure
-        }
-        // That is no place for its gate any more; what its evidence lacks the next try adds.
-        Some(State::RolledBack) => Failure::retryable(failure.sentence),
-        _ => failure,
+    if has_begun_to_give_up(&drive.journal) {
+        return Failure::retryable(failure.sentence);
     }
+    if drive.journal.tip() == Some(State::AwaitingClientSwitch) {
+        let reason = format!("the rollback was refused: {}", failure.sentence);
+        let migration = drive.migration.clone();
+        if let Err(error) = migration.note(&mut drive.journal, EntryKind::Notice, reason, json!({})).await {
+            tracing::warn!(error = chain(&error), "the journal does not say that a rollback was refused");
+        }
+    }
+    failure
+}
+
+/// Behind this nothing else goes on, so that a gate with another answer is no place to go back to: producers may stand
+/// still until the next try lets them go on, or the evidence lacks what it adds.
+fn has_begun_to_give_up(journal: &Journal) -> bool {
+    journal.is_being_given_up() || journal.tip() == Some(State::RolledBack)
 }
 
 #[cfg(test)]
 mod tests {
     use krossing_core::{
         TopicPartition,
+        journal::Stamp,
         lanes::{Candidate, split},
     };
 
@@ -325,6 +326,26 @@ mod tests {
 
     /// https://docs.aws.amazon.com/step-functions/latest/dg/service-quotas.html
     const PAYLOAD_BYTES_MAX: usize = 256 * 1024;
+
+    #[test]
+    fn a_rollback_that_has_asked_for_the_release_is_tried_again_and_one_that_has_not_is_refused() {
+        let stamp = || Stamp { at_unix_ms: 0, by: Actor { who: "alice".to_owned(), known_by: KnownBy::Nobody } };
+        let mut journal = Journal::default();
+        let begun = journal.begin("f1".to_owned(), stamp(), "", json!({})).expect("nothing was there").0;
+        journal.push(begun).expect("the first");
+        let way = State::ALL.into_iter().skip(1).take_while(|state| *state <= State::AwaitingClientSwitch);
+        for state in way {
+            let entered = journal.transition(state, stamp(), "", json!({})).expect("the table allows it").0;
+            journal.push(entered).expect("the next");
+        }
+        assert!(!has_begun_to_give_up(&journal));
+        let asked = journal.note(EntryKind::UnfreezeAsked, stamp(), "", json!({})).expect("a note").0;
+        journal.push(asked).expect("the next");
+        assert!(has_begun_to_give_up(&journal));
+        let ended = journal.transition(State::RolledBack, stamp(), "", json!({})).expect("the table allows it").0;
+        journal.push(ended).expect("the next");
+        assert!(has_begun_to_give_up(&journal));
+    }
 
     #[test]
     fn ten_thousand_partitions_in_as_many_lanes_as_can_be_fit_a_payload() {

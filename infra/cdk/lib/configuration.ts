@@ -2,8 +2,9 @@
  * The migration's configuration, as the functions get it: the document of the command line, completed with the names of
  * what the stack has made.
  *
- * It is judged when the template is made and not hours later: what cannot work in a function is refused here, all at
- * once. What a field may hold is the business of Krossing's own reading, which the plan runs first.
+ * It is judged when the template is made and not hours later: what cannot work in a function, and what roles, locks and
+ * alarms are made from, is refused here, all at once. What other fields may hold is the business of Krossing's own
+ * reading, which the plan runs first.
  */
 import { readFileSync } from 'node:fs';
 import type { Stack } from 'aws-cdk-lib';
@@ -19,6 +20,7 @@ const MAX_PRODUCER_FREEZE_MS = 60_000;
 /** What the cutover's function allows: `FREEZE_MAX` of its turns. */
 const FREEZE_IN_A_STACK_MAX_MS = 600_000;
 const DRAIN_MAX_PARTITION_LAG = 100;
+const DAY_MS = 86_400_000;
 
 type Json = string | number | boolean | null | Json[] | { [key: string]: Json };
 type Document = { [key: string]: Json };
@@ -66,8 +68,9 @@ export class Configuration {
       problems.push('evidence.kms_key_id: leave it out and give keys.signingKeyArn, so that roles get rights on the key; without either one is made');
     }
     const modes = ['none', 'scram-sha-512', 'mtls', 'iam'];
-    if (this.retentionText !== undefined && this.retentionDaysMax === undefined) {
-      problems.push(`evidence.retention: 1d to 100y, not ${this.retentionText}`);
+    const retention = this.text('evidence.retention');
+    if (retention !== undefined && !(this.retentionDaysMax! >= 1 && this.retentionDaysMax! <= 36_600)) {
+      problems.push(`evidence.retention: 1d to 100y, not ${retention}`);
     }
     const freeze = this.text('cutover.max_producer_freeze');
     if (freeze !== undefined && !((milliseconds(freeze) ?? Infinity) <= FREEZE_IN_A_STACK_MAX_MS)) {
@@ -131,14 +134,10 @@ export class Configuration {
     return this.text('cutover.marker') !== 'none';
   }
 
-  private get retentionText(): string | undefined {
-    return this.text('evidence.retention');
-  }
-
   /** How long evidence is locked at most by what the configuration says. */
   get retentionDaysMax(): number | undefined {
-    const match = this.retentionText?.match(/^(\d+)\s*(d|y)$/);
-    return match ? Number(match[1]) * (match[2] === 'y' ? 366 : 1) : undefined;
+    const retention = milliseconds(this.text('evidence.retention'));
+    return retention === undefined ? undefined : Math.ceil(retention / DAY_MS);
   }
 
   /** As JSON, with values where it says nothing. */
@@ -177,10 +176,11 @@ function bytesAtMost(stack: Stack, value: string): number {
   return length(resolved);
 }
 
+/** A duration as the configuration writes it; a year is as long as one can be. */
 function milliseconds(text: string | undefined): number | undefined {
-  const match = text?.match(/^(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)$/);
+  const match = text?.match(/^(\d+)\s*(ms|s|m|h|d|y)$/);
   if (!match) return undefined;
-  const unit = { ms: 1, s: 1000, m: 60_000, h: 3_600_000, d: 86_400_000 }[match[2]!]!;
+  const unit = { ms: 1, s: 1000, m: 60_000, h: 3_600_000, d: DAY_MS, y: 366 * DAY_MS }[match[2]!]!;
   return Number(match[1]) * unit;
 }
 

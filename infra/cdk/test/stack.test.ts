@@ -123,6 +123,8 @@ test('evidence is locked for no longer than agreed, whoever says how long', () =
   assert.equal(days({ evidenceRetentionDays: 30 }), '31');
   const said = { migration: { ...MIGRATION.migration, evidence: { retention: '2y' } } };
   assert.equal(days({ configuration: said, evidenceRetentionDays: undefined }), '733');
+  const inHours = { migration: { ...MIGRATION.migration, evidence: { retention: '8761h' } } };
+  assert.equal(days({ configuration: inHours, evidenceRetentionDays: undefined }), '367');
   assert.throws(() => synth({ configuration: said, evidenceRetentionDays: 30 }), /say the same thing: give one/);
 });
 

@@ -12,7 +12,7 @@ use serde_json::json;
 use crate::{
     Outcome,
     arguments::Existing,
-    session::{Session, interrupted, unless_interrupted},
+    session::{RESUME_GOES_ON, Session, interrupted, unless_interrupted},
     show,
 };
 
@@ -24,7 +24,7 @@ pub(crate) async fn run(existing: Existing) -> anyhow::Result<Outcome> {
              configure cutover.producer_freeze_webhook"
         );
     }
-    let planned = unless_interrupted(session.drive.before_cutover()).await?;
+    let planned = unless_interrupted(RESUME_GOES_ON, session.drive.before_cutover()).await?;
     let report = tokio::select! {
         report = session.drive.cutover(&planned, None) => report?,
         signal = interrupted() => {

@@ -15,7 +15,7 @@ use crate::{
     Outcome,
     arguments::ExecuteArguments,
     commands::client_switch,
-    session::{Session, interrupted, unless_interrupted, warn_of_others},
+    session::{RESUME_GOES_ON, Session, interrupted, unless_interrupted, warn_of_others},
     show,
 };
 
@@ -46,7 +46,7 @@ pub(crate) async fn run(arguments: ExecuteArguments) -> anyhow::Result<Outcome> 
 
 /// Lanes that have caught up and go on.
 async fn caught_up(session: &mut Session, planned: &mut Planned) -> anyhow::Result<Workers<Real>> {
-    unless_interrupted(session.drive.caught_up(planned)).await
+    unless_interrupted(RESUME_GOES_ON, session.drive.caught_up(planned)).await
 }
 
 async fn keep_tailing(mut session: Session, mut workers: Workers<Real>) -> anyhow::Result<Outcome> {

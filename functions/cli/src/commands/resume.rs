@@ -6,14 +6,14 @@ use serde_json::json;
 use crate::{
     Outcome,
     arguments::Existing,
-    session::{Session, unless_interrupted},
+    session::{RESUME_GOES_ON, Session, unless_interrupted},
     show,
 };
 
 pub(crate) async fn run(existing: Existing) -> anyhow::Result<Outcome> {
     // An interrupted cutover is taken back by this.
     let mut session = Session::resume(&existing, Command::Resume).await?;
-    match unless_interrupted(session.drive.resume()).await? {
+    match unless_interrupted(RESUME_GOES_ON, session.drive.resume()).await? {
         ResumePoint::Run { .. } => {
             show::next_command(&session.next_command(Command::Cutover));
             Ok(Outcome::Done)
