@@ -10,7 +10,7 @@ use lab::{
 };
 use serde_json::{Value, json};
 
-const WAIT_MAX: Duration = Duration::from_secs(60);
+const WAIT_MAX: Duration = Duration::from_secs(180);
 
 fn spec() -> StackSpec {
     let folder = repository().join("tests/aws/stack");

@@ -24,7 +24,7 @@ use crate::{
 };
 
 /// Longer than a JVM takes on a machine that is busy with something else.
-const START_WAIT_MAX: Duration = Duration::from_secs(60);
+const START_WAIT_MAX: Duration = Duration::from_secs(180);
 
 /// A name and the secret that goes with it.
 #[derive(Debug, Clone, Copy)]

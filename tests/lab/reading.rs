@@ -21,10 +21,10 @@ use rdkafka::{
 use sha2::{Digest as _, Sha256};
 
 /// How long a partition may give neither a record nor its end: brokers that fail over need several seconds.
-const SILENCE_MAX: Duration = Duration::from_secs(60);
+const SILENCE_MAX: Duration = Duration::from_secs(180);
 
 /// How long a request for metadata or offsets may take.
-pub(crate) const ANSWER_MAX: Duration = Duration::from_secs(30);
+pub(crate) const ANSWER_MAX: Duration = Duration::from_secs(90);
 
 /// Which records are seen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

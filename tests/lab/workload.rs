@@ -77,7 +77,7 @@ impl Scale {
 }
 
 /// How long the cleaner may take to have worked through the compacted topics.
-const CLEANER_WAIT_MAX: Duration = Duration::from_secs(120);
+const CLEANER_WAIT_MAX: Duration = Duration::from_secs(240);
 
 /// How long a compacted topic must look the same until the cleaner counts as done: several of its rounds (500 ms).
 const CLEANER_QUIET: Duration = Duration::from_millis(2_500);

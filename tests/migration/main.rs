@@ -135,6 +135,7 @@ fn a_migration_that_is_killed_three_times_is_exact() {
 fn a_migration_between_three_brokers_a_side_over_tls_with_scram_to_kafka_4_is_exact() {
     in_lab("three", async |lab| {
         let spec = RehearsalSpec {
+            scale: Scale::Tiny,
             brokers: 3,
             listener: Listener::Scram,
             target: Version::V4_1,

@@ -25,7 +25,7 @@ use crate::{
 };
 
 /// How long a live group may take to get its partitions and its first record.
-const JOIN_WAIT_MAX: Duration = Duration::from_secs(60);
+const JOIN_WAIT_MAX: Duration = Duration::from_secs(180);
 
 /// One group's positions.
 #[derive(Debug, Clone)]

@@ -16,7 +16,7 @@ use super::{NewRecord, Recorder, RecordingProducer};
 use crate::process::POLL;
 
 /// How long producers that were let go may take to have produced: librdkafka looks for a broker first.
-const RECORDED_WAIT_MAX: Duration = Duration::from_secs(60);
+const RECORDED_WAIT_MAX: Duration = Duration::from_secs(180);
 
 /// Each producer's pace: a burst of a few records each time. Slow enough that a migration catches up on two cores, fast
 /// enough that every phase of one meets new records.

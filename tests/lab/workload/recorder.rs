@@ -23,8 +23,9 @@ use crate::{
     reading::{Isolation, PartitionReader, Position, Stream, digest, handfuls, key_digest},
 };
 
-/// How long a producer may take to flush, or to end a transaction: brokers may be restarting under it.
-const SETTLE_MAX: Duration = Duration::from_secs(90);
+/// How long a producer may take to flush, or to end a transaction: brokers may be restarting under it, on a slow
+/// machine. For librdkafka a record's time begins when it is handed over, and thousands may wait before it.
+const SETTLE_MAX: Duration = Duration::from_secs(300);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Acknowledged {
@@ -246,7 +247,8 @@ impl RecordingProducer {
         settings: &[(&str, &str)],
     ) -> Result<Self> {
         let mut config = client.clone();
-        config.set("acks", "all").set("message.timeout.ms", "60000").set("queue.buffering.max.kbytes", "131072");
+        config.set("acks", "all").set("queue.buffering.max.kbytes", "131072");
+        config.set("message.timeout.ms", SETTLE_MAX.as_millis().to_string());
         for (name, value) in settings {
             config.set(*name, *value);
         }
@@ -256,8 +258,9 @@ impl RecordingProducer {
 
     /// A transactional producer, fenced in.
     pub fn transactional(client: &ClientConfig, recorder: &Arc<Recorder>, topic: &str, id: &str) -> Result<Self> {
-        // A transaction's time must outlast a paused machine, and its end must be tried for as long.
-        let settings = [("transactional.id", id), ("linger.ms", "0"), ("transaction.timeout.ms", "120000")];
+        // A transaction's time must outlast a paused machine, and librdkafka wants a record's to be no longer.
+        let times = [("transaction.timeout.ms", "120000"), ("message.timeout.ms", "120000")];
+        let settings = [[("transactional.id", id), ("linger.ms", "0")], times].concat();
         let it = Self::new(client, recorder, topic, &settings)?;
         it.producer.init_transactions(SETTLE_MAX)?;
         Ok(it)
