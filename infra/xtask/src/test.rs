@@ -6,6 +6,12 @@
 //! mostly waits runs two at a time: faults, for brokers that start and for what brokers forget, what is kept and run on
 //! AWS, and migrations of small data.
 
+use std::{
+    fs::File,
+    io::{self, Seek as _},
+    process::{Child, Stdio},
+};
+
 use anyhow::{Context, bail};
 use cargo_metadata::{Metadata, MetadataCommand, TargetKind};
 
@@ -18,15 +24,18 @@ use crate::{
 /// The package of the tests on real clusters.
 const REAL: &str = "krossing-tests";
 
+/// Judges what is deployed. Mostly waits for packages of others, and needs no build of ours: it runs beside the checks.
+const INFRA: &str = "infra/check.sh";
+
 /// What a stage runs.
 #[derive(Debug, PartialEq, Eq)]
 enum Work {
     /// `cargo xtask check`, in this process.
     Check,
+    /// The end of what was begun at the beginning, with what it has said.
+    Infra,
     /// A cargo command.
     Cargo(Vec<String>),
-    /// A script of the repository.
-    Script(&'static str),
 }
 
 /// Runs the stages, with the seconds of each as it ends and of all at the end.
@@ -34,13 +43,14 @@ pub(crate) fn test() -> anyhow::Result<()> {
     let metadata = MetadataCommand::new().current_dir(tidy::repository()).no_deps().exec().context("asking cargo")?;
     let mut lines = Vec::new();
     let mut failed = None;
+    let mut infra = Beside::begin(INFRA)?;
     let (_, total) = timed(|| {
         for (name, work) in stages(&metadata)? {
             println!("\n=== {name}");
             let (outcome, took) = timed(|| match &work {
                 Work::Check => check(),
                 Work::Cargo(arguments) => cargo(&arguments.iter().map(String::as_str).collect::<Vec<_>>(), &[]),
-                Work::Script(path) => script(path),
+                Work::Infra => infra.end(),
             });
             let line = line("test", &name, &outcome, took);
             println!("{line}");
@@ -59,10 +69,41 @@ pub(crate) fn test() -> anyhow::Result<()> {
     }
 }
 
-fn script(path: &str) -> anyhow::Result<()> {
-    let ended = std::process::Command::new("bash").arg(tidy::repository().join(path)).status();
-    let status = ended.with_context(|| format!("running {path}"))?;
-    if status.success() { Ok(()) } else { bail!("{path} ended with {status}") }
+/// A script of the repository that runs beside the stages, and is stopped where they end before it.
+struct Beside {
+    script: &'static str,
+    running: Child,
+    said: File,
+}
+
+impl Beside {
+    fn begin(script: &'static str) -> anyhow::Result<Self> {
+        let said = tempfile::tempfile().context("making a temporary file")?;
+        let running = std::process::Command::new("bash")
+            .arg(tidy::repository().join(script))
+            .stdin(Stdio::null())
+            .stdout(said.try_clone()?)
+            .stderr(said.try_clone()?)
+            .spawn()
+            .with_context(|| format!("running {script}"))?;
+        Ok(Self { script, running, said })
+    }
+
+    /// Waits for its end, and shows what it has said.
+    fn end(&mut self) -> anyhow::Result<()> {
+        let status = self.running.wait().with_context(|| format!("waiting for {}", self.script))?;
+        self.said.rewind()?;
+        io::copy(&mut self.said, &mut io::stdout())?;
+        if status.success() { Ok(()) } else { bail!("{} ended with {status}", self.script) }
+    }
+}
+
+impl Drop for Beside {
+    fn drop(&mut self) {
+        // Of one that has ended there is nothing left to stop.
+        _ = self.running.kill();
+        _ = self.running.wait();
+    }
 }
 
 /// The stages, in order.
@@ -97,8 +138,7 @@ fn stages(metadata: &Metadata) -> anyhow::Result<Vec<(String, Work)>> {
         };
         stages.push(cargo(name, &format!("test --workspace --test {name} -- --test-threads={threads}")));
     }
-    // Of packages of others, and needs no build of ours.
-    stages.insert(1, ("infra".to_owned(), Work::Script("infra/check.sh")));
+    stages.insert(1, ("infra".to_owned(), Work::Infra));
     if stages.len() == fixed + 1 {
         bail!("{REAL} has no tests: nothing would be shown on real brokers");
     }
