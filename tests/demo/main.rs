@@ -7,16 +7,17 @@
 //! `make demo-aws`: the same migration as AWS runs it, with the definition, Lambdas and Fargate tasks of a stack. What
 //! stands in for AWS is said in `lab::stack`.
 
-use std::{collections::BTreeMap, time::Instant};
+use std::{collections::BTreeMap, path::Path, process::Command, time::Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use lab::{
     Lab, Stack, StackSpec,
     compare::{Resumption, compare, groups_resume_exactly},
-    rehearsal::{Outcome, Rehearsal, RehearsalSpec},
-    stack::CONFIG,
+    rehearsal::{Outcome, Rehearsal, RehearsalSpec, command_file, read_journal},
+    stack::{CONFIG, EVIDENCE},
     workload::{Offsets, Scale},
 };
+use serde_json::Value;
 
 fn main() -> Result<()> {
     let form = match std::env::args().nth(1).as_deref() {
@@ -127,41 +128,69 @@ async fn demo(lab: &Lab, form: Form) -> Result<()> {
     chapter("krossing finalize: validate, set the planned settings, write the report");
     run(&rehearsal, form, "finalize").await?;
 
+    let journal = match &stack {
+        None => rehearsal.journal()?,
+        Some(stack) => {
+            chapter("krossing evidence verify: what was signed, brought from its bucket");
+            let evidence = stack.servers().bucket_on_disk(EVIDENCE);
+            verify(&evidence.join(&rehearsal.id).join("evidence.json"), &evidence)?;
+            // The copy that lies beside the evidence.
+            read_journal(&evidence.join(&rehearsal.id).join("journal.jsonl"))?
+        }
+    };
     chapter("What it cost");
-    if let Some(stack) = stack {
-        tell_of_stack(&stack).await?;
-        tell(&format!("the whole demo: {:.0} s", began.elapsed().as_secs_f64()));
-        return Ok(());
+    let seeded_gb = tell_what_it_cost(&journal)?;
+    match &stack {
+        None => tell(&format!(
+            "execute, from plan to drain_ready: {:.0} s, {:.1} CPU-seconds ({:.1} a GB), at most {:.0} MB of memory",
+            executed.took.as_secs_f64(),
+            executed.cpu.as_secs_f64(),
+            executed.cpu.as_secs_f64() / seeded_gb,
+            executed.memory_bytes_max as f64 / 1e6
+        )),
+        Some(stack) => tell_of_stack(stack, &rehearsal.id).await?,
     }
-    let journal = rehearsal.journal()?;
-    let seeded = journal.iter().find(|entry| entry["to"] == "tail").context("the journal has no seed")?;
-    let bytes = seeded["detail"]["bytes_written"].as_f64().context("the seed has no bytes")?;
-    let seed_ms = seeded["detail"]["took_ms"].as_f64().context("the seed has no time")?;
+    tell(&format!("the whole demo: {:.0} s", began.elapsed().as_secs_f64()));
+    Ok(())
+}
+
+/// The seed and the cutover, as the journal has them. Answers how many GB were seeded.
+fn tell_what_it_cost(journal: &[Value]) -> Result<f64> {
+    let entered = |state: &str| {
+        let mut entries = journal.iter().rev();
+        let found = entries.find(|entry| entry["kind"] == "transition" && entry["to"] == state);
+        found.with_context(|| format!("the journal has no {state}"))
+    };
+    let (seed, tail) = (entered("seed")?, entered("tail")?);
+    let bytes = tail["detail"]["bytes_written"].as_f64().context("the seed has no bytes")?;
+    let at_ms = |entry: &Value| entry["at_unix_ms"].as_f64().context("an entry has no time");
+    let seed_ms = at_ms(tail)? - at_ms(seed)?;
     tell(&format!(
         "seed: {:.2} GB of record batches in {:.1} s, {:.0} MB/s, through segments on the same disk",
         bytes / 1e9,
         seed_ms / 1e3,
         bytes / 1e3 / seed_ms
     ));
-    tell(&format!(
-        "execute, from plan to drain_ready: {:.0} s, {:.1} CPU-seconds ({:.1} a GB), at most {:.0} MB of memory",
-        executed.took.as_secs_f64(),
-        executed.cpu.as_secs_f64(),
-        executed.cpu.as_secs_f64() * 1e9 / bytes,
-        executed.memory_bytes_max as f64 / 1e6
-    ));
-    let timings = rehearsal.cutover_timings()?;
+    let timings = &entered("awaiting_client_switch")?["detail"]["timings"];
     tell(&format!("producers stood still for {} ms until READY: {timings}", timings["frozen_ms"]));
-    tell(&format!("the whole demo: {:.0} s", began.elapsed().as_secs_f64()));
+    Ok(bytes / 1e9)
+}
+
+/// Has the command check evidence, and shows what it says.
+fn verify(file: &Path, objects: &Path) -> Result<()> {
+    let said =
+        Command::new(command_file()?).args(["evidence", "verify"]).arg(file).arg("--objects").arg(objects).output()?;
+    let [stdout, stderr] = [said.stdout, said.stderr].map(|text| String::from_utf8_lossy(&text).into_owned());
+    stdout.lines().chain(stderr.lines()).for_each(|line| println!("   | {line}"));
+    ensure!(said.status.success(), "the evidence does not hold");
     Ok(())
 }
 
 /// Events, tasks, and how long functions took.
-async fn tell_of_stack(stack: &Stack) -> Result<()> {
-    let execution = format!("{}:lab-1", stack.state_machine().replace(":stateMachine:", ":execution:"));
+async fn tell_of_stack(stack: &Stack, id: &str) -> Result<()> {
+    let execution = format!("{}:{id}-1", stack.state_machine().replace(":stateMachine:", ":execution:"));
     let history = stack.history(&execution).await?;
-    let entered =
-        |event: &&serde_json::Value| event["type"].as_str().is_some_and(|kind| kind.ends_with("StateEntered"));
+    let entered = |event: &&Value| event["type"].as_str().is_some_and(|kind| kind.ends_with("StateEntered"));
     tell(&format!(
         "the execution: {} events in its history, {} states entered, beside two for each task of a lane",
         history.len(),
@@ -171,11 +200,27 @@ async fn tell_of_stack(stack: &Stack) -> Result<()> {
         let exit = task.exit_code.map_or("running".to_owned(), |code| format!("exit {code}"));
         tell(&format!("task {}: {exit}", task.command.join(" ")));
     }
+    let mut of_function: BTreeMap<String, Vec<_>> = BTreeMap::new();
     for invocation in stack.invocations().await? {
-        let start = if invocation.cold { "cold" } else { "warm" };
-        tell(&format!("{}: {start}, {} ms", invocation.function, invocation.took.as_millis()));
+        of_function.entry(invocation.function.clone()).or_default().push(invocation);
     }
-    tell(&format!("{} messages for the chat", stack.messages().await?.len()));
+    for (function, invocations) in of_function {
+        let times = invocations.iter().map(|one| {
+            let start = if one.cold { "cold" } else { "warm" };
+            format!("{start} {} ms", one.took.as_millis())
+        });
+        tell(&format!("{function}: {}", times.collect::<Vec<_>>().join(", ")));
+    }
+    tell("(recover looks after each task that has stopped: one that has said how it ended leaves it nothing to do)");
+    let messages = stack.messages().await?;
+    tell(&format!("{} messages for the chat, the first that asks:", messages.len()));
+    if let Some(asks) = messages.iter().find(|message| message["content"]["nextSteps"].is_array()) {
+        let content = &asks["content"];
+        let text = ["title", "description"].map(|part| content[part].as_str().unwrap_or_default());
+        let steps = content["nextSteps"].as_array().into_iter().flatten().filter_map(Value::as_str);
+        let lines = text.iter().flat_map(|text| text.lines()).filter(|line| !line.is_empty());
+        lines.chain(steps).for_each(|line| println!("   | {line}"));
+    }
     Ok(())
 }
 

@@ -47,6 +47,7 @@ pub const REGION: &str = "eu-west-1";
 pub struct AwsServers {
     dynamodb_port: u16,
     s3_port: u16,
+    buckets: PathBuf,
     // Processes end before the lab that watches over them.
     _processes: [Process; 2],
     _lab: Arc<Inner>,
@@ -64,7 +65,9 @@ impl Lab {
 
         let dynamodb = self.inner.processes.spawn(dynamodb(&jars, dynamodb_port), &folder.join("dynamodb.log"))?;
         let s3 = self.inner.processes.spawn(s3(&gateway, s3_port, &folder)?, &folder.join("s3.log"))?;
-        let mut servers = AwsServers { dynamodb_port, s3_port, _processes: [dynamodb, s3], _lab: self.inner.clone() };
+        let (buckets, processes) = (buckets(&folder), [dynamodb, s3]);
+        let mut servers =
+            AwsServers { dynamodb_port, s3_port, buckets, _processes: processes, _lab: self.inner.clone() };
         for (at, port) in [dynamodb_port, s3_port].into_iter().enumerate() {
             until_answering(port, &mut servers._processes[at]).await?;
         }
@@ -90,9 +93,14 @@ fn dynamodb(jars: &Path, port: u16) -> Command {
     command
 }
 
+/// The S3 server's buckets, each a folder with a file an object.
+fn buckets(folder: &Path) -> PathBuf {
+    folder.join("data/buckets")
+}
+
 fn s3(gateway: &Path, port: u16, folder: &Path) -> Result<Command> {
-    let [data, versions, users] = ["data", "data/versions", "data/users"].map(|name| folder.join(name));
-    let buckets = data.join("buckets");
+    let [versions, users] = ["data/versions", "data/users"].map(|name| folder.join(name));
+    let buckets = buckets(folder);
     for folder in [&buckets, &versions, &users] {
         std::fs::create_dir_all(folder)?;
     }
@@ -138,6 +146,11 @@ impl AwsServers {
     /// The port that S3 listens on.
     pub fn s3_port(&self) -> u16 {
         self.s3_port
+    }
+
+    /// A bucket as it is on disk: a file an object, in its newest version.
+    pub fn bucket_on_disk(&self, name: &str) -> PathBuf {
+        self.buckets.join(name)
     }
 
     /// Who may do everything.

@@ -316,19 +316,7 @@ impl Migration {
 
     /// The journal: state or kind of each entry, with its reason.
     pub fn journal(&self) -> Result<Vec<serde_json::Value>> {
-        let file = self.ledger_folder().join("journal.jsonl");
-        let text = std::fs::read_to_string(&file).with_context(|| format!("reading {}", file.display()))?;
-        // A line without its end is being written.
-        let whole = text.rfind('\n').map_or("", |end| &text[..end]);
-        whole.lines().map(|line| Ok(serde_json::from_str(line)?)).collect()
-    }
-
-    /// How long each step of the cutover that reached READY took, in milliseconds.
-    pub fn cutover_timings(&self) -> Result<serde_json::Value> {
-        let is_ready =
-            |entry: &serde_json::Value| entry["kind"] == "transition" && entry["to"] == "awaiting_client_switch";
-        let ready = self.journal()?.into_iter().rfind(is_ready);
-        Ok(ready.context("the journal has no READY")?["detail"]["timings"].clone())
+        read_journal(&self.ledger_folder().join("journal.jsonl"))
     }
 
     /// Waits until the journal holds an entry that `wanted` likes.
@@ -369,6 +357,14 @@ pub fn command_file() -> Result<PathBuf> {
     let mut folders = running.ancestors().skip(1);
     let found = folders.by_ref().take(2).map(|folder| folder.join("krossing")).find(|file| file.is_file());
     found.context("the command is not built: run `cargo build --package krossing-cli` first")
+}
+
+/// The entries of a journal, or of the copy of one.
+pub fn read_journal(file: &Path) -> Result<Vec<serde_json::Value>> {
+    let text = std::fs::read_to_string(file).with_context(|| format!("reading {}", file.display()))?;
+    // A line without its end is being written.
+    let whole = text.rfind('\n').map_or("", |end| &text[..end]);
+    whole.lines().map(|line| Ok(serde_json::from_str(line)?)).collect()
 }
 
 /// A command that runs.
