@@ -2,13 +2,15 @@
  * The migration's configuration, as the functions get it: the document of the command line, completed with the names of
  * what the stack has made.
  *
- * It is judged when the template is made and not hours later: what cannot work in a function, and what roles, locks and
- * alarms are made from, is refused here, all at once. What other fields may hold is the business of Krossing's own
- * reading, which the plan runs first.
+ * It is judged when the template is made and not hours later, all at once: each field by the table that Krossing's own
+ * reading goes by (`infra/configuration.json`, written from it), and what cannot work in a function. Which fields fit
+ * together is the business of that reading, which the plan runs first.
  */
 import { readFileSync } from 'node:fs';
-import type { Stack } from 'aws-cdk-lib';
+import * as path from 'node:path';
+import { type Stack, Token } from 'aws-cdk-lib';
 import { parse } from 'yaml';
+import { REPOSITORY } from './stack-file';
 
 /** All variables of a function together, names and values: Lambda's limit, in bytes. */
 export const LAMBDA_ENVIRONMENT_MAX = 4096;
@@ -25,10 +27,18 @@ const DAY_MS = 86_400_000;
 type Json = string | number | boolean | null | Json[] | { [key: string]: Json };
 type Document = { [key: string]: Json };
 
-/** Fields that hold secrets. */
-const SECRET_FIELDS = /^(password|keystore_password|key_password|truststore_password|producer_freeze_webhook_secret)$/;
-/** Fields that name a file or folder. */
-const FILE_FIELDS = /^(directory|cert_file|key_file|keystore|truststore|ca_file|signing_key_file)$/;
+interface Field {
+  readonly kind: 'text' | 'secret' | 'path' | 'duration' | 'bytes' | 'count' | 'choice' | 'list' | 'servers';
+  /** Of durations in milliseconds. */
+  readonly least?: number;
+  readonly most?: number;
+  readonly one_of?: string[];
+  /** What may stand there, for people. */
+  readonly value: string;
+}
+
+/** All fields below `migration`. */
+const FIELDS = (JSON.parse(readFileSync(path.join(REPOSITORY, 'infra/configuration.json'), 'utf8')) as { fields: Record<string, Field> }).fields;
 
 export class Configuration {
   private constructor(private readonly migration: Document) {}
@@ -50,42 +60,31 @@ export class Configuration {
   }
 
   private problems(): string[] {
-    const problems: string[] = [];
-    walk(this.migration, '', (place, name, text) => {
-      for (const [reference, inside] of text.matchAll(/\$\{([^}]*)\}/g)) {
-        if (!inside!.startsWith('secretsmanager:')) {
-          problems.push(`${place} takes ${reference} from the environment, which a function does not have: write the value, or \${secretsmanager:NAME:KEY}`);
-        }
-      }
-      if (SECRET_FIELDS.test(name) && !/^\$\{[^}]*\}$/.test(text)) {
-        problems.push(`${place} is a secret and would stand in the template: write \${secretsmanager:NAME:KEY}`);
-      }
-      if (FILE_FIELDS.test(name) && !text.includes('${')) {
-        problems.push(`${place} is a file or folder of a machine, which a function does not have: leave it out`);
-      }
-    });
+    const problems = fieldProblems(this.migration, '');
     if (this.text('evidence.kms_key_id') !== undefined) {
       problems.push('evidence.kms_key_id: leave it out and give keys.signingKeyArn, so that roles get rights on the key; without either one is made');
     }
-    const modes = ['none', 'scram-sha-512', 'mtls', 'iam'];
-    const retention = this.text('evidence.retention');
-    if (retention !== undefined && !(this.retentionDaysMax! >= 1 && this.retentionDaysMax! <= 36_600)) {
-      problems.push(`evidence.retention: 1d to 100y, not ${retention}`);
-    }
-    const freeze = this.text('cutover.max_producer_freeze');
-    if (freeze !== undefined && !((milliseconds(freeze) ?? Infinity) <= FREEZE_IN_A_STACK_MAX_MS)) {
-      problems.push(`cutover.max_producer_freeze: 1s to 10m in a stack, where the cutover is a function that ends after 15 minutes; not ${freeze}`);
+    if (this.freezeBudgetMs > FREEZE_IN_A_STACK_MAX_MS) {
+      problems.push(`cutover.max_producer_freeze: 1s to 10m in a stack, where the cutover is a function that ends after 15 minutes; not ${this.text('cutover.max_producer_freeze')}`);
     }
     const [source, target] = [this.clusterArn('source'), this.clusterArn('target')];
     if (source !== undefined && source === target) problems.push('source.cluster_arn and target.cluster_arn are the same cluster');
     for (const side of ['source', 'target']) {
+      const arn = this.clusterArn(side);
       if (this.at(side) === undefined) problems.push(`${side}: the cluster is not given`);
+      else if (arn === undefined && this.at(`${side}.bootstrap_servers`) === undefined) {
+        problems.push(`${side}.bootstrap_servers: it is missing: give at least one broker as host:port, or ${side}.cluster_arn`);
+      }
       const mode = this.text(`${side}.auth.mode`);
-      if (mode !== undefined && !modes.includes(mode)) problems.push(`${side}.auth.mode: ${modes.join(', ')}; not ${mode}`);
-      if (this.text(`${side}.auth.mode`) === 'iam' && this.clusterArn(side) === undefined) {
+      if (mode === 'iam' && arn === undefined) {
         problems.push(`${side}.auth.mode is iam, which needs ${side}.cluster_arn: roles are given rights on that cluster alone`);
       }
-      const arn = this.text(`${side}.cluster_arn`);
+      if (mode === 'mtls') {
+        problems.push(`${side}.auth.mode is mtls, whose key is in a file, which a function does not have: use scram-sha-512 or iam`);
+      }
+      for (const needed of mode === 'scram-sha-512' ? ['username', 'password'] : []) {
+        if (this.at(`${side}.auth.${needed}`) === undefined) problems.push(`${side}.auth.${needed}: it is missing, and auth.mode ${mode} needs it`);
+      }
       if (arn !== undefined && !/^arn:[^:]+:kafka:[^:]+:\d{12}:cluster\/[^/]+\/[^/]+$/.test(arn)) {
         problems.push(`${side}.cluster_arn is no cluster's ARN: arn:aws:kafka:REGION:ACCOUNT:cluster/NAME/UUID`);
       }
@@ -113,12 +112,8 @@ export class Configuration {
 
   /** Names or ARNs of the secrets that it takes values from. */
   secrets(): string[] {
-    const names = new Set<string>();
-    walk(this.migration, '', (_place, _name, text) => {
-      for (const [, secret] of text.matchAll(/\$\{secretsmanager:((?:arn:(?:[^:}]*:){5})?[^:}]+)[^}]*\}/g)) {
-        names.add(secret!);
-      }
-    });
+    const reference = /\$\{secretsmanager:((?:arn:(?:[^:}]*:){5})?[^:}]+)[^}]*\}/g;
+    const names = new Set(texts(this.migration).flatMap((text) => [...text.matchAll(reference)].map(([, secret]) => secret!)));
     return [...names].sort();
   }
 
@@ -142,6 +137,12 @@ export class Configuration {
 
   /** As JSON, with values where it says nothing. */
   completed(stack: Stack, values: Record<string, string>): string {
+    for (const place of ['aws.region', 'aws.stack']) {
+      const [said, is] = [this.text(place), values[place]];
+      if (said !== undefined && is !== undefined && !Token.isUnresolved(is) && said !== is) {
+        throw new Error(`${place} is ${said}, and the stack's is ${is}: leave it out`);
+      }
+    }
     const migration = structuredClone(this.migration);
     for (const [place, value] of Object.entries(values)) {
       if (this.at(place) !== undefined) continue;
@@ -176,20 +177,77 @@ function bytesAtMost(stack: Stack, value: string): number {
   return length(resolved);
 }
 
-/** A duration as the configuration writes it; a year is as long as one can be. */
+/** What is wrong with what stands at a place, and below it. */
+function fieldProblems(value: Json, place: string): string[] {
+  const field = FIELDS[place];
+  const isSection = place === '' || Object.keys(FIELDS).some((known) => known.startsWith(`${place}.`));
+  if (field === undefined && !isSection) return [`${place}: there is no such field: docs/configuration.md has those that there are`];
+  if (value !== null && typeof value === 'object' && !Array.isArray(value)) {
+    if (field !== undefined) return [`${place}: ${field.value}, and not fields of its own`];
+    return Object.entries(value).flatMap(([key, below]) => fieldProblems(below, place === '' ? key : `${place}.${key}`));
+  }
+  if (field === undefined) return value === null || value === '' ? [] : [`${place}: fields of its own, and not ${JSON.stringify(value)}`];
+  if (Array.isArray(value)) {
+    if (field.kind !== 'list' && field.kind !== 'servers') return [`${place}: ${field.value}, and not a list`];
+    return value.flatMap((item, index) => textProblems(field, `${place}[${index}]`, item));
+  }
+  return textProblems(field, place, value);
+}
+
+function textProblems(field: Field, place: string, value: Json): string[] {
+  if (value === null || value === '') return [`${place}: it is empty: write a value, or leave it out`];
+  if (typeof value === 'object') return [`${place}: ${field.value}`];
+  const text = String(value).trim();
+  const fromEnvironment = [...text.matchAll(/\$\{([^}]*)\}/g)].filter(([, inside]) => !inside!.startsWith('secretsmanager:'));
+  if (fromEnvironment.length > 0) {
+    return fromEnvironment.map(([reference]) => `${place} takes ${reference} from the environment, which a function does not have: write the value, or \${secretsmanager:NAME:KEY}`);
+  }
+  if (field.kind === 'secret' && !/^\$\{[^}]*\}$/.test(text)) {
+    return [`${place} is a secret and would stand in the template: write \${secretsmanager:NAME:KEY}`];
+  }
+  if (field.kind === 'path') return [`${place} is a file or folder of a machine, which a function does not have: leave it out`];
+  // What a secret holds is not known here.
+  return text.includes('${') || fits(field, text) ? [] : [`${place}: ${field.value}; not ${text}`];
+}
+
+function fits(field: Field, text: string): boolean {
+  const within = (number: number | undefined) => number !== undefined && number >= field.least! && number <= field.most!;
+  switch (field.kind) {
+    case 'duration':
+      return within(milliseconds(text));
+    case 'bytes':
+      return within(bytesOf(text));
+    case 'count':
+      return within(/^\d+$/.test(text) ? Number(text) : undefined);
+    case 'choice':
+      return field.one_of!.includes(text);
+    case 'servers':
+      return text.split(',').every((server) => /^\s*[^\s:]+:\d{1,5}\s*$/.test(server));
+    case 'text':
+    case 'secret':
+    case 'path':
+    case 'list':
+      return true;
+  }
+}
+
+function bytesOf(text: string): number | undefined {
+  const [, number, unit] = text.match(/^(\d+)\s*(B|[kK]B|MB|GB|TB|KiB|MiB|GiB|TiB)?$/) ?? [];
+  if (number === undefined) return undefined;
+  const power = 'KMGT'.indexOf((unit ?? 'B')[0]!.toUpperCase()) + 1;
+  return Number(number) * (unit?.includes('i') ? 1024 : 1000) ** power;
+}
+
+/** A duration as the configuration writes it. */
 function milliseconds(text: string | undefined): number | undefined {
   const match = text?.match(/^(\d+)\s*(ms|s|m|h|d|y)$/);
   if (!match) return undefined;
-  const unit = { ms: 1, s: 1000, m: 60_000, h: 3_600_000, d: DAY_MS, y: 366 * DAY_MS }[match[2]!]!;
+  const unit = { ms: 1, s: 1000, m: 60_000, h: 3_600_000, d: DAY_MS, y: 365 * DAY_MS }[match[2]!]!;
   return Number(match[1]) * unit;
 }
 
-function walk(value: Json, place: string, visit: (place: string, name: string, text: string) => void): void {
-  if (Array.isArray(value)) {
-    value.forEach((item, index) => walk(item, `${place}[${index}]`, visit));
-  } else if (value !== null && typeof value === 'object') {
-    for (const [key, item] of Object.entries(value)) walk(item, place === '' ? key : `${place}.${key}`, visit);
-  } else if (typeof value === 'string') {
-    visit(place, place.replace(/\[\d+\]$/, '').split('.').pop()!, value);
-  }
+/** All texts in it. */
+function texts(value: Json): string[] {
+  if (typeof value === 'string') return [value];
+  return value !== null && typeof value === 'object' ? Object.values(value).flatMap(texts) : [];
 }

@@ -244,6 +244,7 @@ export class Krossing extends Construct {
       SigningKeyArn: this.kept.signingKeyArn,
       TableName: this.kept.table.tableName,
       Region: this.stack.region,
+      Stack: this.props.name,
     };
     const variables: Record<string, string> = {
       KROSSING_CONFIG: this.configuration.completed(
@@ -404,6 +405,11 @@ export class Krossing extends Construct {
     this.output('DecideFunction', `${this.prefix}-decide`);
     this.output('Dashboard', dashboard);
     this.output('WorkerLog', this.logGroups['worker']!.logGroupName);
+    // The values are those of any function, and this one whoever decides may call.
+    this.output(
+      'CommandConfiguration',
+      `aws lambda get-function-configuration --function-name ${this.prefix}-decide --query Environment.Variables.KROSSING_CONFIG --output text > ${this.prefix}.yaml`,
+    );
     this.output(
       'Start',
       `aws stepfunctions start-execution --state-machine-arn ${this.stateMachine.stateMachineArn} --name MIGRATION_ID-1 --input '{"migration_id":"MIGRATION_ID"}'`,

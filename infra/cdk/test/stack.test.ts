@@ -122,7 +122,7 @@ test('evidence is locked for no longer than agreed, whoever says how long', () =
   const days = (change: Parameters<typeof synth>[0]) => condition(change)['NumericLessThanEquals']!['s3:object-lock-remaining-retention-days'];
   assert.equal(days({ evidenceRetentionDays: 30 }), '31');
   const said = { migration: { ...MIGRATION.migration, evidence: { retention: '2y' } } };
-  assert.equal(days({ configuration: said, evidenceRetentionDays: undefined }), '733');
+  assert.equal(days({ configuration: said, evidenceRetentionDays: undefined }), '731');
   const inHours = { migration: { ...MIGRATION.migration, evidence: { retention: '8761h' } } };
   assert.equal(days({ configuration: inHours, evidenceRetentionDays: undefined }), '367');
   assert.throws(() => synth({ configuration: said, evidenceRetentionDays: 30 }), /say the same thing: give one/);
@@ -166,7 +166,17 @@ test('bad input is refused with what to do', () => {
   refused(migration({ target: { ...target, auth: { mode: 'IAM' } } }), /target\.auth\.mode: none, scram-sha-512, mtls, iam; not IAM/);
   refused(migration({ target: source }), /are the same cluster/);
   refused(migration({ cutover: { max_producer_freeze: '20m' } }), /cutover\.max_producer_freeze: 1s to 10m in a stack/);
-  refused(migration({ evidence: { retention: '-5d' } }), /evidence\.retention: 1d to 100y, not -5d/);
+  refused(migration({ evidence: { retention: '-5d' } }), /evidence\.retention: 1d to 100y; not -5d/);
+  refused(migration({ sede: { lanes: 2 } }), /sede: there is no such field/);
+  refused(migration({ seed: { lanes: 0, segment_max_bytes: '1 TB' } }), /seed\.lanes: 1 to 1000; not 0\n.*seed\.segment_max_bytes: 1MiB to 256MiB bytes; not 1 TB/);
+  refused(migration({ seed: 4 }), /seed: fields of its own, and not 4/);
+  refused(migration({ topics: { include: { name: 'orders' } } }), /topics\.include: list, and not fields of its own/);
+  refused(migration({ source: { ...source, tls: { enabled: 'yes' } } }), /source\.tls\.enabled: true or false; not yes/);
+  refused(migration({ source: { ...source, bootstrap_servers: ['b-1.zk.example'] } }), /source\.bootstrap_servers\[0\]: list of host:port; not b-1/);
+  refused(migration({ source: { ...source, auth: { mode: 'mtls' } } }), /source\.auth\.mode is mtls, whose key is in a file/);
+  refused(migration({ source: { ...source, auth: { mode: 'scram-sha-512', username: 'me' } } }), /source\.auth\.password: it is missing/);
+  refused(migration({ target: { tls: { enabled: true } } }), /target\.bootstrap_servers: it is missing/);
+  refused(migration({ aws: { region: 'eu-central-1' } }), /aws\.region is eu-central-1, and the stack's is eu-west-1/);
   refused({ configuration: { migration: { source } } }, /target: the cluster is not given/);
   const odd = (change: object, sentence: RegExp) => refused(change as Parameters<typeof synth>[0], sentence);
   odd({ keys: { dataKeyARN: 'arn:aws:kms:eu-west-1:123456789012:key/data' } }, /keys\.dataKeyARN: there is no such field; there are dataKeyArn/);

@@ -20,5 +20,5 @@ mod units;
 
 pub use lookup::{Secrets, Unavailable, Wanted};
 pub use model::*;
-pub use reference::reference;
+pub use reference::{fields_as_json, reference};
 pub use table::{CLUSTER_FIELDS, FIELDS, Field, Kind, table};

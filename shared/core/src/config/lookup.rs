@@ -13,7 +13,7 @@ use std::{
 
 use serde_json::Value;
 
-use super::{Config, Secret, reading::Reading};
+use super::{Config, Problem, Secret, reading::Reading};
 
 /// What a reference to a secret begins with.
 const SECRETS_MANAGER: &str = "secretsmanager:";
@@ -37,6 +37,9 @@ impl Unavailable {
 
 /// Secrets by name, each whole, or why it cannot be had.
 pub type Secrets = BTreeMap<String, Result<Secret, Unavailable>>;
+
+/// Stands for what a secret holds where nobody reads it: it fits wherever a text does, as a URL and as an address.
+const LEFT_ALONE: &str = "https://left-in-its-secret.invalid:9092";
 
 /// What must be brought before a configuration can be read.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -117,6 +120,15 @@ fn value_of(name: &str, key: &str, secret: &str) -> Result<String, Unavailable> 
 }
 
 impl Config {
+    /// Reads a configuration and leaves the secrets that it names alone: for whoever logs in nowhere with them, and then
+    /// needs no right to read them.
+    pub fn parse_without_secrets(text: &str, env: impl Fn(&str) -> Option<String>) -> Result<Self, Vec<Problem>> {
+        Self::parse_by(text, &|reference| match reference {
+            Reference::Secret { name, .. } if !name.is_empty() => Ok(LEFT_ALONE.to_owned()),
+            reference => look_up(reference, &env, &Secrets::new()),
+        })
+    }
+
     /// What must be brought before this text can be read. What is wrong with the text is told when it is read.
     pub fn wanted(text: &str, env: impl Fn(&str) -> Option<String>) -> Wanted {
         let secrets = RefCell::new(BTreeSet::new());
@@ -151,6 +163,24 @@ mod tests {
         check(&format!("secretsmanager:{ARN}"), ARN, None);
         check(&format!("secretsmanager:{ARN}:password"), ARN, Some("password"));
         assert_eq!(Reference::parse("PASSWORD"), Reference::Variable("PASSWORD"));
+    }
+
+    #[test]
+    fn secrets_may_be_left_alone_wherever_a_text_stands() {
+        let text = "migration:
+  source: {bootstrap_servers: '${secretsmanager:brokers}', auth: {mode: scram-sha-512, username: '${secretsmanager:u:name}',
+    password: '${secretsmanager:u:password}'}}
+  target: {bootstrap_servers: 't:9092'}
+  backup: {s3_bucket: b}
+  evidence: {s3_bucket: e}
+  cutover: {producer_freeze_webhook: '${secretsmanager:url}', producer_freeze_webhook_secret: '${secretsmanager:w}'}";
+        assert!(Config::parse(text, |_| None).is_err(), "they are not there");
+        let config = Config::parse_without_secrets(text, |_| None).expect("nothing else is wrong");
+        assert_eq!(config.target.bootstrap_servers, ["t:9092"]);
+        let odd = text.replace("secretsmanager:brokers", "secretsmanager:").replace("secretsmanager:url", "URL");
+        let problems = Config::parse_without_secrets(&odd, |_| None).expect_err("no name, no variable");
+        let paths: Vec<_> = problems.iter().map(|problem| problem.path.as_str()).collect();
+        assert_eq!(paths, ["source.bootstrap_servers", "cutover.producer_freeze_webhook"]);
     }
 
     #[test]

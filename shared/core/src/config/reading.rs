@@ -30,9 +30,14 @@ impl Config {
         env: impl Fn(&str) -> Option<String>,
         secrets: &Secrets,
     ) -> Result<Self, Vec<Problem>> {
+        Self::parse_by(text, &|reference| look_up(reference, &env, secrets))
+    }
+
+    /// Reads a configuration, with an answer to each reference in it.
+    pub(super) fn parse_by(text: &str, lookup: &Lookup<'_>) -> Result<Self, Vec<Problem>> {
         let mut reading = Reading::default();
         match load(text) {
-            Ok(top) if reading.read_top(&top, &|reference| look_up(reference, &env, secrets)) => {}
+            Ok(top) if reading.read_top(&top, lookup) => {}
             Ok(_) => return Err(reading.sorted_problems()),
             Err(problem) => return Err(vec![problem]),
         }
@@ -76,7 +81,7 @@ fn line_of(span: &Span) -> Option<usize> {
 }
 
 /// Answers a reference.
-type Lookup<'a> = dyn Fn(Reference<'_>) -> Result<String, Unavailable> + 'a;
+pub(super) type Lookup<'a> = dyn Fn(Reference<'_>) -> Result<String, Unavailable> + 'a;
 
 /// Whether a text shows a hidden value, or a part of it where it is a list.
 fn shows(text: &str, hidden: &str) -> bool {

@@ -1,8 +1,15 @@
-//! The table of fields as a page for people: `docs/configuration.md`, which a test holds equal to it.
+//! The table of fields as a page for people, `docs/configuration.md`, and for whoever makes a stack and judges what is
+//! given to it, `infra/configuration.json`. A test holds both equal to it.
 
-use std::fmt::Write as _;
+use std::{fmt::Write as _, time::Duration};
 
-use super::{CLUSTER_FIELDS, FIELDS, Field, Kind, units::show_duration};
+use serde_json::{Map, Value, json};
+
+use super::{
+    CLUSTER_FIELDS, FIELDS, Field, Kind,
+    table::table,
+    units::{show_bytes, show_duration},
+};
 
 const BEGINNING: &str = "\
 # Configuration
@@ -29,6 +36,32 @@ pub fn reference() -> String {
     page
 }
 
+/// The fields by their full paths: what may stand there, durations in milliseconds, and `value`, the same for people.
+pub fn fields_as_json() -> Value {
+    let fields: Map<String, Value> = table()
+        .map(|(path, field)| {
+            let mut about = match field.kind {
+                Kind::Text => json!({ "kind": "text" }),
+                Kind::Secret => json!({ "kind": "secret" }),
+                Kind::Path => json!({ "kind": "path" }),
+                Kind::Duration(least, most) => {
+                    let ms = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+                    json!({ "kind": "duration", "least": ms(least), "most": ms(most) })
+                }
+                Kind::Bytes(least, most) => json!({ "kind": "bytes", "least": least, "most": most }),
+                Kind::Count(least, most) => json!({ "kind": "count", "least": least, "most": most }),
+                Kind::Bool => json!({ "kind": "choice", "one_of": ["true", "false"] }),
+                Kind::Choice(choices) => json!({ "kind": "choice", "one_of": choices }),
+                Kind::List => json!({ "kind": "list" }),
+                Kind::Servers => json!({ "kind": "servers" }),
+            };
+            about["value"] = json!(value(field.kind).replace('`', ""));
+            (path, about)
+        })
+        .collect();
+    json!({ "about": "Written from the table in shared/core/src/config/table.rs, as docs/configuration.md is.", "fields": fields })
+}
+
 fn section<'a>(page: &mut String, name: &str, about: &str, fields: impl Iterator<Item = &'a Field>) {
     let about = if about.is_empty() { String::new() } else { format!("{about}\n\n") };
     let written = write!(page, "\n## {name}\n\n{about}| field | value | default | meaning |\n|---|---|---|---|\n");
@@ -50,20 +83,12 @@ fn value(kind: Kind) -> String {
         Kind::Secret => "text, never shown".to_owned(),
         Kind::Path => "path".to_owned(),
         Kind::Duration(least, most) => format!("{} to {}", show_duration(least), show_duration(most)),
-        Kind::Bytes(least, most) => format!("{} to {} bytes", size(least), size(most)),
+        Kind::Bytes(least, most) => format!("{} to {} bytes", show_bytes(least), show_bytes(most)),
         Kind::Count(least, most) => format!("{least} to {most}"),
         Kind::Bool => "`true` or `false`".to_owned(),
         Kind::Choice(choices) => choices.iter().map(|choice| format!("`{choice}`")).collect::<Vec<_>>().join(", "),
         Kind::List => "list".to_owned(),
         Kind::Servers => "list of `host:port`".to_owned(),
-    }
-}
-
-fn size(bytes: u64) -> String {
-    let units = [(1 << 40, "TiB"), (1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")];
-    match units.into_iter().find(|(unit, _)| bytes >= *unit && bytes.is_multiple_of(*unit)) {
-        Some((unit, name)) => format!("{}{name}", bytes / unit),
-        None => bytes.to_string(),
     }
 }
 
@@ -74,9 +99,9 @@ mod tests {
     use super::*;
     use crate::codes;
 
-    /// The page in `docs`, which is written anew where `KROSSING_WRITE_DOCS` is set.
+    /// A file of the repository, which is written anew where `KROSSING_WRITE_DOCS` is set.
     fn page(name: &str, wanted: &str) -> String {
-        let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs").join(name);
+        let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").join(name);
         if std::env::var_os("KROSSING_WRITE_DOCS").is_some() {
             std::fs::write(&file, wanted).expect("docs can be written");
         }
@@ -86,7 +111,9 @@ mod tests {
     #[test]
     fn the_reference_of_the_configuration_is_the_table() {
         let wanted = reference();
-        assert_eq!(page("configuration.md", &wanted), wanted, "KROSSING_WRITE_DOCS=1 writes it anew");
+        assert_eq!(page("docs/configuration.md", &wanted), wanted, "KROSSING_WRITE_DOCS=1 writes it anew");
+        let wanted = format!("{:#}\n", fields_as_json());
+        assert_eq!(page("infra/configuration.json", &wanted), wanted, "KROSSING_WRITE_DOCS=1 writes it anew");
     }
 
     #[test]
@@ -113,6 +140,6 @@ and worth knowing, `I` is for your information. A code is never given another me
         for (code, about) in codes::PRECHECK {
             writeln!(wanted, "| {code} | {about} |").expect("a text takes it");
         }
-        assert_eq!(page("codes.md", &wanted), wanted, "KROSSING_WRITE_DOCS=1 writes it anew");
+        assert_eq!(page("docs/codes.md", &wanted), wanted, "KROSSING_WRITE_DOCS=1 writes it anew");
     }
 }
