@@ -18,7 +18,7 @@ use krossing_drive::{Drive, Planned};
 use krossing_runtime::{
     Migration,
     connect::{
-        LedgerPlace, Real, connect, connect_to_look, owner, reach, read_config, remove_if_unused,
+        LedgerPlace, NamedSecrets, Real, connect, connect_to_look, owner, reach, read_config, remove_if_unused,
         saying_what_is_waited_for,
     },
     lock::CommandLock,
@@ -47,9 +47,15 @@ pub(crate) struct Look {
 
 impl Look {
     pub(crate) async fn open(common: &Common, id: MigrationId) -> anyhow::Result<Self> {
-        let config = read_config(&common.config).await?;
+        let config = read_config(&common.config, NamedSecrets::Read).await?;
         let place = LedgerPlace::of(&config, common.journal_dir.as_deref(), &id)?;
         let was_there = place.folder().is_some_and(Path::is_dir);
+        if let Some(stack) = common.stack.as_ref().or(config.aws.stack.as_ref()) {
+            advice(&format!(
+                "the clusters are asked from this machine and over its network, not from stack {stack}; there \
+                 `krossing execute` looks for what stands in the way, and changes nothing where it finds something"
+            ));
+        }
         Ok(Self { migration: connect(config, id, &place).await?, place, was_there })
     }
 }
@@ -66,7 +72,7 @@ impl Session {
     /// A migration that may be new; drives it if `execute` is allowed where it stands, with `again` also one that has
     /// failed on the way to `drain_ready`.
     pub(crate) async fn begin(common: &Common, id: MigrationId, again: bool) -> anyhow::Result<Self> {
-        let config = read_config(&common.config).await?;
+        let config = read_config(&common.config, NamedSecrets::Read).await?;
         let place = LedgerPlace::of(&config, common.journal_dir.as_deref(), &id)?;
         // A new migration has no folder before it is begun.
         let there = place.folder().is_none_or(Path::is_dir);
@@ -219,7 +225,7 @@ async fn begun_before(existing: &Existing) -> anyhow::Result<(LedgerPlace, Arc<M
 
 /// Where the migration's journal is; where that is a folder, one that is there.
 async fn begun_at(existing: &Existing) -> anyhow::Result<(Config, LedgerPlace)> {
-    let (config, id) = (read_config(&existing.common.config).await?, &existing.migration_id);
+    let (config, id) = (read_config(&existing.common.config, NamedSecrets::Read).await?, &existing.migration_id);
     let place = LedgerPlace::of(&config, existing.common.journal_dir.as_deref(), id)?;
     if let Some(folder) = place.folder().filter(|folder| !folder.join(JOURNAL_FILE).is_file()) {
         let parent = folder.parent().unwrap_or(folder);

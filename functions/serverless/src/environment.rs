@@ -5,7 +5,10 @@ use krossing_drive::chain;
 use krossing_runtime::{
     FreezeBy, GateFreeze, Migration,
     aws::{Aws, EventBus, Workflow},
-    connect::{ConfigError, ConnectError, LedgerPlace, Real, config_from_environment, connect, variable},
+    connect::{
+        ConfigError, ConnectError, LedgerPlace, NamedSecrets, Real, config_from_environment, connect,
+        connect_to_ledger, variable,
+    },
 };
 
 use crate::Failure;
@@ -28,8 +31,8 @@ pub struct Environment {
 
 impl Environment {
     /// Reads it. Whatever is wrong is for whoever deployed the stack to put right.
-    pub async fn read() -> Result<Self, Failure> {
-        let config = config_from_environment().await.map_err(|error| match &error {
+    pub async fn read(secrets: NamedSecrets) -> Result<Self, Failure> {
+        let config = config_from_environment(secrets).await.map_err(|error| match &error {
             // Secrets that nobody gave out for now: the configuration may be right as it is.
             ConfigError::Problems { problems, .. } if problems.iter().all(|problem| problem.passing) => {
                 Failure::retryable(chain(&error))
@@ -50,6 +53,14 @@ impl Environment {
     /// Where the migration's journal is.
     pub fn place(&self, id: &MigrationId) -> Result<LedgerPlace, Failure> {
         LedgerPlace::of(&self.config, None, id).map_err(|error| Failure::refused(&error))
+    }
+
+    /// A migration that neither cluster is asked about.
+    pub(crate) async fn ledger(&self, id: MigrationId, by: Actor) -> Result<Migration<Real>, Failure> {
+        let place = self.place(&id)?;
+        let connected = connect_to_ledger(self.config.clone(), id, &place).await;
+        let migration = connected.map_err(|error| Failure::refused(&error))?;
+        Ok(Migration { by, ..migration })
     }
 
     /// A migration, on whose journal is written that it was done for `by`.

@@ -7,7 +7,7 @@ use std::{
 };
 
 use krossing_core::ports::Clock;
-use krossing_runtime::SystemClock;
+use krossing_runtime::{SystemClock, connect::NamedSecrets};
 use lambda_runtime::{Context, LambdaEvent, service_fn};
 use serde_json::Value;
 
@@ -46,6 +46,20 @@ pub enum Lambda {
 type Turn = Pin<Box<dyn Future<Output = Result<Value, Failure>>>>;
 
 impl Lambda {
+    /// Who asks and who answers log in to neither cluster.
+    fn secrets(self) -> NamedSecrets {
+        match self {
+            Lambda::Notify | Lambda::Decide => NamedSecrets::LeftAlone,
+            Lambda::Plan
+            | Lambda::Precheck
+            | Lambda::Topology
+            | Lambda::Cutover
+            | Lambda::ClientSwitch
+            | Lambda::Rollback
+            | Lambda::Recover => NamedSecrets::Read,
+        }
+    }
+
     /// One invocation, which the platform ends at `until`. Boxed: the compiler gives up on futures that are nested as
     /// deeply as a phase's. Here and not in each binary, so that the phases are compiled once.
     fn turn(self, environment: Environment, event: Value, until: Instant) -> Turn {
@@ -75,7 +89,7 @@ pub fn serve(lambda: Lambda) -> ExitCode {
     let answer = service_fn(|event: LambdaEvent<Value>| async move {
         // With each invocation: what is wrong with it is an answer and not a process that will not start, and a
         // password that was changed is the new one.
-        let environment = Environment::read().await?;
+        let environment = Environment::read(lambda.secrets()).await?;
         let answer = lambda.turn(environment, event.payload, ends_at(&event.context)).await;
         if let Err(failure) = &answer {
             tracing::warn!(class = failure.class.name(), failure.sentence, "failed");

@@ -18,7 +18,7 @@ use krossing_drive::{Drive, Planned, SILENT, chain, gate::journal_answers, hand_
 use krossing_replication::LanePlan;
 use krossing_runtime::{
     Migration, SystemClock,
-    connect::{Real, owner, variable},
+    connect::{NamedSecrets, Real, owner, variable},
     lock::CommandLock,
 };
 use krossing_worker::{
@@ -105,7 +105,7 @@ fn given(name: &str) -> Result<String, Failure> {
 async fn run(work: Work) -> Result<(), Failure> {
     let token = given(TOKEN_VARIABLE)?;
     // Without a configuration there may be a region all the same, to say so to whoever waits.
-    let environment = match Environment::read().await {
+    let environment = match Environment::read(NamedSecrets::Read).await {
         Ok(environment) => environment,
         Err(failure) => {
             let aws = krossing_runtime::aws::Aws::load(None).await;

@@ -162,16 +162,28 @@ fn clusters(failures: &[(Side, ClusterError)]) -> String {
     failures.iter().map(say).collect::<Vec<_>>().join("; ")
 }
 
-/// Reads the configuration from a file.
-pub async fn read_config(path: &Path) -> Result<Config, ConfigError> {
-    let text = fs::read_to_string(path).map_err(|source| ConfigError::Unreadable { path: path.to_owned(), source })?;
-    parse_config(&text).await.map_err(|problems| ConfigError::Problems { path: path.to_owned(), problems })
+/// What becomes of the secrets that a configuration names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NamedSecrets {
+    /// They are asked for, where there are any.
+    Read,
+    /// Nobody logs in anywhere with them: no right to read them is needed.
+    LeftAlone,
 }
 
-/// Reads the configuration, with `${NAME}` from the environment and `${secretsmanager:NAME:KEY}` from AWS, which is asked
-/// only where the configuration names a secret.
-pub async fn parse_config(text: &str) -> Result<Config, Vec<Problem>> {
+/// Reads the configuration from a file.
+pub async fn read_config(path: &Path, secrets: NamedSecrets) -> Result<Config, ConfigError> {
+    let text = fs::read_to_string(path).map_err(|source| ConfigError::Unreadable { path: path.to_owned(), source })?;
+    let parsed = parse_config(&text, secrets).await;
+    parsed.map_err(|problems| ConfigError::Problems { path: path.to_owned(), problems })
+}
+
+/// Reads the configuration, with `${NAME}` from the environment and `${secretsmanager:NAME:KEY}` from AWS.
+async fn parse_config(text: &str, secrets: NamedSecrets) -> Result<Config, Vec<Problem>> {
     let env = |name: &str| std::env::var(name).ok();
+    if secrets == NamedSecrets::LeftAlone {
+        return Config::parse_without_secrets(text, env);
+    }
     let wanted = Config::wanted(text, env);
     let secrets = match wanted.secrets.is_empty() {
         true => Secrets::new(),
@@ -187,13 +199,14 @@ pub fn variable(name: &str) -> Option<String> {
 }
 
 /// The configuration of a process that has no file: the text in `KROSSING_CONFIG`.
-pub async fn config_from_environment() -> Result<Config, ConfigError> {
+pub async fn config_from_environment(secrets: NamedSecrets) -> Result<Config, ConfigError> {
     let path = || PathBuf::from("KROSSING_CONFIG");
     let text = std::env::var("KROSSING_CONFIG").map_err(|error| ConfigError::Unreadable {
         path: path(),
         source: std::io::Error::new(std::io::ErrorKind::NotFound, error),
     })?;
-    parse_config(&text).await.map_err(|problems| ConfigError::Problems { path: path(), problems })
+    let parsed = parse_config(&text, secrets).await;
+    parsed.map_err(|problems| ConfigError::Problems { path: path(), problems })
 }
 
 /// Where journal, leases and checkpoints of a migration are.
@@ -357,6 +370,21 @@ pub async fn connect_to_look(
         }
     };
     Ok((open(known, msk, id, place).await?, unnamed))
+}
+
+/// As [`connect`], for whoever asks neither cluster anything: MSK is not asked for brokers either.
+pub async fn connect_to_ledger(
+    mut config: Config,
+    id: MigrationId,
+    place: &LedgerPlace,
+) -> Result<Migration<Real>, ConnectError> {
+    for cluster in [&mut config.source, &mut config.target] {
+        if cluster.bootstrap_servers.is_empty() {
+            cluster.bootstrap_servers = vec![NO_BROKER.to_owned()];
+        }
+    }
+    let msk = MskApi::new(config.aws.region.as_deref(), None, None);
+    open(config, BoxedMsk(msk), id, place).await
 }
 
 /// Stands for a broker that nobody knows: no name below `.invalid` ever has an address (RFC 2606).
@@ -696,7 +724,7 @@ mod tests {
         let folder = tempfile::tempdir().expect("a temporary folder can be made");
         let path = folder.path().join("m.yaml");
         fs::write(&path, "migration:\n  sorce: {}\n  seed: {lanes: 0}\n").expect("the file can be written");
-        let shown = read_config(&path).await.expect_err("it is wrong").to_string();
+        let shown = read_config(&path, NamedSecrets::Read).await.expect_err("it is wrong").to_string();
         for expected in ["line 2: ", "line 3: ", "source.bootstrap_servers", "backup.directory"] {
             assert!(shown.contains(expected), "{expected} is missing in {shown}");
         }

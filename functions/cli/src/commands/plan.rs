@@ -60,8 +60,8 @@ pub(crate) async fn run(arguments: PlanArguments) -> anyhow::Result<Outcome> {
     }
     if arguments.format == PlanFormat::All {
         show::advice(
-            "not written, because they belong to the form on AWS, which does not work yet: aws-cli.sh, \
-                      iam-policy-templated.json, iam-policy-concrete.json, cost-estimate.json",
+            "not written, because nothing makes them yet: aws-cli.sh, iam-policy-templated.json, \
+             iam-policy-concrete.json, cost-estimate.json; infra/README.md says what a stack may do and what it costs",
         );
     }
     Ok(Outcome::Done)
@@ -77,7 +77,8 @@ fn wanted(format: PlanFormat) -> anyhow::Result<Vec<(PlanFormat, &'static str)>>
         PlanFormat::All => Ok(FILES.to_vec()),
         PlanFormat::AwsCli | PlanFormat::IamPolicy | PlanFormat::Cost => {
             bail!(
-                "this format belongs to the form on AWS, which does not work yet: use json, text, runbook, access-map or all"
+                "nothing makes this format yet: infra/README.md says what a stack may do and what it costs; use json, \
+                 text, runbook, access-map or all"
             )
         }
         PlanFormat::Json | PlanFormat::Text | PlanFormat::Runbook | PlanFormat::AccessMap => {
