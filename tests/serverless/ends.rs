@@ -45,13 +45,25 @@ async fn one_is_stopped_while_it_makes_the_cutover_ready(stand: &Stand, executio
     Ok(())
 }
 
-/// Producers do not stand still, and the operator has had enough.
+/// Producers do not stand still, and the operator has had enough: ends the execution, and then gives the migration up,
+/// in an execution that does nothing else.
 async fn a_cutover_fails_and_is_not_tried_again(stand: &Stand, execution: &str) -> Result<()> {
     stand.rehearsal.webhook.misbehave(Some(Misbehaviour::SaysNothing));
     stand.says("carol", "cutover").await?;
     stand.until_asked(execution, "after_failure", 1).await?;
     stand.rehearsal.webhook.misbehave(None);
-    stand.says("carol", "rollback").await
+    let at_work = stand.command("status").await?.expect_code(0)?;
+    for told in ["asked: after_failure", "\n  Krossing.Refused: producers may go on", "next_command: krossing resume"] {
+        ensure!(at_work.stdout.contains(told), "{told} is missing in {}", at_work.stdout);
+    }
+    stand.says("carol", "stop").await?;
+    let ended = stand.stack.until_ended(execution, WAIT_MAX).await?;
+    ensure!(ended.status == "FAILED", "{ended:?}");
+    nobody_works(stand).await?;
+    let tasks = stand.stack.tasks().await?.len();
+    stand.command("rollback").await?.expect_code(0)?;
+    ensure!(stand.stack.tasks().await?.len() == tasks, "what was to be given up was gone on with");
+    Ok(())
 }
 
 /// What a rollback has left is removed, and another migration of the same clusters goes as far as its gate.
@@ -129,17 +141,17 @@ fn an_operator_who_says_nothing_or_stops_the_execution_leaves_a_migration_that_a
         let last = stand.start("lab-5").await?;
         stand.until_asked(&last, "approve_cutover", 1).await?;
         a_cutover_fails_and_is_not_tried_again(&stand, &last).await?;
-        let ended = stand.stack.until_ended(&last, WAIT_MAX).await?;
+        let ended = stand.stack.until_ended(&stand.execution("lab-6"), WAIT_MAX).await?;
         ensure!(ended.status == "SUCCEEDED" && ended.output["state"] == "rolled_back", "{ended:?}");
         nobody_works(&stand).await?;
         ensure!(stand.tasks("seed").await?.len() == seeds, "what was seeded was seeded again");
         let journal = stand.journal().await?;
         let last = journal.iter().rfind(|entry| entry["kind"] == "transition").cloned().unwrap_or_default();
-        ensure!(last["to"] == "rolled_back" && last["by"]["who"] == "carol", "{last}");
+        ensure!(last["to"] == "rolled_back" && last["by"]["known_by"] == "aws_identity", "{last}");
         stand.evidence_verifies().await?;
         stand.everything_was_told(&journal).await?;
 
-        let after_all = stand.start("lab-6").await?;
+        let after_all = stand.start("lab-7").await?;
         let ended = stand.stack.until_ended(&after_all, WAIT_MAX).await?;
         ensure!(ended.status == "SUCCEEDED" && ended.output["state"] == "rolled_back", "{ended:?}");
         ensure!(stand.journal().await? == journal, "what has ended goes on");

@@ -238,7 +238,7 @@ fn holds(condition: &str, before: &Value, at: Position) -> Option<bool> {
     if condition.contains("$exists($states.input.failed)") {
         return Some(before.get("failed").is_some());
     }
-    if condition.contains("$states.input.lanes_anew") {
+    if condition.contains("$states.input.lanes_anew") || condition.contains("$states.input.ask_first") {
         return None;
     }
     assert!(condition.contains("$states.input.decision = '"), "{condition} is not understood here");

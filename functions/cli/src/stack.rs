@@ -1,7 +1,7 @@
 //! The same commands against a stack: executions are started, gates answered, and what happens is read from the ledger.
 //!
-//! Neither cluster is asked anything from here, so that it works from wherever AWS can be reached. Who answers a gate is
-//! who AWS says signs the calls.
+//! Neither cluster is asked anything from here, nor MSK for their brokers, nor anybody for their secrets, so that it works
+//! from wherever AWS can be reached, by whoever may decide. Who answers a gate is who AWS says signs the calls.
 
 use std::{io::IsTerminal as _, sync::Arc, time::Duration};
 
@@ -13,13 +13,16 @@ use krossing_core::{
     ports::{Clock, StoreError},
     transition::Command,
 };
-use krossing_drive::gate::{answer, last_gate};
+use krossing_drive::{
+    execution,
+    gate::{answer, last_gate},
+};
 use krossing_runtime::{
     Migration,
     aws::{Aws, Execution, Workflow, caller},
-    connect::{LedgerPlace, Real, connect_to_look, new_migration_id, read_config},
+    connect::{LedgerPlace, NamedSecrets, Real, connect_to_ledger, new_migration_id, read_config},
 };
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::{
     Outcome,
@@ -59,7 +62,7 @@ enum Reached {
 impl Stack {
     /// The migration `id` of the stack `name`.
     pub(crate) async fn open(name: &str, common: &Common, id: MigrationId) -> anyhow::Result<Self> {
-        let config = read_config(&common.config).await?;
+        let config = read_config(&common.config, NamedSecrets::LeftAlone).await?;
         let place = LedgerPlace::of(&config, common.journal_dir.as_deref(), &id)?;
         if place.folder().is_some() {
             bail!("ledger.dynamodb_table: give the stack's table: the journal of a stack is in no folder");
@@ -69,8 +72,7 @@ impl Stack {
         let partition = arn.split(':').nth(1).unwrap_or("aws").to_owned();
         let state_machine = format!("arn:{partition}:states:{}:{account}:stateMachine:krossing-{name}", aws.region());
         let who = Actor { who: arn, known_by: KnownBy::AwsIdentity };
-        // Neither cluster need be there, nor MSK know its brokers.
-        let (mut migration, _) = connect_to_look(config, id, &place).await?;
+        let mut migration = connect_to_ledger(config, id, &place).await?;
         migration.by = who.clone();
         let shown = migration.journal().await?.position();
         let (migration, common) = (Arc::new(migration), Common { stack: Some(name.to_owned()), ..common.clone() });
@@ -103,12 +105,20 @@ impl Stack {
         Ok(execution.is_some_and(|execution| execution.is_running()).then_some(gate))
     }
 
-    /// Starts an execution, or finds the one that runs already.
-    async fn start(&self) -> anyhow::Result<String> {
+    /// Whether the gate that was opened last is open, or has an answer that its execution may not have been told.
+    async fn waits_or_was_not_told(&self) -> anyhow::Result<bool> {
+        let Some(gate) = last_gate(&self.migration).await?.1 else { return Ok(false) };
+        let open = gate.decided.is_none() || gate.decided.is_some_and(|decided| decided.answer == Answer::Rollback);
+        let execution = self.workflow.execution(&gate.execution).await?;
+        Ok(open && execution.is_some_and(|execution| execution.is_running()))
+    }
+
+    /// Starts an execution with this input.
+    async fn start(&self, input: &Value) -> anyhow::Result<String> {
         let id = &self.migration.id;
         for attempt in 1..=ATTEMPTS_MAX {
             let name = format!("{id}-{attempt}");
-            match self.workflow.start(&self.state_machine, &name, &json!({ "migration_id": id })).await {
+            match self.workflow.start(&self.state_machine, &name, input).await {
                 Ok(execution) => {
                     show::event("execution", &json!({ "execution": execution }), &format!("execution: {execution}"));
                     return Ok(execution);
@@ -119,6 +129,36 @@ impl Stack {
             }
         }
         bail!("{ATTEMPTS_MAX} executions of {id} have ended; begin a new migration under another id")
+    }
+
+    /// What an execution is started with.
+    fn input(&self) -> Value {
+        json!({ "migration_id": self.migration.id })
+    }
+
+    /// Where nothing is asked and no execution is at work: starts one that asks before it does anything.
+    async fn be_asked(&mut self) -> anyhow::Result<()> {
+        let journal = self.migration.journal().await?;
+        match journal.tip() {
+            None => bail!("{} has not begun: there is nothing to give up", self.migration.id),
+            Some(state) if state.is_terminal() => bail!("{} is {state}: nothing follows", self.migration.id),
+            Some(_) => {}
+        }
+        if let Some(driving) = execution::driving(&self.migration).await?.1
+            && self.workflow.execution(&driving).await?.is_some_and(|execution| execution.is_running())
+        {
+            bail!(
+                "{driving} is at work and asks nothing: answer where it asks, or stop it first with `aws stepfunctions \
+                 stop-execution --execution-arn {driving}`"
+            );
+        }
+        let mut input = self.input();
+        input["ask_first"] = json!(true);
+        let execution = self.start(&input).await?;
+        match self.follow(&execution, None).await? {
+            Reached::Asked(_) => Ok(()),
+            ended @ Reached::Ended(_) => self.outcome(ended).map(drop),
+        }
     }
 
     /// Shows what the journal gets, until the operator is asked something new, or the execution has ended.
@@ -155,8 +195,10 @@ impl Stack {
     /// Says what is asked, or how it ended.
     fn outcome(&self, reached: Reached) -> anyhow::Result<Outcome> {
         match reached {
-            Reached::Asked(OpenGate { gate, .. }) => {
-                show::event("asked", &json!({ "gate": gate }), &format!("{gate}: {}", gate.question()));
+            Reached::Asked(OpenGate { gate, facts, .. }) => {
+                let of_facts: String = facts.iter().map(|fact| format!("\n  {fact}")).collect();
+                let text = format!("{gate}: {}{of_facts}", gate.question());
+                show::event("asked", &json!({ "gate": gate, "facts": facts }), &text);
                 show::next_command(&self.next_command(answering(gate)));
                 Ok(match gate {
                     Gate::ApproveCutover | Gate::AcknowledgeSwitch => Outcome::Done,
@@ -202,7 +244,7 @@ impl Stack {
 pub(crate) async fn named(common: &Common) -> anyhow::Result<Option<String>> {
     match &common.stack {
         Some(name) => Ok(Some(name.clone())),
-        None => Ok(read_config(&common.config).await?.aws.stack),
+        None => Ok(read_config(&common.config, NamedSecrets::LeftAlone).await?.aws.stack),
     }
 }
 
@@ -212,7 +254,7 @@ pub(crate) async fn execute(name: &str, arguments: ExecuteArguments) -> anyhow::
     show::event("migration", &json!({ "migration_id": id }), &format!("migration_id: {id}"));
     let mut stack = Stack::open(name, &arguments.common, id).await?;
     unless_interrupted(&stack.goes_on(), async {
-        let execution = stack.start().await?;
+        let execution = stack.start(&stack.input()).await?;
         let reached = stack.follow(&execution, None).await?;
         stack.outcome(reached)
     })
@@ -232,7 +274,7 @@ async fn resumed(stack: &mut Stack) -> anyhow::Result<Outcome> {
             (gate.execution, Some(gate.token))
         }
         Some(gate) => return stack.outcome(Reached::Asked(gate)).map(|_| Outcome::Waiting),
-        None => (stack.start().await?, None),
+        None => (stack.start(&stack.input()).await?, None),
     };
     let reached = stack.follow(&execution, answered.as_deref()).await?;
     // Behind READY, as where it is no stack, nothing was done but to look.
@@ -276,6 +318,9 @@ async fn decided(stack: &mut Stack, command: Command) -> anyhow::Result<Outcome>
         Command::CutoverAck => stack.decide(&[Gate::AcknowledgeSwitch], Answer::Switched).await?,
         Command::Rollback => {
             let gates = [Gate::ApproveCutover, Gate::AcknowledgeSwitch, Gate::AfterFailure];
+            if !stack.waits_or_was_not_told().await? {
+                stack.be_asked().await?;
+            }
             stack.decide(&gates, Answer::Rollback).await?
         }
         _ => match last_gate(&stack.migration).await?.1 {
