@@ -37,8 +37,14 @@ async fn write<P: Ports>(
     written.during("write down what is asked of the operator")
 }
 
-/// Opens a gate. Delivered twice, it opens once: an answer that was given stays.
-pub async fn open<P: Ports>(migration: &Migration<P>, gate: Gate, token: &str, execution: &str) -> MigrationResult<()> {
+/// Opens a gate, with where things stand. Delivered twice, it opens once: an answer that was given stays.
+pub async fn open<P: Ports>(
+    migration: &Migration<P>,
+    gate: Gate,
+    token: &str,
+    execution: &str,
+    facts: &[String],
+) -> MigrationResult<()> {
     let mut tries = 0;
     loop {
         let (version, stored) = last_gate(migration).await?;
@@ -50,6 +56,7 @@ pub async fn open<P: Ports>(migration: &Migration<P>, gate: Gate, token: &str, e
             token: token.to_owned(),
             execution: execution.to_owned(),
             asked_unix_ms: migration.clock.unix_ms(),
+            facts: facts.to_vec(),
             decided: None,
             before: stored.map(|open| open.answers()).unwrap_or_default(),
         };

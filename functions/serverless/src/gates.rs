@@ -10,13 +10,18 @@ use krossing_core::{
 use krossing_drive::gate;
 use krossing_runtime::{Migration, connect::Real};
 use krossing_worker::{lag_now, lane_failures};
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 use serde_json::{Value, json};
 
 use crate::{
-    Environment, Failure, tell,
+    Environment, Failure,
+    failure::cut,
+    tell,
     turns::{Asked, migration, of_this_execution},
 };
+
+/// Of one thing that is said with a question; the whole is in the journal, or in the ledger.
+const FACT_BYTES_MAX: usize = 4 * 1024;
 
 /// How many groups a question names.
 const GROUPS_SHOWN: usize = 20;
@@ -34,8 +39,17 @@ struct AskedToAsk {
 #[serde(rename_all = "PascalCase")]
 pub(crate) struct Failed {
     pub(crate) error: String,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "sentence")]
     pub(crate) cause: String,
+}
+
+/// A cause as people read it: Lambda wraps what a function says.
+fn sentence<'de, D: Deserializer<'de>>(cause: D) -> Result<String, D::Error> {
+    let cause = String::deserialize(cause)?;
+    let said = serde_json::from_str::<Value>(&cause)
+        .ok()
+        .and_then(|wrapped| Some(wrapped["errorMessage"].as_str()?.to_owned()));
+    Ok(said.unwrap_or(cause))
 }
 
 /// Opens a gate and asks the operator. The answer comes by `decide`, by the command, or with the bare token.
@@ -46,11 +60,12 @@ pub(crate) async fn notify(environment: Environment, event: Value) -> Result<Val
     let execution = asked.execution.clone().unwrap_or_default();
     let migration = migration(&environment, &asked).await?;
     of_this_execution(&migration, &execution).await?;
-    gate::open(&migration, wanted.gate, &wanted.token, &execution).await?;
     let mut facts = facts(&migration, wanted.gate).await?;
     if let Some(Failed { error, cause }) = &wanted.error {
         facts.push(format!("{error}: {cause}"));
     }
+    facts = facts.into_iter().map(|fact| cut(fact, FACT_BYTES_MAX)).collect();
+    gate::open(&migration, wanted.gate, &wanted.token, &execution, &facts).await?;
     let question = tell::Question {
         id: &migration.id,
         gate: wanted.gate,
@@ -148,7 +163,7 @@ pub(crate) async fn decide(environment: Environment, event: Value) -> Result<Val
     let asked = Asked { migration_id: decision.migration_id, execution: None, decision: None, lock_by: None };
     let who = decision.by.unwrap_or_else(|| "whoever invoked the decide function".to_owned());
     let by = Actor { who, known_by: KnownBy::Nobody };
-    let migration = environment.migration(asked.id()?, by.clone()).await?;
+    let migration = environment.ledger(asked.id()?, by.clone()).await?;
     let gate = gate::answer(&migration, &environment.workflow, decision.decision, by, decision.reason).await?;
     Ok(json!({ "migration_id": migration.id, "gate": gate, "decision": decision.decision }))
 }
@@ -173,6 +188,18 @@ pub(crate) mod tests {
             record.groups.insert(format!("{number:0>249}").as_str().into(), group);
         }
         who_has_switched(&record)
+    }
+
+    #[test]
+    fn what_a_function_said_is_told_without_what_lambda_puts_around_it() {
+        let cause = |cause: &str| {
+            let failed: Failed = serde_json::from_value(json!({ "Error": "E", "Cause": cause })).expect("it is one");
+            failed.cause
+        };
+        assert_eq!(cause(r#"{"errorType":"Krossing.Refused","errorMessage":"no \"topic\""}"#), r#"no "topic""#);
+        for plain in ["the worker's task has stopped", r#"{"exitCode": 1}"#, ""] {
+            assert_eq!(cause(plain), plain);
+        }
     }
 
     #[test]

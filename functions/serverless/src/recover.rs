@@ -70,8 +70,8 @@ async fn task_stopped(environment: &Environment, detail: &Value) -> Result<Value
     let Some(token) = given(detail, TOKEN_VARIABLE) else {
         return Ok(json!({ "nothing_to_do": "the task had no token" }));
     };
-    let Stopped { cause, left_no_word } = Stopped::of(detail);
-    match environment.workflow.fail(token, ErrorClass::Retryable.name(), &cause).await {
+    let Stopped { cause, left_no_word, error } = Stopped::of(detail);
+    match environment.workflow.fail(token, error, &cause).await {
         Ok(()) => {
             if left_no_word {
                 note_of_lane(environment, detail, &cause).await;
@@ -96,7 +96,13 @@ struct Stopped {
     cause: String,
     /// It never began, or was killed: what it may have said of its lane is of a time before.
     left_no_word: bool,
+    /// What the token is failed with.
+    error: &'static str,
 }
+
+/// The error of a task that could not be started with what it was given: image, secrets, log. The definition tries it a
+/// few times and not for an hour, as it names it nowhere.
+const NOT_STARTED: &str = "Krossing.NotStarted";
 
 impl Stopped {
     /// A container says more than its task where memory ran out; one that never ran has no exit code.
@@ -108,9 +114,11 @@ impl Stopped {
         let container_says = container["reason"].as_str().filter(|reason| !task_says.contains(reason));
         let more: Vec<_> = more.chain(container_says.map(str::to_owned)).collect();
         let more = if more.is_empty() { String::new() } else { format!(" ({})", more.join(", ")) };
+        let not_started = ["CannotPull", "ResourceInitializationError"].iter().any(|why| task_says.starts_with(why));
         Self {
             cause: format!("the worker's task has stopped: {task_says}{more}"),
             left_no_word: exit_code.is_none_or(|code| code > SIGNALLED),
+            error: if not_started { NOT_STARTED } else { ErrorClass::Retryable.name() },
         }
     }
 }
@@ -196,24 +204,26 @@ async fn end_as_failed(drive: &mut Drive<Real>, state: State, reason: String) ->
 mod tests {
     use super::*;
 
-    fn check(detail: &Value, cause: &str, left_no_word: bool) {
+    fn check(detail: &Value, cause: &str, left_no_word: bool, error: &'static str) {
         let cause = format!("the worker's task has stopped: {cause}");
-        assert_eq!(Stopped::of(detail), Stopped { cause, left_no_word });
+        assert_eq!(Stopped::of(detail), Stopped { cause, left_no_word, error });
     }
 
     #[test]
     fn why_a_task_stopped_is_said_as_exactly_as_ecs_knows() {
         let no_image = "CannotPullContainerError: pull image manifest has been retried 5 time(s)";
         let never_began = json!({ "stoppedReason": no_image, "containers": [{ "reason": no_image }] });
-        check(&never_began, no_image, true);
+        check(&never_began, no_image, true, NOT_STARTED);
+        let no_room = json!({ "stoppedReason": "Capacity is unavailable at this time. Please try again later" });
+        check(&no_room, "Capacity is unavailable at this time. Please try again later", true, "Krossing.Retryable");
         let exited = "Essential container in task exited";
         let no_memory = json!({ "exitCode": 137, "reason": "OutOfMemoryError: container killed due to memory usage" });
         let no_memory = json!({ "stoppedReason": exited, "containers": [no_memory] });
         let said = format!("{exited} (exit code 137, OutOfMemoryError: container killed due to memory usage)");
-        check(&no_memory, &said, true);
+        check(&no_memory, &said, true, "Krossing.Retryable");
         let failed = json!({ "stoppedReason": exited, "containers": [{ "exitCode": 1 }] });
-        check(&failed, &format!("{exited} (exit code 1)"), false);
-        check(&json!({}), "no reason is given", true);
+        check(&failed, &format!("{exited} (exit code 1)"), false, "Krossing.Retryable");
+        check(&json!({}), "no reason is given", true, "Krossing.Retryable");
     }
 
     #[test]

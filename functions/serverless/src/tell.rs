@@ -132,7 +132,7 @@ pub(crate) fn asked(question: &Question<'_>) -> Event {
         gate.answers().iter().map(|answer| format!("`{answer}`: {}", answer.meaning())).collect();
     let mut description = format!("{}\n\n{}", gate.question(), answers.join("\n"));
     for fact in *facts {
-        description = format!("{description}\n\n{}", cut(fact.clone(), REASON_BYTES_MAX));
+        description = format!("{description}\n\n{fact}");
     }
     let next_steps: Vec<String> = gate
         .answers()

@@ -148,6 +148,9 @@ pub struct OpenGate {
     pub execution: String,
     /// Since when, in milliseconds since 1970.
     pub asked_unix_ms: i64,
+    /// Where things stood then, for whoever is to decide.
+    #[serde(default)]
+    pub facts: Vec<String>,
     /// The answer, once there is one.
     pub decided: Option<Decided>,
     /// Answers to gates before it, the newest last: whoever drives the migration next journals those that are not yet.
@@ -244,6 +247,7 @@ mod tests {
             token: "t".to_owned(),
             execution: "e".to_owned(),
             asked_unix_ms: 1,
+            facts: Vec::new(),
             decided: None,
             before: Vec::new(),
         }

@@ -13,7 +13,7 @@ use crate::{
     session::{Session, interrupted},
     show::{self, Output},
     stack::Stack,
-    status::{self, Status},
+    status::{self, Seen},
 };
 
 /// How long it rests between two looks.
@@ -25,7 +25,8 @@ const CLEAR: &str = "\x1b[2J\x1b[H";
 pub(crate) async fn run(arguments: StatusArguments) -> anyhow::Result<Outcome> {
     let (mut session, unnamed) = Session::look(&arguments.existing).await?;
     let clock = session.drive.migration.clock;
-    tell(arguments.follow, &clock, async || status::look(&mut session, &unnamed).await).await
+    let look = async || Ok(Seen::Begun(Box::new(status::look(&mut session, &unnamed).await?)));
+    tell(arguments.follow, &clock, look).await
 }
 
 /// The same of a migration that the stack `name` drives.
@@ -40,21 +41,22 @@ pub(crate) async fn run_for_stack(name: &str, arguments: &StatusArguments) -> an
 async fn tell(
     follow: bool,
     clock: &impl Clock,
-    mut look: impl AsyncFnMut() -> anyhow::Result<Status>,
+    mut look: impl AsyncFnMut() -> anyhow::Result<Seen>,
 ) -> anyhow::Result<Outcome> {
     if !follow {
-        let status = look().await?;
-        show::event("status", &status, &status.to_string());
+        let seen = look().await?;
+        show::event("status", &seen, &seen.to_string());
         return Ok(Outcome::Done);
     }
     let clear = std::io::stdout().is_terminal() && show::output() == Output::Text;
     let until_ended = async {
         loop {
             match look().await {
-                Ok(status) => {
-                    let before = if clear { CLEAR.to_owned() } else { format!("{}\n", status.clock_time()) };
-                    show::event("status", &status, &format!("{before}{status}"));
-                    if status.has_ended() {
+                Ok(seen) => {
+                    let time = || format!("{}\n", show::clock_time(clock.unix_ms()));
+                    let before = if clear { CLEAR.to_owned() } else { time() };
+                    show::event("status", &seen, &format!("{before}{seen}"));
+                    if seen.has_ended() {
                         return;
                     }
                 }

@@ -12,7 +12,7 @@ mod local;
 mod stack;
 mod text;
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, fmt, time::Duration};
 
 use krossing_client_switch::LeftBehind;
 use krossing_core::{
@@ -38,7 +38,33 @@ use serde::Serialize;
 use crate::{commands::client_switch::left_behind, session::after_acknowledgement, show};
 
 pub(crate) use local::look;
-pub(crate) use stack::{StackStatus, answering, check_begun, look_at_stack};
+pub(crate) use stack::{NotBegun, StackStatus, answering, check_begun, look_at_stack};
+
+/// What there is to tell of a migration.
+#[derive(Debug, Serialize)]
+#[serde(untagged)]
+pub(crate) enum Seen {
+    /// It has a journal.
+    Begun(Box<Status>),
+    /// It has none, and an execution that drives it, or has driven it.
+    NotBegun(NotBegun),
+}
+
+impl Seen {
+    /// Whether nothing will change any more.
+    pub(crate) fn has_ended(&self) -> bool {
+        matches!(self, Seen::Begun(status) if status.has_ended())
+    }
+}
+
+impl fmt::Display for Seen {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Seen::Begun(status) => status.fmt(f),
+            Seen::NotBegun(nothing) => nothing.fmt(f),
+        }
+    }
+}
 
 /// All of it, at one moment.
 #[derive(Debug, Serialize)]
@@ -294,11 +320,6 @@ impl Status {
     /// Whether nothing follows.
     pub(crate) fn has_ended(&self) -> bool {
         self.state.is_terminal()
-    }
-
-    /// When it was looked.
-    pub(crate) fn clock_time(&self) -> String {
-        show::clock_time(self.at_unix_ms)
     }
 
     /// What is to be done, and the command that goes on from here.

@@ -11,6 +11,7 @@ use krossing_core::{
     LaneId,
     decision::{Answer, Gate, OpenGate},
     journal::Journal,
+    ports::Clock,
     transition::{Command, State},
 };
 use krossing_drive::{execution::driving, gate::last_gate, load_planned};
@@ -18,7 +19,7 @@ use krossing_runtime::{aws::Execution, lock::Driver};
 use krossing_worker::{LagNow, lag_now, lane_failures};
 use serde::Serialize;
 
-use super::{Owners, RUN, Status, from_ledger, owners};
+use super::{Owners, RUN, Seen, Status, from_ledger, owners};
 use crate::{session::after_acknowledgement, show, stack::Stack};
 
 /// What only a migration has that a workflow drives.
@@ -34,6 +35,8 @@ pub(crate) struct StackStatus {
     gate: Option<Gate>,
     question: Option<&'static str>,
     asked_unix_ms: Option<i64>,
+    /// Where things stood when it was asked, and after a failure what failed.
+    facts: Vec<String>,
     /// How far these are behind is not known.
     lanes_that_nobody_tails: Vec<LaneId>,
     /// What keeps the others from having kept up for long enough.
@@ -71,13 +74,11 @@ impl Driving {
 }
 
 /// Looks at everything that can be seen without the clusters.
-pub(crate) async fn look_at_stack(stack: &Stack) -> anyhow::Result<Status> {
+pub(crate) async fn look_at_stack(stack: &Stack) -> anyhow::Result<Seen> {
     let migration = &stack.migration;
     let journal = migration.journal().await?;
     if journal.tip().is_none() {
-        let execution = Driving::look(stack).await?;
-        let gate = asked(stack, execution.as_ref()).await?;
-        bail!("{}", not_begun(stack, execution.as_ref(), gate.as_ref()));
+        return not_begun(stack).await.map(Seen::NotBegun);
     }
     let planned = load_planned(migration, &journal).await?;
     let lanes = planned.lanes();
@@ -104,15 +105,16 @@ pub(crate) async fn look_at_stack(stack: &Stack) -> anyhow::Result<Status> {
     of_stack.drain_causes = lag.causes;
     status.stack = Some(of_stack);
     status.say_what_next(&journal, |command| stack.next_command(command));
-    Ok(status)
+    Ok(Seen::Begun(Box::new(status)))
 }
 
 /// Refuses a migration that no execution has begun.
 pub(crate) async fn check_begun(stack: &Stack) -> anyhow::Result<()> {
     if stack.migration.journal().await?.tip().is_none() && Driving::look(stack).await?.is_none() {
         bail!(
-            "there is no migration {} in stack {}: begin one with {}",
+            "there is no migration {} in {}, the ledger of stack {}: begin one with {}",
             stack.migration.id,
+            stack.place,
             stack.name(),
             stack.next_command(Command::Execute)
         )
@@ -120,15 +122,45 @@ pub(crate) async fn check_begun(stack: &Stack) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// What is to be said where there is no plan yet: it is being made, or was refused.
-fn not_begun(stack: &Stack, execution: Option<&Driving>, gate: Option<&OpenGate>) -> String {
-    let next = match (driver(execution, gate, Driver::Nobody), gate) {
-        (Driver::AtWork(_) | Driver::Silent(_), _) => "wait until it asks, or has ended".to_owned(),
-        (Driver::Nobody, Some(gate)) => format!("go on with {}", stack.next_command(answering(gate.gate))),
-        (Driver::Nobody, None) => format!("go on with {}", stack.next_command(Command::Resume)),
+/// A migration of which nothing is journaled: its plan is being made, or was refused.
+#[derive(Debug, Serialize)]
+pub(crate) struct NotBegun {
+    migration_id: String,
+    at_unix_ms: i64,
+    /// None: that is what is told.
+    state: Option<State>,
+    #[serde(flatten)]
+    stack: StackStatus,
+    /// None while an execution is at work.
+    next_command: Option<String>,
+}
+
+async fn not_begun(stack: &Stack) -> anyhow::Result<NotBegun> {
+    let execution = Driving::look(stack).await?;
+    let gate = asked(stack, execution.as_ref()).await?;
+    let next = match (driver(execution.as_ref(), gate.as_ref(), Driver::Nobody), &gate) {
+        (Driver::AtWork(_) | Driver::Silent(_), _) => None,
+        (Driver::Nobody, Some(gate)) => Some(answering(gate.gate)),
+        (Driver::Nobody, None) => Some(Command::Resume),
     };
-    let status = StackStatus::of(execution, gate);
-    format!("{} has not begun in stack {}\n{status}{next}", stack.migration.id, stack.name())
+    Ok(NotBegun {
+        migration_id: stack.migration.id.to_string(),
+        at_unix_ms: stack.migration.clock.unix_ms(),
+        state: None,
+        stack: StackStatus::of(execution.as_ref(), gate.as_ref()),
+        next_command: next.map(|command| stack.next_command(command)),
+    })
+}
+
+impl fmt::Display for NotBegun {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "{}: nothing is journaled yet", self.migration_id)?;
+        self.stack.fmt(f)?;
+        match &self.next_command {
+            Some(command) => write!(f, "next_command: {command}"),
+            None => f.write_str("the execution is at work: wait until it asks, or has ended"),
+        }
+    }
 }
 
 /// The gate at which the execution waits.
@@ -170,6 +202,7 @@ impl StackStatus {
             gate: gate.map(|gate| gate.gate),
             question: gate.map(|gate| gate.gate.question()),
             asked_unix_ms: gate.map(|gate| gate.asked_unix_ms),
+            facts: gate.map(|gate| gate.facts.clone()).unwrap_or_default(),
             ..Self::default()
         }
     }
@@ -214,7 +247,10 @@ impl fmt::Display for StackStatus {
         if let (Some(gate), Some(question), Some(since)) = (self.gate, self.question, self.asked_unix_ms) {
             writeln!(f, "asked: {gate} since {}: {question}", show::time(since))?;
         }
-        for failure in &self.lane_failures {
+        for fact in &self.facts {
+            writeln!(f, "  {fact}")?;
+        }
+        for failure in self.lane_failures.iter().filter(|failure| !self.facts.contains(failure)) {
             writeln!(f, "  {failure}")?;
         }
         Ok(())
@@ -246,7 +282,8 @@ mod tests {
 
     fn open(gate: Gate) -> OpenGate {
         let (token, execution) = ("t".to_owned(), ARN.to_owned());
-        OpenGate { gate, token, execution, asked_unix_ms: 60_000, decided: None, before: Vec::new() }
+        let facts = vec!["lag_records_total=3 groups=2".to_owned()];
+        OpenGate { gate, token, execution, asked_unix_ms: 60_000, facts, decided: None, before: Vec::new() }
     }
 
     /// The status of such an execution, with what is to be done.
@@ -333,7 +370,7 @@ mod tests {
         let asked = of_stack(&kept_up, &execution("RUNNING"), Some(Gate::ApproveCutover), Driver::Nobody).to_string();
         let expected = format!(
             "execution: {ARN}: RUNNING\nasked: approve_cutover since 1970-01-01T00:01:00.000000Z: The target has kept up. \
-             May the cutover begin?\n"
+             May the cutover begin?\n  lag_records_total=3 groups=2\n"
         );
         assert!(asked.contains(&expected), "{asked}");
         let ended = of_stack(&kept_up, &execution("FAILED"), None, Driver::Nobody).to_string();
