@@ -47,7 +47,7 @@ pub(crate) enum Seen {
     /// It has a journal.
     Begun(Box<Status>),
     /// It has none, and an execution that drives it, or has driven it.
-    NotBegun(NotBegun),
+    NotBegun(Box<NotBegun>),
 }
 
 impl Seen {

@@ -78,7 +78,7 @@ pub(crate) async fn look_at_stack(stack: &Stack) -> anyhow::Result<Seen> {
     let migration = &stack.migration;
     let journal = migration.journal().await?;
     if journal.tip().is_none() {
-        return not_begun(stack).await.map(Seen::NotBegun);
+        return Ok(Seen::NotBegun(Box::new(not_begun(stack).await?)));
     }
     let planned = load_planned(migration, &journal).await?;
     let lanes = planned.lanes();
