@@ -177,10 +177,10 @@ mod tests {
         assert!(Config::parse(text, |_| None).is_err(), "they are not there");
         let config = Config::parse_without_secrets(text, |_| None).expect("nothing else is wrong");
         assert_eq!(config.target.bootstrap_servers, ["t:9092"]);
-        let odd = text.replace("secretsmanager:brokers", "secretsmanager:").replace("secretsmanager:url", "URL");
+        let odd = text.replace("secretsmanager:brokers", "secretsmanager:").replace("secretsmanager:u:name", "NAME");
         let problems = Config::parse_without_secrets(&odd, |_| None).expect_err("no name, no variable");
         let paths: Vec<_> = problems.iter().map(|problem| problem.path.as_str()).collect();
-        assert_eq!(paths, ["source.bootstrap_servers", "cutover.producer_freeze_webhook"]);
+        assert_eq!(paths, ["source.auth.username", "source.bootstrap_servers"]);
     }
 
     #[test]
