@@ -18,9 +18,9 @@ use crate::process::POLL;
 /// How long producers that were let go may take to have produced: librdkafka looks for a broker first.
 const RECORDED_WAIT_MAX: Duration = Duration::from_secs(180);
 
-/// Each producer's pace: a burst of a few records each time. Slow enough that a migration catches up on two cores, fast
-/// enough that every phase of one meets new records.
-const PACE: Duration = Duration::from_millis(20);
+/// Each producer's pace: a burst of a few records each time. Slow enough that a migration catches up on two slow cores
+/// beside the brokers, fast enough that every phase of one meets new records.
+const PACE: Duration = Duration::from_millis(60);
 
 #[derive(Debug, Clone, Copy)]
 enum Kind {
