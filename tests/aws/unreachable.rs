@@ -122,11 +122,11 @@ async fn function_fails(stack: &Stack, function: &str, class: ErrorClass, said: 
 }
 
 /// What the workflow is told of its task.
-async fn task_fails(stack: &Stack, name: &str, said: &[&str]) -> Result<()> {
+async fn task_fails(stack: &Stack, name: &str, error: &str, said: &[&str]) -> Result<()> {
     let execution = stack.start_execution(name, &json!({ "migration_id": MIGRATION })).await?;
     let ended = stack.until_ended(&execution, WAIT_MAX).await?;
     println!("{name}: {ended:?}");
-    ensure!(ended.error.as_deref() == Some("Krossing.Retryable"), "{ended:?}");
+    ensure!(ended.error.as_deref() == Some(error), "{ended:?}");
     names(&ended.cause.unwrap_or_default(), said)
 }
 
@@ -139,7 +139,7 @@ async fn ledger(stack: &Stack) -> DynamoLedger {
 async fn a_task_never_starts(stack: &Stack) -> Result<()> {
     let why = "CannotPullContainerError: pull image manifest has been retried 5 time(s): failed to resolve ref";
     stack.no_task_starts(Some(why)).await?;
-    task_fails(stack, "never-starts", &["the worker's task has stopped", why]).await?;
+    task_fails(stack, "never-starts", "Krossing.NotStarted", &["the worker's task has stopped", why]).await?;
     let events = stack.events().await?;
     let stopped = events.iter().rfind(|event| event["detail"]["stopCode"] == "TaskFailedToStart");
     ensure!(stopped.is_some_and(|event| event["detail"]["containers"][0]["exitCode"] == Value::Null), "{stopped:?}");
@@ -168,7 +168,7 @@ fn what_cannot_be_reached_and_what_never_starts_is_named_in_time() {
         let brokers = ["source", source.as_str(), "target", target.as_str(), "security groups"];
         let ended = tokio::join!(
             function_fails(&stack, "krossing-plan", ErrorClass::Retryable, &unrouted),
-            task_fails(&stack, "unrouted", &unrouted),
+            task_fails(&stack, "unrouted", ErrorClass::Retryable.name(), &unrouted),
             // A finding, beside all others.
             function_fails(&stack, "krossing-precheck", ErrorClass::Refused, &brokers),
         );
