@@ -14,8 +14,8 @@ setup-kafka:
 check: setup-kafka
 	cargo xtask check
 
-# Checks, unit tests, then real clusters. Prints the seconds of each stage.
-test: setup
+# Checks, unit tests, then real clusters. Prints the seconds of each stage. What else `setup` brings it brings meanwhile.
+test: setup-kafka
 	cargo xtask test
 
 # A real migration between two real clusters, told as it happens.

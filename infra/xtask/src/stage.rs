@@ -12,19 +12,21 @@ use crate::tidy;
 
 /// Runs a cargo command in the checkout. Its output is shown as it comes.
 pub(crate) fn cargo(arguments: &[&str], settings: &[(&str, &str)]) -> anyhow::Result<()> {
-    // The cargo that runs us, so that a toolchain chosen on the command line is used throughout.
-    let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let line = format!("cargo {}", arguments.join(" "));
-    let status = Command::new(cargo)
-        .args(arguments)
-        .envs(settings.iter().copied())
-        .current_dir(tidy::repository())
-        .status()
-        .with_context(|| format!("starting {line}"))?;
+    let mut command = cargo_command(arguments);
+    let status = command.envs(settings.iter().copied()).status().with_context(|| format!("starting {line}"))?;
     if !status.success() {
         bail!("{line}: {status}");
     }
     Ok(())
+}
+
+/// A cargo command in the checkout, to be run.
+pub(crate) fn cargo_command(arguments: &[&str]) -> Command {
+    // The cargo that runs us, so that a toolchain chosen on the command line is used throughout.
+    let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.args(arguments).current_dir(tidy::repository());
+    command
 }
 
 /// What a stage said, and how long it took.

@@ -4,12 +4,14 @@
 //! The binaries come from cargo, in the order of `tests/Cargo.toml`, so that a new one is not forgotten; they run one
 //! after the other, and so do the tests in them, because each starts brokers that want the machine for themselves. What
 //! mostly waits runs two at a time: faults, for brokers that start and for what brokers forget, what is kept and run on
-//! AWS, and migrations of small data.
+//! AWS, and migrations of small data. What mostly waits for packages of others, or never waits at all, runs beside other
+//! stages, and its own stage is its end.
 
 use std::{
+    collections::BTreeMap,
     fs::File,
     io::{self, Seek as _},
-    process::{Child, Stdio},
+    process::{Child, Command, Stdio},
 };
 
 use anyhow::{Context, bail};
@@ -17,23 +19,26 @@ use cargo_metadata::{Metadata, MetadataCommand, TargetKind};
 
 use crate::{
     check::check,
-    stage::{cargo, line, timed},
+    stage::{cargo, cargo_command, line, timed},
     tidy,
 };
 
 /// The package of the tests on real clusters.
 const REAL: &str = "krossing-tests";
 
-/// Judges what is deployed. Mostly waits for packages of others, and needs no build of ours: it runs beside the checks.
-const INFRA: &str = "infra/check.sh";
+/// Run beside the checks, as they need no build of ours: what tests of AWS need, and what judges what is deployed.
+const BESIDE_CHECKS: [(&str, &str); 2] = [("setup", "tests/lab/setup.sh"), ("infra", "infra/check.sh")];
+
+/// Uses one core for minutes and waits for nothing: runs beside the first tests on real clusters, which mostly wait.
+const CRASH: &str = "crash";
 
 /// What a stage runs.
 #[derive(Debug, PartialEq, Eq)]
 enum Work {
     /// `cargo xtask check`, in this process.
     Check,
-    /// The end of what was begun at the beginning, with what it has said.
-    Infra,
+    /// The end of what was begun before under the stage's name, with what it has said.
+    End,
     /// A cargo command.
     Cargo(Vec<String>),
 }
@@ -43,18 +48,26 @@ pub(crate) fn test() -> anyhow::Result<()> {
     let metadata = MetadataCommand::new().current_dir(tidy::repository()).no_deps().exec().context("asking cargo")?;
     let mut lines = Vec::new();
     let mut failed = None;
-    let mut infra = Beside::begin(INFRA)?;
+    let mut beside = BTreeMap::new();
+    for (name, script) in BESIDE_CHECKS {
+        let mut command = Command::new("bash");
+        beside.insert(name, Beside::begin(command.arg(tidy::repository().join(script)))?);
+    }
     let (_, total) = timed(|| {
         for (name, work) in stages(&metadata)? {
             println!("\n=== {name}");
             let (outcome, took) = timed(|| match &work {
                 Work::Check => check(),
                 Work::Cargo(arguments) => cargo(&arguments.iter().map(String::as_str).collect::<Vec<_>>(), &[]),
-                Work::Infra => infra.end(),
+                Work::End => beside.remove(name.as_str()).with_context(|| format!("{name} was not begun"))?.end(),
             });
             let line = line("test", &name, &outcome, took);
             println!("{line}");
             lines.push(line);
+            if name == "build" && outcome.is_ok() {
+                let arguments = ["test", "--workspace", "--test", CRASH, "--", "--test-threads=1"];
+                beside.insert(CRASH, Beside::begin(&mut cargo_command(&arguments))?);
+            }
             if let Err(error) = outcome {
                 failed = Some((name, error));
                 break;
@@ -69,32 +82,28 @@ pub(crate) fn test() -> anyhow::Result<()> {
     }
 }
 
-/// A script of the repository that runs beside the stages, and is stopped where they end before it.
+/// A command that runs beside the stages, and is stopped where they end before it.
 struct Beside {
-    script: &'static str,
+    line: String,
     running: Child,
     said: File,
 }
 
 impl Beside {
-    fn begin(script: &'static str) -> anyhow::Result<Self> {
+    fn begin(command: &mut Command) -> anyhow::Result<Self> {
+        let line = format!("{command:?}");
         let said = tempfile::tempfile().context("making a temporary file")?;
-        let running = std::process::Command::new("bash")
-            .arg(tidy::repository().join(script))
-            .stdin(Stdio::null())
-            .stdout(said.try_clone()?)
-            .stderr(said.try_clone()?)
-            .spawn()
-            .with_context(|| format!("running {script}"))?;
-        Ok(Self { script, running, said })
+        command.stdin(Stdio::null()).stdout(said.try_clone()?).stderr(said.try_clone()?);
+        let running = command.spawn().with_context(|| format!("starting {line}"))?;
+        Ok(Self { line, running, said })
     }
 
     /// Waits for its end, and shows what it has said.
     fn end(&mut self) -> anyhow::Result<()> {
-        let status = self.running.wait().with_context(|| format!("waiting for {}", self.script))?;
+        let status = self.running.wait().with_context(|| format!("waiting for {}", self.line))?;
         self.said.rewind()?;
         io::copy(&mut self.said, &mut io::stdout())?;
-        if status.success() { Ok(()) } else { bail!("{} ended with {status}", self.script) }
+        if status.success() { Ok(()) } else { bail!("{}: {status}", self.line) }
     }
 }
 
@@ -136,10 +145,14 @@ fn stages(metadata: &Metadata) -> anyhow::Result<Vec<(String, Work)>> {
         } else {
             1
         };
-        stages.push(cargo(name, &format!("test --workspace --test {name} -- --test-threads={threads}")));
+        stages.push(match name.as_str() {
+            CRASH => (CRASH.to_owned(), Work::End),
+            name => cargo(name, &format!("test --workspace --test {name} -- --test-threads={threads}")),
+        });
     }
-    stages.insert(1, ("infra".to_owned(), Work::Infra));
-    if stages.len() == fixed + 1 {
+    let beside = BESIDE_CHECKS.map(|(name, _)| (name.to_owned(), Work::End));
+    stages.splice(1..1, beside);
+    if stages.len() == fixed + BESIDE_CHECKS.len() {
         bail!("{REAL} has no tests: nothing would be shown on real brokers");
     }
     Ok(stages)
@@ -154,8 +167,8 @@ mod tests {
         let metadata = MetadataCommand::new().current_dir(tidy::repository()).no_deps().exec().expect("a workspace");
         let stages = stages(&metadata).expect("stages");
         let names: Vec<_> = stages.iter().map(|(name, _)| name.as_str()).collect();
-        assert!(names.starts_with(&["check", "infra", "unit", "doctests", "build"]), "{names:?}");
-        for name in ["lab", "wire", "witness", "migration"] {
+        assert!(names.starts_with(&["check", "setup", "infra", "unit", "doctests", "build"]), "{names:?}");
+        for name in ["lab", "wire", "witness", "migration", CRASH] {
             assert!(names.contains(&name), "{name} is not run: {names:?}");
         }
     }
