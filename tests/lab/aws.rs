@@ -87,7 +87,9 @@ fn gateway() -> PathBuf {
 fn dynamodb(jars: &Path, port: u16) -> Command {
     let mut command = Command::new("java");
     // Its native SQLite lies among the jars.
-    command.arg("-Xmx512m").arg(format!("-Djava.library.path={}", jars.display()));
+    command
+        .args(["-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-Xmx512m"])
+        .arg(format!("-Djava.library.path={}", jars.display()));
     command.arg("-cp").arg(jars.join("*")).arg(repository().join("tests/lab/dynamodb/Loopback.java"));
     command.args(["-port", &port.to_string(), "-inMemory", "-sharedDb", "-disableTelemetry"]);
     command

@@ -163,6 +163,16 @@ mod tests {
     use super::*;
 
     #[test]
+    fn what_runs_beside_ends_as_its_command_does_and_is_stopped_where_nobody_waits_for_it() {
+        let bash = |line: &str| Beside::begin(Command::new("bash").args(["-c", line])).expect("bash is there");
+        assert!(bash("echo said; true").end().is_ok());
+        let error = bash("false").end().expect_err("it failed");
+        assert!(error.to_string().contains("exit status: 1"), "{error}");
+        // Waited for it would be until it ends.
+        drop(bash("exec sleep infinity"));
+    }
+
+    #[test]
     fn every_binary_on_real_clusters_is_a_stage_and_checks_come_first() {
         let metadata = MetadataCommand::new().current_dir(tidy::repository()).no_deps().exec().expect("a workspace");
         let stages = stages(&metadata).expect("stages");
