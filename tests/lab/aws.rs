@@ -21,6 +21,7 @@ use crate::{
     cluster::free_ports,
     process::{POLL, Process},
     repository,
+    tools::SHORT_LIVED,
 };
 
 /// Longer than a JVM takes on a machine that is busy with something else.
@@ -87,9 +88,7 @@ fn gateway() -> PathBuf {
 fn dynamodb(jars: &Path, port: u16) -> Command {
     let mut command = Command::new("java");
     // Its native SQLite lies among the jars.
-    command
-        .args(["-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-Xmx512m"])
-        .arg(format!("-Djava.library.path={}", jars.display()));
+    command.args(SHORT_LIVED).arg("-Xmx512m").arg(format!("-Djava.library.path={}", jars.display()));
     command.arg("-cp").arg(jars.join("*")).arg(repository().join("tests/lab/dynamodb/Loopback.java"));
     command.args(["-port", &port.to_string(), "-inMemory", "-sharedDb", "-disableTelemetry"]);
     command

@@ -14,6 +14,10 @@ use crate::{
     repository,
 };
 
+/// For processes of a few minutes, many on two cores: what the second compiler and the parallel collector cost they never
+/// earn back.
+pub(crate) const SHORT_LIVED: [&str; 2] = ["-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC"];
+
 /// `java` with the jars of a version, up to the main class.
 pub(crate) fn java(version: Version, heap_mb: u32, log_level: &str, class: &str) -> Command {
     java_with(&[version.jars().join("*")], heap_mb, log_level, class)
@@ -23,10 +27,8 @@ pub(crate) fn java(version: Version, heap_mb: u32, log_level: &str, class: &str)
 pub(crate) fn java_with(classes: &[PathBuf], heap_mb: u32, log_level: &str, class: &str) -> Command {
     let classes: Vec<_> = classes.iter().map(|folder| folder.to_string_lossy()).collect();
     let mut command = Command::new("java");
-    // Processes of a few minutes, many on two cores: what the second compiler and the parallel collector save later they
-    // never earn back here. (A migration between three brokers a side: half the CPU time, and three fifths of the time.)
     command
-        .args(["-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC"])
+        .args(SHORT_LIVED)
         .arg(format!("-Xmx{heap_mb}m"))
         .arg(format!("-Dorg.slf4j.simpleLogger.defaultLogLevel={log_level}"))
         .args(["-Dorg.slf4j.simpleLogger.showDateTime=true", "-Dorg.slf4j.simpleLogger.dateTimeFormat=HH:mm:ss.SSS"])

@@ -148,6 +148,8 @@ fn an_operator_who_says_nothing_or_stops_the_execution_leaves_a_migration_that_a
         let journal = stand.journal().await?;
         let last = journal.iter().rfind(|entry| entry["kind"] == "transition").cloned().unwrap_or_default();
         ensure!(last["to"] == "rolled_back" && last["by"]["known_by"] == "aws_identity", "{last}");
+        let stopped = |entry: &serde_json::Value| entry["detail"]["answer"] == "stop" && entry["by"]["who"] == "carol";
+        ensure!(journal.iter().any(stopped), "nobody knows who stopped it: {journal:?}");
         stand.evidence_verifies().await?;
         stand.everything_was_told(&journal).await?;
 

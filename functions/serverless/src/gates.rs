@@ -23,6 +23,9 @@ use crate::{
 /// Of one thing that is said with a question; the whole is in the journal, or in the ledger.
 const FACT_BYTES_MAX: usize = 4 * 1024;
 
+/// Of all of them: an event holds them twice, and takes 256 KB.
+const FACTS_BYTES_MAX: usize = 16 * 1024;
+
 /// How many groups a question names.
 const GROUPS_SHOWN: usize = 20;
 
@@ -43,13 +46,16 @@ pub(crate) struct Failed {
     pub(crate) cause: String,
 }
 
-/// A cause as people read it: Lambda wraps what a function says.
 fn sentence<'de, D: Deserializer<'de>>(cause: D) -> Result<String, D::Error> {
-    let cause = String::deserialize(cause)?;
+    String::deserialize(cause).map(unwrapped)
+}
+
+/// A cause as people read it: Lambda wraps what a function says.
+pub(crate) fn unwrapped(cause: String) -> String {
     let said = serde_json::from_str::<Value>(&cause)
         .ok()
         .and_then(|wrapped| Some(wrapped["errorMessage"].as_str()?.to_owned()));
-    Ok(said.unwrap_or(cause))
+    said.unwrap_or(cause)
 }
 
 /// Opens a gate and asks the operator. The answer comes by `decide`, by the command, or with the bare token.
@@ -60,11 +66,8 @@ pub(crate) async fn notify(environment: Environment, event: Value) -> Result<Val
     let execution = asked.execution.clone().unwrap_or_default();
     let migration = migration(&environment, &asked).await?;
     of_this_execution(&migration, &execution).await?;
-    let mut facts = facts(&migration, wanted.gate).await?;
-    if let Some(Failed { error, cause }) = &wanted.error {
-        facts.push(format!("{error}: {cause}"));
-    }
-    facts = facts.into_iter().map(|fact| cut(fact, FACT_BYTES_MAX)).collect();
+    let failed = wanted.error.map(|Failed { error, cause }| format!("{error}: {cause}"));
+    let facts = fitting(failed.into_iter().chain(facts(&migration, wanted.gate).await?));
     gate::open(&migration, wanted.gate, &wanted.token, &execution, &facts).await?;
     let question = tell::Question {
         id: &migration.id,
@@ -76,6 +79,21 @@ pub(crate) async fn notify(environment: Environment, event: Value) -> Result<Val
     tell::new_entries(&environment, &migration, Some(&execution)).await;
     environment.bus.put(&tell::asked(&question)).await?;
     Ok(json!({ "migration_id": migration.id, "gate": wanted.gate }))
+}
+
+/// As many as a question can carry, and how many are left out: however many lanes have failed, it must be asked.
+pub(crate) fn fitting(all: impl Iterator<Item = String>) -> Vec<String> {
+    let (mut fitting, mut bytes, mut left_out) = (Vec::new(), 0, 0);
+    for fact in all.map(|fact| cut(fact, FACT_BYTES_MAX)) {
+        if bytes + fact.len() > FACTS_BYTES_MAX {
+            left_out += 1;
+        } else {
+            bytes += fact.len();
+            fitting.push(fact);
+        }
+    }
+    fitting.extend((left_out > 0).then(|| format!("and {left_out} more")));
+    fitting
 }
 
 /// Where things stand, for whoever is to decide.
@@ -188,6 +206,19 @@ pub(crate) mod tests {
             record.groups.insert(format!("{number:0>249}").as_str().into(), group);
         }
         who_has_switched(&record)
+    }
+
+    #[test]
+    fn a_question_is_asked_however_many_lanes_have_failed() {
+        let failed = |lane| format!("lane-{lane}: {}", "no route ".repeat(1_000));
+        let facts = fitting(std::iter::once("Krossing.Retryable: first".to_owned()).chain((0..1_000).map(failed)));
+        assert_eq!(
+            (facts.len(), facts[0].as_str(), facts[4].as_str()),
+            (5, "Krossing.Retryable: first", "and 997 more")
+        );
+        let bytes: usize = facts.iter().map(String::len).sum();
+        assert!(bytes < FACTS_BYTES_MAX + 20, "{bytes}");
+        assert_eq!(fitting(std::iter::once("one".to_owned())), ["one"]);
     }
 
     #[test]

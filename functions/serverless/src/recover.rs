@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 
 use crate::{
     Environment, Failure,
-    gates::Failed,
+    gates::{Failed, fitting, unwrapped},
     tell,
     turns::{Asked, TO_END_IN, migration, turn},
 };
@@ -55,7 +55,7 @@ async fn execution_ended(environment: Environment, detail: &Value, until: Instan
         .map_err(|error| Failure::refused_with(format!("the execution's input is not understood: {error}")))?;
     let execution = text("executionArn").to_owned();
     let migration_id = input["migration_id"].as_str().unwrap_or_default().to_owned();
-    let failed = Failed { error: format!("Execution.{}", text("status")), cause: text("cause").to_owned() };
+    let failed = Failed { error: format!("Execution.{}", text("status")), cause: unwrapped(text("cause").to_owned()) };
     let asked =
         Asked { migration_id, execution: Some(execution), decision: None, lock_by: until.checked_sub(TO_END_IN) };
     match after(environment, asked, failed).await {
@@ -171,7 +171,7 @@ async fn after(environment: Environment, asked: Asked, failed: Failed) -> Result
             Position::At(state) if is_left_open(state) => {
                 let lanes = drive.planned().await?.lanes();
                 let of_lanes = lane_failures(&drive.migration, &lanes).await?;
-                let reason = format!("{error}: {}", [vec![cause], of_lanes].concat().join("; "));
+                let reason = format!("{error}: {}", fitting(std::iter::once(cause).chain(of_lanes)).join("; "));
                 end_as_failed(drive, state, reason).await?;
             }
             Position::At(state) if !state.is_terminal() => {

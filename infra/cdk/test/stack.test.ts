@@ -169,6 +169,8 @@ test('bad input is refused with what to do', () => {
   refused(migration({ evidence: { retention: '-5d' } }), /evidence\.retention: 1d to 100y; not -5d/);
   refused(migration({ sede: { lanes: 2 } }), /sede: there is no such field/);
   refused(migration({ seed: { lanes: 0, segment_max_bytes: '1 TB' } }), /seed\.lanes: 1 to 1000; not 0\n.*seed\.segment_max_bytes: 1MiB to 256MiB bytes; not 1 TB/);
+  refused(migration({ seed: { lanes: '${secretsmanager:krossing:lanes}' } }), /seed\.lanes: write the value/);
+  refused(migration({ ledger: { dynamodb_table: '${secretsmanager:krossing:table}' } }), /ledger\.dynamodb_table: write the value/);
   refused(migration({ seed: 4 }), /seed: fields of its own, and not 4/);
   refused(migration({ topics: { include: { name: 'orders' } } }), /topics\.include: list, and not fields of its own/);
   refused(migration({ source: { ...source, tls: { enabled: 'yes' } } }), /source\.tls\.enabled: true or false; not yes/);

@@ -38,8 +38,18 @@ impl Unavailable {
 /// Secrets by name, each whole, or why it cannot be had.
 pub type Secrets = BTreeMap<String, Result<Secret, Unavailable>>;
 
-/// Stands for what a secret holds where nobody reads it: it fits wherever a text does, as a URL and as an address.
-const LEFT_ALONE: &str = "https://left-in-its-secret.invalid:9092";
+/// Stands for what the field at `path` takes from a secret, where nobody reads that: what is needed to log in, or to ask
+/// the webhook. Whatever else stands in a secret would be taken for what it is not: a table, a bucket.
+fn left_alone(path: &str) -> Result<String, Unavailable> {
+    match path.split_once('.') {
+        Some(("cutover", "producer_freeze_webhook")) => Ok("https://left-in-its-secret.invalid".to_owned()),
+        Some(("source" | "target" | "cutover", _)) => Ok("left-in-its-secret.invalid:9092".to_owned()),
+        _ => Err(Unavailable::for_good(
+            "it stands in a secret, and who only asks, decides or looks reads none".to_owned(),
+            "write the value here",
+        )),
+    }
+}
 
 /// What must be brought before a configuration can be read.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -123,8 +133,8 @@ impl Config {
     /// Reads a configuration and leaves the secrets that it names alone: for whoever logs in nowhere with them, and then
     /// needs no right to read them.
     pub fn parse_without_secrets(text: &str, env: impl Fn(&str) -> Option<String>) -> Result<Self, Vec<Problem>> {
-        Self::parse_by(text, &|reference| match reference {
-            Reference::Secret { name, .. } if !name.is_empty() => Ok(LEFT_ALONE.to_owned()),
+        Self::parse_by(text, &|path, reference| match reference {
+            Reference::Secret { name, .. } if !name.is_empty() => left_alone(path),
             reference => look_up(reference, &env, &Secrets::new()),
         })
     }
@@ -132,7 +142,7 @@ impl Config {
     /// What must be brought before this text can be read. What is wrong with the text is told when it is read.
     pub fn wanted(text: &str, env: impl Fn(&str) -> Option<String>) -> Wanted {
         let secrets = RefCell::new(BTreeSet::new());
-        let reading = Reading::first_look(text, |reference| match reference {
+        let reading = Reading::first_look(text, |_, reference| match reference {
             Reference::Variable(name) => Ok(env(name).unwrap_or_default()),
             Reference::Secret { name, .. } => {
                 if !name.is_empty() {
@@ -181,6 +191,9 @@ mod tests {
         let problems = Config::parse_without_secrets(&odd, |_| None).expect_err("no name, no variable");
         let paths: Vec<_> = problems.iter().map(|problem| problem.path.as_str()).collect();
         assert_eq!(paths, ["source.auth.username", "source.bootstrap_servers"]);
+        let elsewhere = text.replace("{s3_bucket: e}", "{s3_bucket: '${secretsmanager:e}'}");
+        let problems = Config::parse_without_secrets(&elsewhere, |_| None).expect_err("it is another bucket");
+        assert_eq!((problems.len(), problems[0].path.as_str()), (1, "evidence.s3_bucket"));
     }
 
     #[test]

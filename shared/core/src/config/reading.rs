@@ -30,7 +30,7 @@ impl Config {
         env: impl Fn(&str) -> Option<String>,
         secrets: &Secrets,
     ) -> Result<Self, Vec<Problem>> {
-        Self::parse_by(text, &|reference| look_up(reference, &env, secrets))
+        Self::parse_by(text, &|_, reference| look_up(reference, &env, secrets))
     }
 
     /// Reads a configuration, with an answer to each reference in it.
@@ -80,8 +80,8 @@ fn line_of(span: &Span) -> Option<usize> {
     span.start().map(|mark| mark.line())
 }
 
-/// Answers a reference.
-pub(super) type Lookup<'a> = dyn Fn(Reference<'_>) -> Result<String, Unavailable> + 'a;
+/// Answers a reference of the field at a path.
+pub(super) type Lookup<'a> = dyn Fn(&str, Reference<'_>) -> Result<String, Unavailable> + 'a;
 
 /// Whether a text shows a hidden value, or a part of it where it is a list.
 fn shows(text: &str, hidden: &str) -> bool {
@@ -112,7 +112,7 @@ pub(super) struct Reading {
 
 impl Reading {
     /// Takes in what is written, as far as it can be.
-    pub(super) fn first_look(text: &str, lookup: impl Fn(Reference<'_>) -> Result<String, Unavailable>) -> Self {
+    pub(super) fn first_look(text: &str, lookup: impl Fn(&str, Reference<'_>) -> Result<String, Unavailable>) -> Self {
         let mut reading = Self::default();
         if let Ok(top) = load(text) {
             reading.read_top(&top, &lookup);
@@ -253,7 +253,7 @@ impl Reading {
                 return None;
             };
             let reference = Reference::parse(name);
-            let value = match lookup(reference) {
+            let value = match lookup(path, reference) {
                 Ok(value) => value,
                 Err(Unavailable { what, remedy, passing }) => {
                     self.problem_that(passing, line, path, what, remedy);
