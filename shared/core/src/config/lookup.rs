@@ -194,6 +194,9 @@ mod tests {
         let elsewhere = text.replace("{s3_bucket: e}", "{s3_bucket: '${secretsmanager:e}'}");
         let problems = Config::parse_without_secrets(&elsewhere, |_| None).expect_err("it is another bucket");
         assert_eq!((problems.len(), problems[0].path.as_str()), (1, "evidence.s3_bucket"));
+        let unread = text.replace("${secretsmanager:url}", "${NOT_SET}");
+        let problems = Config::parse_without_secrets(&unread, |_| None).expect_err("no such variable");
+        assert_eq!((problems.len(), problems[0].path.as_str()), (1, "cutover.producer_freeze_webhook"));
     }
 
     #[test]

@@ -386,6 +386,9 @@ impl Reading {
         const SECRET: &str = "cutover.producer_freeze_webhook_secret";
         let secret = self.text(SECRET).map(Secret::new);
         let Some(url) = self.text(URL) else {
+            if self.given(URL) {
+                return None;
+            }
             if secret.is_some() {
                 let line = self.line(SECRET);
                 self.problem(
@@ -559,8 +562,9 @@ impl Reading {
         }
     }
 
+    /// Whether anything is written for a field, be it unreadable.
     fn given(&self, path: &str) -> bool {
-        self.values.contains_key(path)
+        self.values.contains_key(path) || self.unreadable.contains(path)
     }
 
     fn line(&self, path: &str) -> Option<usize> {
