@@ -652,8 +652,7 @@ impl Cluster {
     }
 
     fn spawn_node(&self, node: &Node) -> Result<()> {
-        let jars = [self.spec.version.jars().join("*"), self.classes()];
-        let mut command = java_with(&jars, self.spec.heap_mb, "info", "kafka.Kafka");
+        let mut command = java_with(self.spec.version, &[self.classes()], self.spec.heap_mb, "info", "kafka.Kafka");
         command.arg(self.properties_file(node));
         let process = self.lab.processes.spawn(command, &self.broker_log(node.id))?;
         *node.process.lock().expect("no panic while held") = Some(process);

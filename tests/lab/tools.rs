@@ -3,6 +3,7 @@
 //! A JVM's start costs a second, so this is for set-up and for looking at the end, not for loops.
 
 use std::{
+    iter,
     path::{Path, PathBuf},
     process::Command,
 };
@@ -20,15 +21,20 @@ pub(crate) const SHORT_LIVED: [&str; 2] = ["-XX:TieredStopAtLevel=1", "-XX:+UseS
 
 /// `java` with the jars of a version, up to the main class.
 pub(crate) fn java(version: Version, heap_mb: u32, log_level: &str, class: &str) -> Command {
-    java_with(&[version.jars().join("*")], heap_mb, log_level, class)
+    java_with(version, &[], heap_mb, log_level, class)
 }
 
-/// The same with other classes.
-pub(crate) fn java_with(classes: &[PathBuf], heap_mb: u32, log_level: &str, class: &str) -> Command {
-    let classes: Vec<_> = classes.iter().map(|folder| folder.to_string_lossy()).collect();
+/// The same with more folders of classes.
+pub(crate) fn java_with(version: Version, more: &[PathBuf], heap_mb: u32, log_level: &str, class: &str) -> Command {
+    let jars = version.jars();
+    let classes: Vec<_> = iter::once(&jars.join("*")).chain(more).map(|folder| folder.display().to_string()).collect();
     let mut command = Command::new("java");
     command
         .args(SHORT_LIVED)
+        // `setup.sh` writes it; where it is not there, or of another Java, classes are loaded as ever.
+        .arg(format!("-XX:SharedArchiveFile={}", jars.join("classes.jsa").display()))
+        // On its standard output is what a tool says, and not what the JVM has to remark.
+        .args(["-Xlog:disable", "-Xlog:all=warning:stderr"])
         .arg(format!("-Xmx{heap_mb}m"))
         .arg(format!("-Dorg.slf4j.simpleLogger.defaultLogLevel={log_level}"))
         .args(["-Dorg.slf4j.simpleLogger.showDateTime=true", "-Dorg.slf4j.simpleLogger.dateTimeFormat=HH:mm:ss.SSS"])
