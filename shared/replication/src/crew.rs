@@ -58,16 +58,21 @@ impl<P: LanePorts> Crew<P> {
     pub async fn rest(&mut self) -> Result<(), LaneError> {
         let mut failed = None;
         while let Some(joined) = self.tasks.join_next().await {
-            if let Err(error) = joined.expect("lanes are neither cancelled nor panic") {
-                self.order(TailOrder::Stop);
-                failed.get_or_insert(error);
+            match joined.expect("lanes are neither cancelled nor panic") {
+                // One that was still seeding rests as well as any.
+                Ok(()) | Err(LaneError::Halted { .. }) => {}
+                Err(error) => {
+                    self.order(TailOrder::Stop);
+                    failed.get_or_insert(error);
+                }
             }
         }
         failed.map_or(Ok(()), Err)
     }
 
-    /// Brings every lane to rest at once, whatever it was told before.
+    /// Brings every lane to rest at once, whatever it was told before, and also where it is still seeding.
     pub async fn stop(&mut self) -> Result<(), LaneError> {
+        self.ctx.shared.halt();
         self.order(TailOrder::Stop);
         self.rest().await
     }

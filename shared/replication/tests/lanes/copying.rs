@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use krossing_core::{ports::Clock, records::Codec};
-use krossing_replication::TailOrder;
+use krossing_replication::{Crew, TailOrder};
 use krossing_testkit::{Fault, Faults};
 
-use crate::bench::{Bench, Tail, append_everywhere, fill_with_everything, records, within_an_hour};
+use crate::bench::{Bench, Tail, append_everywhere, fill_with_everything, large_record, records, within_an_hour};
 
 #[tokio::test(start_paused = true)]
 async fn a_lane_seeds_every_kind_of_batch_exactly() {
@@ -41,6 +41,30 @@ async fn a_tail_follows_what_is_appended_and_ends_where_it_is_told_to() {
             assert_eq!(tail.board.partitions()[&partition].lag(), 0, "{partition}");
         }
     }
+}
+
+/// Its worker is told to end, or the cutover wants the lane, before what has appeared is seeded.
+#[tokio::test(start_paused = true)]
+async fn a_lane_that_is_to_tail_comes_to_rest_also_while_it_still_seeds() {
+    let (mut bench, partition) = Bench::with_one_partition(1);
+    bench.segment_bytes_max = 1_000_000;
+    for number in 0..60 {
+        bench.world.source.append(&partition, Codec::None, vec![large_record(number, 900_000)]);
+    }
+    let slow = Duration::from_secs(2);
+    let faults = Faults::deciding(move |call| (call.name == "target.produce").then_some(Fault::Slow(slow)));
+    let process = bench.process("slow", &faults);
+    let mut crew = Crew::new(process.ctx.clone());
+    crew.add(bench.plan());
+    let clock = bench.world.clock;
+    clock.sleep(Duration::from_secs(30)).await;
+    let told = clock.now();
+    within_an_hour(crew.stop()).await.unwrap();
+    assert!(clock.now() - told < Duration::from_secs(20), "{:?}", clock.now() - told);
+    let records = bench.progress().await[&partition].counts.records;
+    assert!((1..60).contains(&records), "{records}");
+    bench.catch_up().await.unwrap();
+    bench.check().await;
 }
 
 #[tokio::test(start_paused = true)]
