@@ -204,7 +204,7 @@ fn a_cutover_that_is_ready_too_late_asks_nobody_to_stand_still() {
             let mut drive = Drive::open(migration, "a Lambda".to_owned(), SILENT, Command::Cutover).await?;
             let planned = drive.before_cutover().await?;
             let now = scene.world.clock.now();
-            drive.cutover(&planned, Some(now)).await
+            drive.cutover(&planned, krossing_drive::FreezeTime::OncePreparedBy(now)).await
         });
         let error = format!("{:#}", ended.await.expect_err("it is too late"));
         assert!(error.contains("were not asked to stand still"), "{error}");
@@ -214,6 +214,36 @@ fn a_cutover_that_is_ready_too_late_asks_nobody_to_stand_still() {
         let again = in_time(&scene, process(scene.clone(), Command::Cutover, Faults::none(), 2));
         again.await.expect("the next one has its time");
         assert_eq!(scene.tip(), Some(State::AwaitingClientSwitch));
+    });
+}
+
+/// As where an operator has had producers stand still at a gate: their time runs while everything is prepared.
+#[test]
+fn a_standstill_counts_from_when_producers_were_stopped_and_ends_with_its_budget() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
+    tokio::task::LocalSet::new().block_on(&runtime.expect("a runtime can be built"), async {
+        let scene = scene_in(State::DrainReady).await;
+        let budget = scene.migration(&Faults::none()).config.cutover.max_producer_freeze;
+        scene.world.clock.sleep(budget * 2).await;
+        let cut_over = async |stood: Duration| {
+            let migration = Arc::new(scene.migration(&Faults::none()));
+            let mut drive = Drive::open(migration, "a Lambda".to_owned(), SILENT, Command::Cutover).await?;
+            let planned = drive.before_cutover().await?;
+            let since = scene.world.clock.now() - stood;
+            drive.cutover(&planned, krossing_drive::FreezeTime::Since(since)).await
+        };
+        let error = format!("{:#}", in_time(&scene, cut_over(budget)).await.expect_err("their time is over"));
+        assert!(error.contains("max_producer_freeze"), "{error}");
+        assert_eq!(scene.tip(), Some(State::DrainReady));
+        assert!(!scene.world.freeze.is_frozen());
+        let journal = journal(&scene);
+        for kind in [EntryKind::FreezeAsked, EntryKind::Unfrozen] {
+            assert!(journal.iter().any(|entry| entry.kind == kind), "no {kind:?} in {journal:?}");
+        }
+        let stood = Duration::from_secs(5);
+        let report = in_time(&scene, cut_over(stood)).await.expect("there is time left");
+        assert_eq!(scene.tip(), Some(State::AwaitingClientSwitch));
+        assert!(report.timings.frozen_ms >= 5_000, "{:?}", report.timings);
     });
 }
 

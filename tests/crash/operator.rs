@@ -307,7 +307,7 @@ pub(crate) async fn process(scene: Scene, command: Command, faults: Faults, numb
         }
         Command::Cutover => {
             let planned = drive.before_cutover().await?;
-            drive.cutover(&planned, None).await?;
+            drive.cutover(&planned, krossing_drive::FreezeTime::OncePrepared).await?;
         }
         Command::ClientSwitch => {
             if let Decision::Refused(why) = permit(command, drive.journal.standing()).decision {

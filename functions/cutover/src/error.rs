@@ -213,9 +213,10 @@ impl CutoverError {
         match self {
             CutoverError::Migration(error) => error.class(),
             CutoverError::Lane(error) => error.class(),
+            // Producers stand still until it is done, so that it is tried again whatever the answer was.
+            CutoverError::NotReleased { .. } => ErrorClass::Retryable,
             CutoverError::NotFrozen(_)
             | CutoverError::FreezeNotConfirmed { .. }
-            | CutoverError::NotReleased { .. }
             | CutoverError::NotCaughtUp { .. }
             | CutoverError::TooLate { .. }
             | CutoverError::OutOfTime { .. }

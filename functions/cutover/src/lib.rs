@@ -44,8 +44,19 @@ pub struct Cutover<'a, P: Ports> {
     pub ctx: Arc<LaneContext<P>>,
     /// What is being done, for displays and for the reason of a failure.
     pub step: Step,
-    /// When producers must have been asked to stand still, where this process is ended at some time whatever it does.
-    pub freeze_by: Option<Instant>,
+    /// When producers are asked to stand still.
+    pub freeze: FreezeTime,
+}
+
+/// When producers are asked to stand still, and from when their time counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FreezeTime {
+    /// Once everything is prepared that needs no standstill.
+    OncePrepared,
+    /// The same, before this time or not at all: the process is ended at some time, whatever it does.
+    OncePreparedBy(Instant),
+    /// They stand still since then: an operator had them do so before this process began.
+    Since(Instant),
 }
 
 /// The step a cutover is at.
@@ -211,28 +222,35 @@ async fn attempt<P: Ports>(
 ) -> Result<CutoverReport, CutoverError> {
     cutover.migration.enter(journal, State::Cutover, "the operator asked for the cutover", json!({})).await?;
     let clock = &cutover.migration.clock;
-    let too_late = async {
-        match cutover.freeze_by {
-            Some(by) => clock.sleep(by.saturating_duration_since(clock.now())).await,
-            None => std::future::pending().await,
-        }
-    };
-    let prepared = tokio::select! {
-        biased;
-        () = too_late => return Err(CutoverError::TooLate { step: cutover.step.name() }),
-        prepared = prepare::prepare(cutover, crew) => prepared?,
-    };
     let budget = cutover.migration.config.cutover.max_producer_freeze;
-    let until = clock.now() + budget;
+    let at = |time: Instant| clock.sleep(time.saturating_duration_since(clock.now()));
+    let out_of_time = || CutoverError::OutOfTime { budget, step: cutover.step.name() };
+    let (frozen, prepared, until) = match cutover.freeze {
+        FreezeTime::Since(since) => {
+            let frozen = standstill::freeze(cutover, journal, Some(since)).await?;
+            let until = since + budget;
+            tokio::select! {
+                biased;
+                () = at(until) => return Err(out_of_time()),
+                prepared = prepare::prepare(cutover, crew) => (Some(frozen), prepared?, until),
+            }
+        }
+        FreezeTime::OncePreparedBy(by) => tokio::select! {
+            biased;
+            () = at(by) => return Err(CutoverError::TooLate { step: cutover.step.name() }),
+            prepared = prepare::prepare(cutover, crew) => (None, prepared?, clock.now() + budget),
+        },
+        FreezeTime::OncePrepared => (None, prepare::prepare(cutover, crew).await?, clock.now() + budget),
+    };
     let board = crew.board();
     let report = tokio::select! {
-        done = standstill::standstill(cutover, journal, crew, prepared, until) => done?,
-        () = clock.sleep(budget) => {
-            let (step, partitions) = (cutover.step.name(), prepare::held_back(&board));
+        done = standstill::standstill(cutover, journal, crew, prepared, frozen, until) => done?,
+        () = at(until) => {
+            let partitions = prepare::held_back(&board);
             return Err(if partitions.is_empty() {
-                CutoverError::OutOfTime { budget, step }
+                out_of_time()
             } else {
-                CutoverError::HeldBack { budget, step, partitions, transactions: Vec::new() }
+                CutoverError::HeldBack { budget, step: cutover.step.name(), partitions, transactions: Vec::new() }
             });
         }
     };

@@ -29,8 +29,14 @@ struct Watch<C> {
 
 impl<C: Clock> Watch<C> {
     fn start(clock: C) -> Self {
-        let now = clock.now();
-        Self { clock, began: now, last: now }
+        let began = clock.now();
+        Self::of_what_began(clock, began)
+    }
+
+    /// The total is from `began` on, the first lap from now on.
+    fn of_what_began(clock: C, began: Instant) -> Self {
+        let last = clock.now();
+        Self { clock, began, last }
     }
 
     /// Milliseconds since the last lap.
@@ -45,23 +51,47 @@ impl<C: Clock> Watch<C> {
     }
 }
 
-/// From the request that producers stand still to READY. The budget ends at `until`.
+/// That producers stand still.
+pub(crate) struct Frozen {
+    /// How they were found to.
+    how: String,
+    /// Since when.
+    since: Instant,
+    /// How long asking took, in milliseconds.
+    asked_ms: u64,
+}
+
+/// Has producers stand still, who do so since `since` already or are asked now.
+pub(crate) async fn freeze<P: Ports>(
+    cutover: &Cutover<'_, P>,
+    journal: &mut Journal,
+    since: Option<Instant>,
+) -> Result<Frozen, CutoverError> {
+    let clock = &cutover.migration.clock;
+    let mut asking = Watch::start(clock.clone());
+    cutover.step.begin("asking producers to stand still");
+    let how = ask_to_freeze(cutover, journal).await?;
+    Ok(Frozen { how, asked_ms: asking.lap_ms(), since: since.unwrap_or_else(|| clock.now()) })
+}
+
+/// From the request that producers stand still, or behind it where they are `frozen`, to READY. The budget ends at
+/// `until`.
 pub(crate) async fn standstill<P: Ports>(
     cutover: &Cutover<'_, P>,
     journal: &mut Journal,
     crew: &mut Crew<P>,
     prepared: Prepared,
+    frozen: Option<Frozen>,
     until: Instant,
 ) -> Result<CutoverReport, CutoverError> {
     let migration = cutover.migration;
-    let mut timings = CutoverTimings::default();
-    let mut asking = Watch::start(migration.clock.clone());
+    let frozen = match frozen {
+        Some(frozen) => frozen,
+        None => freeze(cutover, journal, None).await?,
+    };
+    let mut timings = CutoverTimings { freeze_ms: frozen.asked_ms, ..CutoverTimings::default() };
 
-    cutover.step.begin("asking producers to stand still");
-    let freeze = ask_to_freeze(cutover, journal).await?;
-    timings.freeze_ms = asking.lap_ms();
-
-    let mut watch = Watch::start(migration.clock.clone());
+    let mut watch = Watch::of_what_began(migration.clock.clone(), frozen.since);
     let marker_kind = migration.config.cutover.marker;
     cutover.step.begin(match marker_kind {
         MarkerKind::Control | MarkerKind::Record => "marking the source",
@@ -107,7 +137,7 @@ pub(crate) async fn standstill<P: Ports>(
     let report = CutoverReport {
         version: CUTOVER_REPORT_VERSION,
         ready_unix_ms: migration.clock.unix_ms(),
-        freeze,
+        freeze: frozen.how,
         marker_kind,
         markers: markers
             .into_iter()

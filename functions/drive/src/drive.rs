@@ -7,12 +7,7 @@
 //!
 //! Does not: hold the lock that keeps a second command away, hear signals, or connect.
 
-use std::{
-    collections::BTreeSet,
-    convert::Infallible,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{collections::BTreeSet, convert::Infallible, sync::Arc, time::Duration};
 
 use anyhow::{Context, anyhow, bail};
 use krossing_client_switch::{ClientSwitch, SwitchError, SwitchReport};
@@ -25,7 +20,7 @@ use krossing_core::{
     stragglers::{Choice, StragglerDecision},
     transition::{Command, Decision, Position, ResumePoint, State, resume_point},
 };
-use krossing_cutover::{Cutover, Step};
+use krossing_cutover::{Cutover, FreezeTime, Step};
 use krossing_finalize::FinalizeReport;
 use krossing_replication::{LaneError, LanePlan, Notice};
 use krossing_rollback::RollbackReport;
@@ -268,13 +263,12 @@ impl<P: Ports> Drive<P> {
         Ok(planned)
     }
 
-    /// From `drain_ready` to `awaiting_client_switch`, or back with the reason. Where this process is ended at some time,
-    /// producers are asked to stand still before `freeze_by` or not at all.
-    pub async fn cutover(&mut self, planned: &Planned, freeze_by: Option<Instant>) -> anyhow::Result<CutoverReport> {
+    /// From `drain_ready` to `awaiting_client_switch`, or back with the reason.
+    pub async fn cutover(&mut self, planned: &Planned, freeze: FreezeTime) -> anyhow::Result<CutoverReport> {
         let (scope, lanes) = (planned.scope(), planned.lanes());
         let migration = self.migration.clone();
         let (mut cutover, mut notices) = cutover(&migration, &self.owner, &scope, &lanes);
-        cutover.freeze_by = freeze_by;
+        cutover.freeze = freeze;
         let ended = tokio::select! {
             ended = krossing_cutover::run(&cutover, &mut self.journal) => ended,
             never = show_steps(&migration, self.voice, &cutover.step, &mut self.shown) => match never {},
@@ -475,7 +469,7 @@ fn cutover<'a, P: Ports>(
 ) -> (Cutover<'a, P>, mpsc::UnboundedReceiver<Notice>) {
     let (sender, notices) = mpsc::unbounded_channel();
     let ctx = lane_context(migration, owner, sender);
-    (Cutover { migration, scope, lanes, ctx, step: Step::default(), freeze_by: None }, notices)
+    (Cutover { migration, scope, lanes, ctx, step: Step::default(), freeze: FreezeTime::OncePrepared }, notices)
 }
 
 /// Shows each step as it begins, and what is journaled as it is stored. Never ends.

@@ -15,4 +15,5 @@ mod phases;
 mod voice;
 
 pub use drive::{Drive, Planned, load_planned};
+pub use krossing_cutover::FreezeTime;
 pub use voice::{SILENT, Shown, Voice, Watched, chain};

@@ -26,7 +26,7 @@ pub(crate) async fn run(existing: Existing) -> anyhow::Result<Outcome> {
     }
     let planned = unless_interrupted(RESUME_GOES_ON, session.drive.before_cutover()).await?;
     let report = tokio::select! {
-        report = session.drive.cutover(&planned, None) => report?,
+        report = session.drive.cutover(&planned, krossing_drive::FreezeTime::OncePrepared) => report?,
         signal = interrupted() => {
             show::advice(&format!("interrupted by {signal}: the cutover is taken back"));
             session.drive.reload().await?;
