@@ -8,7 +8,7 @@ use std::{io::IsTerminal as _, sync::Arc, time::Duration};
 use anyhow::{Context, anyhow, bail};
 use krossing_core::{
     MigrationId,
-    decision::{Answer, Gate, OpenGate},
+    decision::{Answer, Decided, Gate, OpenGate},
     journal::{Actor, KnownBy},
     ports::{Clock, StoreError},
     transition::Command,
@@ -49,6 +49,8 @@ pub(crate) struct Stack {
     who: Actor,
     /// How many entries of the journal have been shown.
     shown: usize,
+    /// Whether the operator says, with a rollback, that they have let producers go on.
+    producers_released: bool,
 }
 
 /// Where following came to an end.
@@ -76,7 +78,8 @@ impl Stack {
         migration.by = who.clone();
         let shown = migration.journal().await?.position();
         let (migration, common) = (Arc::new(migration), Common { stack: Some(name.to_owned()), ..common.clone() });
-        Ok(Self { common, migration, place, workflow: Workflow::new(&aws), state_machine, who, shown })
+        let workflow = Workflow::new(&aws);
+        Ok(Self { common, migration, place, workflow, state_machine, who, shown, producers_released: false })
     }
 
     /// What it is called.
@@ -230,7 +233,14 @@ impl Stack {
             let answers: Vec<_> = gate.gate.answers().iter().map(|answer| answer.name()).collect();
             bail!("{}: {} It takes {}, and not {what}", gate.gate, gate.gate.question(), answers.join(" or "));
         }
-        answer(&self.migration, &self.workflow, what, self.who.clone(), String::new()).await?;
+        let decided = Decided {
+            answer: what,
+            by: self.who.clone(),
+            reason: String::new(),
+            producers_released: self.producers_released,
+            at_unix_ms: self.migration.clock.unix_ms(),
+        };
+        answer(&self.migration, &self.workflow, decided).await?;
         show::event(
             "decided",
             &json!({ "gate": gate.gate, "decision": what, "by": self.who.who }),
@@ -301,9 +311,16 @@ async fn do_producers_stand_still() -> anyhow::Result<Answer> {
     Ok(if said.trim() == "frozen" { Answer::Frozen } else { Answer::Cancel })
 }
 
-/// `cutover`, `cutover-ack`, `rollback` and `finalize`: an answer, and what comes of it.
-pub(crate) async fn decide(name: &str, existing: &Existing, command: Command) -> anyhow::Result<Outcome> {
+/// `cutover`, `cutover-ack`, `rollback` and `finalize`: an answer, and what comes of it. `producers_released`: with a
+/// rollback the operator says that they have let producers go on.
+pub(crate) async fn decide(
+    name: &str,
+    existing: &Existing,
+    command: Command,
+    producers_released: bool,
+) -> anyhow::Result<Outcome> {
     let mut stack = Stack::open(name, &existing.common, existing.migration_id.clone()).await?;
+    stack.producers_released = producers_released;
     unless_interrupted(&stack.goes_on(), decided(&mut stack, command)).await
 }
 

@@ -1,8 +1,8 @@
 //! Gates: where a workflow waits for an operator, as the ledger has them, and how they are answered.
 
 use krossing_core::{
-    decision::{Answer, Answered, Decided, GATE_DOCUMENT, Gate, OpenGate, may_answer},
-    journal::{Actor, EntryKind, Journal},
+    decision::{Answered, Decided, GATE_DOCUMENT, Gate, OpenGate, may_answer},
+    journal::{EntryKind, Journal},
     ports::{Clock, Ledger, Ports, StoreError, Version},
     transition::State,
 };
@@ -88,10 +88,9 @@ pub async fn journal_answers<P: Ports>(migration: &Migration<P>, journal: &mut J
 pub async fn answer<P: Ports>(
     migration: &Migration<P>,
     workflow: &Workflow,
-    answer: Answer,
-    by: Actor,
-    reason: String,
+    decided: Decided,
 ) -> MigrationResult<Gate> {
+    let answer = decided.answer;
     let refused = |sentence| MigrationError::Refused { sentence };
     let (version, stored) = last_gate(migration).await?;
     let same = |open: &&OpenGate| open.decided.as_ref().is_some_and(|decided| decided.answer == answer);
@@ -100,7 +99,6 @@ pub async fn answer<P: Ports>(
         Some(answered) => answered.clone(),
         None => {
             let open = may_answer(stored.as_ref(), answer).map_err(refused)?;
-            let decided = Decided { answer, by, reason, at_unix_ms: migration.clock.unix_ms() };
             let answered = OpenGate { decided: Some(decided), ..open.clone() };
             match write(migration, version, &answered).await {
                 Err(MigrationError::Store { source: StoreError::Conflict { .. }, .. }) => {

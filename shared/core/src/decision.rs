@@ -200,6 +200,9 @@ pub struct Decided {
     pub by: Actor,
     /// Why; empty where nothing was said.
     pub reason: String,
+    /// Of a rollback: they have let producers go on themselves, because Krossing was not able to.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub producers_released: bool,
     /// When, in milliseconds since 1970.
     pub at_unix_ms: i64,
 }
@@ -233,6 +236,7 @@ pub fn decided_by(stored: Option<&OpenGate>, gate: Gate, answer: Answer) -> Deci
         answer,
         by: Actor { who: "whoever had the task token".to_owned(), known_by: KnownBy::Nobody },
         reason: String::new(),
+        producers_released: false,
         at_unix_ms: stored.map_or(0, |open| open.asked_unix_ms),
     })
 }
@@ -255,7 +259,7 @@ mod tests {
 
     fn alice(answer: Answer) -> Decided {
         let by = Actor { who: "arn:alice".to_owned(), known_by: KnownBy::AwsIdentity };
-        Decided { answer, by, reason: "agreed".to_owned(), at_unix_ms: 2 }
+        Decided { answer, by, reason: "agreed".to_owned(), producers_released: false, at_unix_ms: 2 }
     }
 
     #[test]
