@@ -3,12 +3,13 @@
 use krossing_core::{
     client_switch::ClientSwitchRecord,
     config::FreezeConfig,
-    decision::{Answer, Gate},
+    decision::{Answer, Decided, Gate},
     journal::{Actor, EntryKind, Journal, KnownBy},
+    ports::Clock,
     transition::State,
 };
 use krossing_drive::gate;
-use krossing_runtime::{Migration, connect::Real};
+use krossing_runtime::{Migration, SystemClock, connect::Real};
 use krossing_worker::{lag_now, lane_failures};
 use serde::{Deserialize, Deserializer};
 use serde_json::{Value, json};
@@ -21,10 +22,10 @@ use crate::{
 };
 
 /// Of one thing that is said with a question; the whole is in the journal, or in the ledger.
-const FACT_BYTES_MAX: usize = 4 * 1024;
+const FACT_BYTES_MAX: usize = 8 * 1024;
 
 /// Of all of them: an event holds them twice, and takes 256 KB.
-const FACTS_BYTES_MAX: usize = 16 * 1024;
+const FACTS_BYTES_MAX: usize = 32 * 1024;
 
 /// How many groups a question names.
 const GROUPS_SHOWN: usize = 20;
@@ -168,6 +169,9 @@ struct Decision {
     by: Option<String>,
     #[serde(default)]
     reason: String,
+    /// With a rollback: they have let producers go on themselves.
+    #[serde(default)]
+    producers_released: bool,
 }
 
 /// Answers the gate at which the migration waits, from a console's test event or a chat's action. The function cannot
@@ -182,8 +186,11 @@ pub(crate) async fn decide(environment: Environment, event: Value) -> Result<Val
     let who = decision.by.unwrap_or_else(|| "whoever invoked the decide function".to_owned());
     let by = Actor { who, known_by: KnownBy::Nobody };
     let migration = environment.ledger(asked.id()?, by.clone()).await?;
-    let gate = gate::answer(&migration, &environment.workflow, decision.decision, by, decision.reason).await?;
-    Ok(json!({ "migration_id": migration.id, "gate": gate, "decision": decision.decision }))
+    let answer = decision.decision;
+    let Decision { reason, producers_released, .. } = decision;
+    let decided = Decided { answer, by, reason, producers_released, at_unix_ms: SystemClock.unix_ms() };
+    let gate = gate::answer(&migration, &environment.workflow, decided).await?;
+    Ok(json!({ "migration_id": migration.id, "gate": gate, "decision": answer }))
 }
 
 #[cfg(test)]

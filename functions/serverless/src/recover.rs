@@ -19,7 +19,7 @@ use crate::{
     Environment, Failure,
     gates::{Failed, fitting, unwrapped},
     tell,
-    turns::{Asked, TO_END_IN, migration, turn},
+    turns::{Asked, TO_END_IN, migration, of_this_execution, turn},
 };
 
 /// What the environment variable of a task's token is called.
@@ -158,9 +158,15 @@ fn is_left_open(state: State) -> bool {
 async fn after(environment: Environment, asked: Asked, failed: Failed) -> Result<Value, Failure> {
     let Failed { error, cause } = failed;
     let migration = migration(&environment, &asked).await?;
+    // Before another's lock is waited for: it may be of the execution that drives, and is then held for hours.
+    if let Some(execution) = &asked.execution {
+        of_this_execution(&migration, execution).await?;
+    }
     let work = async |drive: &mut Drive<Real>| {
         if drive.journal.standing().cutover_is_open() {
-            drive.abandon_cutover().await?;
+            let abandoned = drive.abandon_cutover().await;
+            tell::standstill(&drive.migration.id, &drive.journal);
+            abandoned?;
         }
         // The cutover may have died right behind READY.
         drive.announce_switch().await?;

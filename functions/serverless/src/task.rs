@@ -22,9 +22,9 @@ use crate::Failure;
 /// How often the workflow hears that work goes on.
 const BEAT_EVERY: Duration = Duration::from_secs(20);
 
-/// When the workflow has put another worker in the place of one that gets nothing done, or is about to: it must find the
-/// lane free.
-const STANDSTILL_MAX: Duration = Duration::from_secs(280);
+/// The workflow puts another worker in the place of one that it has not heard for its heartbeat's time. The other must
+/// find the lane free, so that work which gets nothing done gives it up this much before.
+const REST_BEFORE: Duration = Duration::from_secs(20);
 
 /// How long work may take to come to rest once it is told to.
 const REST_WAIT_MAX: Duration = Duration::from_secs(60);
@@ -49,6 +49,8 @@ impl Pulse {
 pub(crate) struct Task {
     pub(crate) workflow: Workflow,
     pub(crate) token: String,
+    /// How long the workflow waits for a heartbeat.
+    pub(crate) heartbeat: Duration,
 }
 
 /// How work ends that was told to stop before it was done.
@@ -66,8 +68,12 @@ enum Stop {
 
 impl Task {
     /// Runs `work` until it is done, the platform wants the process to end, or nobody waits for it any more; then tells
-    /// the workflow how it ended. `work` comes to rest when its watch turns true.
-    pub(crate) async fn run<W>(&self, work: impl FnOnce(Pulse, watch::Receiver<bool>) -> W) -> Result<(), Failure>
+    /// the workflow how it ended. `work` comes to rest when its watch turns true. `beaten` hears of each heartbeat.
+    pub(crate) async fn run<W>(
+        &self,
+        beaten: impl Fn(),
+        work: impl FnOnce(Pulse, watch::Receiver<bool>) -> W,
+    ) -> Result<(), Failure>
     where
         W: Future<Output = Result<Value, Failure>>,
     {
@@ -76,7 +82,7 @@ impl Task {
         let mut work = std::pin::pin!(work(pulse.clone(), told));
         let stop = tokio::select! {
             ended = &mut work => return self.report(ended).await,
-            gone = self.beats(&pulse) => Stop::TokenGone(gone),
+            gone = self.beats(&pulse, beaten) => Stop::TokenGone(gone),
             () = terminated() => Stop::Signal,
         };
         tell.send_replace(true);
@@ -113,19 +119,23 @@ impl Task {
     }
 
     /// Sends heartbeats while work goes on. Ends when nobody waits for the task any more; answers how that was said.
-    async fn beats(&self, pulse: &Pulse) -> String {
-        let (mut last, mut beaten) = (0, SystemClock.now());
+    async fn beats(&self, pulse: &Pulse, beaten: impl Fn()) -> String {
+        let (mut last, mut last_at) = (0, SystemClock.now());
         loop {
             SystemClock.sleep(BEAT_EVERY).await;
             let now = pulse.count();
             if now == last {
-                if SystemClock.now() - beaten > STANDSTILL_MAX {
-                    return format!("nothing was got done for {} s", STANDSTILL_MAX.as_secs());
+                let standstill = SystemClock.now() - last_at;
+                if standstill + REST_BEFORE > self.heartbeat {
+                    return format!("nothing was got done for {} s", standstill.as_secs());
                 }
                 continue;
             }
             match self.workflow.heartbeat(&self.token).await {
-                Ok(()) => (last, beaten) = (now, SystemClock.now()),
+                Ok(()) => {
+                    (last, last_at) = (now, SystemClock.now());
+                    beaten();
+                }
                 Err(error @ WorkflowError::TokenGone { .. }) => return chain(&error),
                 Err(WorkflowError::Call(error)) => tracing::warn!(%error, "could not send a heartbeat"),
             }

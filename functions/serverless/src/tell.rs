@@ -174,6 +174,19 @@ fn send_task_success(token: &str, answer: Answer) -> String {
     format!("aws stepfunctions send-task-success --task-token '{token}' --task-output '{{\"decision\":\"{answer}\"}}'")
 }
 
+/// How long producers stood still in the last cutover, or have been by now: of one that did not come to READY.
+pub(crate) fn standstill(id: &MigrationId, journal: &Journal) {
+    if let Some(frozen_ms) = stood_still_ms(journal, SystemClock.unix_ms()) {
+        metrics(id, None, &[("frozen_ms", frozen_ms as f64, "Milliseconds")]);
+    }
+}
+
+fn stood_still_ms(journal: &Journal, now_unix_ms: i64) -> Option<i64> {
+    let asked = journal.last_since(State::Cutover, EntryKind::FreezeAsked)?;
+    let released = journal.last_since(State::Cutover, EntryKind::Unfrozen);
+    Some(released.map_or(now_unix_ms, |released| released.at_unix_ms) - asked.at_unix_ms)
+}
+
 /// Figures, in CloudWatch's embedded metric format: a line on standard output.
 pub(crate) fn metrics(id: &MigrationId, lane: Option<u32>, figures: &[(&str, f64, &str)]) {
     println!("{}", embedded(SystemClock.unix_ms(), id, lane, figures));
@@ -203,6 +216,8 @@ fn embedded(at_unix_ms: i64, id: &MigrationId, lane: Option<u32>, figures: &[(&s
 
 #[cfg(test)]
 mod tests {
+    use krossing_core::journal::{Actor, KnownBy, Stamp};
+
     use super::*;
 
     fn id() -> MigrationId {
@@ -221,6 +236,27 @@ mod tests {
         let line = event.detail["send_task_success"].as_str().expect("a line");
         assert!(line.contains("--task-token 't-1'") && line.contains(r#"{"decision":"cutover"}"#), "{line}");
         assert!(!text.contains("t-1"), "a chat room is no place for a token");
+    }
+
+    #[test]
+    fn a_standstill_is_told_up_to_the_release_or_up_to_now_where_there_was_none() {
+        let stamp = |at_unix_ms| Stamp { at_unix_ms, by: Actor { who: "alice".to_owned(), known_by: KnownBy::Nobody } };
+        let mut journal = Journal::default();
+        let begun = journal.begin("f1".to_owned(), stamp(0), "", json!({})).expect("nothing was there").0;
+        journal.push(begun).expect("the first");
+        for state in State::ALL.into_iter().skip(1).take_while(|state| *state <= State::Cutover) {
+            let entry = journal.transition(state, stamp(1_000), "", json!({})).expect("the next").0;
+            journal.push(entry).expect("the next");
+        }
+        assert_eq!(stood_still_ms(&journal, 9_000), None);
+        let note = |journal: &mut Journal, kind, at_unix_ms| {
+            let entry = journal.note(kind, stamp(at_unix_ms), "", json!({})).expect("a note").0;
+            journal.push(entry).expect("a note");
+        };
+        note(&mut journal, EntryKind::FreezeAsked, 2_000);
+        assert_eq!(stood_still_ms(&journal, 9_000), Some(7_000));
+        note(&mut journal, EntryKind::Unfrozen, 5_000);
+        assert_eq!(stood_still_ms(&journal, 9_000), Some(3_000));
     }
 
     #[test]

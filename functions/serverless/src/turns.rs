@@ -15,7 +15,7 @@ use krossing_core::{
     transition::{Command, Position, State},
 };
 use krossing_drive::{
-    Drive, SILENT, chain, execution,
+    Drive, FreezeTime, SILENT, chain, execution,
     gate::{journal_answers, last_gate},
     hand_over,
 };
@@ -137,23 +137,39 @@ pub(crate) async fn of_this_execution(migration: &Migration<Real>, execution: &s
     }
 }
 
+/// How long Step Functions may take to know of an execution that it has begun or ended: what it says of one is consistent
+/// in the end only (https://docs.aws.amazon.com/step-functions/latest/apireference/API_DescribeExecution.html).
+const KNOWN_WITHIN: Duration = Duration::from_secs(10);
+
+/// How often it is asked again.
+const ASK_AGAIN_EVERY: Duration = Duration::from_secs(1);
+
+/// Whether an execution runs, as soon as that is `expected`; what it is otherwise after [`KNOWN_WITHIN`].
+async fn runs(environment: &Environment, execution: &str, expected: bool) -> Result<bool, Failure> {
+    let by = SystemClock.now() + KNOWN_WITHIN;
+    loop {
+        let runs = environment.workflow.execution(execution).await?.is_some_and(|known| known.is_running());
+        if runs == expected || SystemClock.now() >= by {
+            return Ok(runs);
+        }
+        SystemClock.sleep(ASK_AGAIN_EVERY).await;
+    }
+}
+
 /// Claims the migration for this execution, unless another one runs.
 async fn claim(environment: &Environment, migration: &Migration<Real>, execution: &str) -> Result<(), Failure> {
     let (version, claimed) = execution::driving(migration).await?;
     match claimed {
         Some(driving) if driving == execution => return Ok(()),
-        Some(driving) => {
-            let other = environment.workflow.execution(&driving).await?;
-            if other.is_some_and(|other| other.is_running()) {
-                return Err(Failure::fenced(format!(
-                    "the execution {driving} drives {}: decide there, or stop it first",
-                    migration.id
-                )));
-            }
+        Some(driving) if runs(environment, &driving, false).await? => {
+            return Err(Failure::fenced(format!(
+                "the execution {driving} drives {}: decide there, or stop it first",
+                migration.id
+            )));
         }
-        None => {}
+        Some(_) | None => {}
     }
-    if !environment.workflow.execution(execution).await?.is_some_and(|this| this.is_running()) {
+    if !runs(environment, execution, true).await? {
         return Err(Failure::fenced(format!("{execution} is no execution that runs: it drives nothing")));
     }
     Ok(execution::claim(migration, version, execution).await?)
@@ -225,6 +241,7 @@ fn lanes_for_workers(lanes: impl Iterator<Item = LaneId>, asked: Version) -> Val
 
 /// From `drain_ready` to `awaiting_client_switch`, or back with the reason. The function is ended at `until`.
 pub(crate) async fn cutover(environment: Environment, event: Value, until: Instant) -> Result<Value, Failure> {
+    let began = SystemClock.now();
     let asked = Asked::of(event)?;
     let mut migration = migration(&environment, &asked).await?;
     let gate = last_gate(&migration).await?.1;
@@ -240,7 +257,12 @@ pub(crate) async fn cutover(environment: Environment, event: Value, until: Insta
     }
     migration.by = by;
     let freeze_by = until.checked_sub(migration.config.cutover.max_producer_freeze + TO_END_IN);
-    let freeze_by = freeze_by.unwrap_or_else(|| SystemClock.now());
+    let freeze = match &migration.ports.freeze.by {
+        // Producers stand still since the gate was answered. When that was, the clock of whoever answered says; when this
+        // began, moments later, ours.
+        FreezeBy::Gate(GateFreeze { frozen_by: Some(_) }) => FreezeTime::Since(began),
+        _ => FreezeTime::OncePreparedBy(freeze_by.unwrap_or(began)),
+    };
     // A function does not end with the execution that has invoked it.
     let workflow = &environment.workflow;
     let running = |execution| RunningExecution { workflow: workflow.clone(), execution };
@@ -248,7 +270,11 @@ pub(crate) async fn cutover(environment: Environment, event: Value, until: Insta
     let work = async |drive: &mut Drive<Real>| {
         let planned = drive.before_cutover().await?;
         krossing_worker::journal_gaps(&drive.migration, &mut drive.journal, &planned.lanes()).await?;
-        let report = drive.cutover(&planned, Some(freeze_by)).await?;
+        let ended = drive.cutover(&planned, freeze).await;
+        if ended.is_err() {
+            tell::standstill(&drive.migration.id, &drive.journal);
+        }
+        let report = ended?;
         tell::metrics(&drive.migration.id, None, &[("frozen_ms", report.timings.frozen_ms as f64, "Milliseconds")]);
         Ok(json!({ "frozen_ms": report.timings.frozen_ms, "positions": report.groups.len() }))
     };
@@ -277,12 +303,14 @@ pub(crate) async fn acknowledge(environment: Environment, event: Value) -> Resul
 pub(crate) async fn rollback(environment: Environment, event: Value) -> Result<Value, Failure> {
     let asked = Asked::of(event)?;
     let mut migration = migration(&environment, &asked).await?;
+    let mut producers_released = false;
     if asked.decision.is_some() {
         let stored = last_gate(&migration).await?.1;
         let gate = stored.as_ref().map_or(Gate::ApproveCutover, |open| open.gate);
-        migration.by = decided_by(stored.as_ref(), gate, Answer::Rollback).by;
+        let decided = decided_by(stored.as_ref(), gate, Answer::Rollback);
+        (migration.by, producers_released) = (decided.by, decided.producers_released);
     }
-    let work = async |drive: &mut Drive<Real>| match drive.rollback(false).await {
+    let work = async |drive: &mut Drive<Real>| match drive.rollback(producers_released).await {
         Ok(_) => Ok(json!({})),
         Err(error) => Err(not_given_up(drive, error.into()).await),
     };

@@ -8,7 +8,7 @@ use std::{process::ExitCode, sync::Arc, time::Duration};
 use clap::{Parser, Subcommand};
 use krossing_client_switch::ClientSwitch;
 use krossing_core::{
-    LaneId,
+    ErrorClass, LaneId,
     journal::Journal,
     limits::INVENTORY_REFRESH,
     ports::{Clock, Version},
@@ -83,6 +83,16 @@ enum Work {
     Finalize,
 }
 
+impl Work {
+    /// How long the workflow waits for a heartbeat: a large partition of a seed may take minutes to show anything.
+    fn heartbeat(self) -> Duration {
+        Duration::from_secs(match self {
+            Work::Seed { .. } => 300,
+            Work::Tail { .. } | Work::Drain { .. } | Work::ClientSwitch | Work::Finalize => 180,
+        })
+    }
+}
+
 /// Reads what is to be done, does it, and tells the workflow how it ended.
 pub fn main() -> ExitCode {
     let Arguments { work } = Arguments::parse();
@@ -109,26 +119,38 @@ async fn run(work: Work) -> Result<(), Failure> {
         Ok(environment) => environment,
         Err(failure) => {
             let aws = krossing_runtime::aws::Aws::load(None).await;
-            let task = Task { workflow: krossing_runtime::aws::Workflow::new(&aws), token };
-            return task.run(async |_, _| Err(failure)).await;
+            let workflow = krossing_runtime::aws::Workflow::new(&aws);
+            return Task { workflow, token, heartbeat: work.heartbeat() }.run(|| {}, async |_, _| Err(failure)).await;
         }
     };
-    let task = Task { workflow: environment.workflow.clone(), token };
-    task.run(async |pulse, stop| {
-        let id = given("KROSSING_MIGRATION_ID")?;
+    let task = Task { workflow: environment.workflow.clone(), token, heartbeat: work.heartbeat() };
+    let id = given("KROSSING_MIGRATION_ID")?;
+    let beaten = || {
+        // Whose id is wrong does not get as far as a heartbeat.
+        if let Ok(id) = id.parse() {
+            tell::metrics(&id, None, &[("heartbeat", 1.0, "Count")]);
+        }
+    };
+    task.run(beaten, async |pulse, stop| {
+        let id = id.clone();
         let execution = Some(given("KROSSING_EXECUTION")?);
         let asked = Asked { migration_id: id, execution, decision: None, lock_by: None };
         let migration = Arc::new(environment.migration(asked.id()?, asked.by()).await?);
         let execution = asked.execution.clone().unwrap_or_default();
         of_this_execution(&migration, &execution).await?;
-        let job = Job { environment: &environment, migration, execution, pulse, stop };
+        let mut job = Job { environment: &environment, migration, execution, pulse, stop };
         match work {
             Work::Seed { lane } => job.of_lane(LaneId(lane), async |job, lane| job.seed(lane).await).await,
             Work::Tail { lane, asked } => {
-                job.of_lane(LaneId(lane), async |job, lane| job.tail(lane, asked).await).await
+                let lane = LaneId(lane);
+                let ended = job.of_lane(lane, async |job, lane| job.tail(lane, asked).await).await;
+                job.told(ended, &format!("nobody tails {lane}")).await
             }
             Work::Drain { lanes, laid_anew } => Box::pin(job.drain(lanes, laid_anew)).await,
-            Work::ClientSwitch => Box::pin(job.client_switch()).await,
+            Work::ClientSwitch => {
+                let ended = Box::pin(job.client_switch()).await;
+                job.told(ended, "groups are not kept in step").await
+            }
             Work::Finalize => Box::pin(job.finalize()).await,
         }
     })
@@ -159,12 +181,12 @@ impl Job<'_> {
 
     /// Work on one lane, whose failure the operator is to see whatever the workflow makes of it.
     async fn of_lane(
-        self,
+        &self,
         lane: LaneId,
         work: impl AsyncFnOnce(&Self, LaneId) -> Result<Value, Failure>,
     ) -> Result<Value, Failure> {
         note_lane_failure(&self.migration, lane, "").await;
-        let ended = Box::pin(work(&self, lane)).await;
+        let ended = Box::pin(work(self, lane)).await;
         match &ended {
             Err(failure) if *failure != stopped() => {
                 note_lane_failure(&self.migration, lane, &failure.sentence).await;
@@ -172,6 +194,32 @@ impl Job<'_> {
             Err(_) | Ok(_) => {}
         }
         ended
+    }
+
+    /// Tells people of what does not pass by itself where the workflow goes on without this task: while a gate is open
+    /// nothing else says that a lane is not tailed, and a source keeps its records for its retention only.
+    async fn told(&self, ended: Result<Value, Failure>, what: &str) -> Result<Value, Failure> {
+        let failure = match ended {
+            Err(failure) if failure.class != ErrorClass::Retryable => failure,
+            ended => return ended,
+        };
+        let state = match self.migration.journal().await {
+            Ok(journal) => journal.standing().working_state().map_or("unborn", State::name),
+            Err(error) => {
+                tracing::warn!(%error, "where the migration stands is not known");
+                "unknown"
+            }
+        };
+        let class = failure.class.name();
+        let cause = format!(
+            "{what}: {}; if it does not go on by itself once that is put right, stop the execution, then `krossing resume`",
+            failure.sentence
+        );
+        let event = tell::failed(&self.migration.id, state, class, &cause, Some(&self.execution));
+        if let Err(error) = self.environment.bus.put(&event).await {
+            tracing::warn!(%error, "nobody was told of the failure");
+        }
+        Err(failure)
     }
 
     async fn seed(&self, id: LaneId) -> Result<Value, Failure> {
@@ -190,7 +238,6 @@ impl Job<'_> {
                     ("bytes_written", meter.bytes_written() as f64, "Bytes"),
                     ("records_written", meter.records_written() as f64, "Count"),
                     ("partitions_left", (lane.partitions.len() as u64 - meter.partitions_seeded()) as f64, "Count"),
-                    ("heartbeat", 1.0, "Count"),
                 ];
                 tell::metrics(&self.migration.id, Some(id.0), &figures);
             }
@@ -215,10 +262,11 @@ impl Job<'_> {
         asked: impl Future<Output = krossing_runtime::MigrationResult<()>> + Send,
     ) -> Result<TailEnd, Failure> {
         let (pulse, id) = (self.pulse.clone(), self.migration.id.clone());
-        let mut said = SystemClock.now();
+        let (mut said, mut written) = (SystemClock.now(), 0);
         let reported = |report: &krossing_worker::LaneReport| {
-            // Who hears nothing of the source gets nothing done.
-            if report.partitions_heard > 0 {
+            // Who hears nothing of the source gets nothing done, unless it still seeds what has appeared.
+            if report.partitions_heard > 0 || report.bytes_written > written {
+                written = report.bytes_written;
                 pulse.beat();
             }
             if SystemClock.now() - said >= FIGURES_EVERY {
@@ -228,7 +276,6 @@ impl Job<'_> {
                     ("lag_records_total", report.lag_records_total as f64, "Count"),
                     ("bytes_written", report.bytes_written as f64, "Bytes"),
                     ("records_written", report.records_written as f64, "Count"),
-                    ("heartbeat", 1.0, "Count"),
                 ];
                 tell::metrics(&id, Some(lane.id.0), &figures);
             }
@@ -274,9 +321,14 @@ impl Job<'_> {
     /// Until the target has kept up, and the journal says so.
     async fn keep_up(&mut self, drive: &mut Drive<Real>, planned: &mut Planned, lanes: usize) -> Result<(), Failure> {
         let ready = self.until_ready(drive, planned, lanes).await?;
-        if let Some(missed) =
-            krossing_validate::tombstones_missed(&self.migration, &planned.scope(), &ready.behind_longest_ms).await?
-        {
+        // It reads both sides of every partition in doubt, for as long as that takes.
+        let scope = planned.scope();
+        let missed = tokio::select! {
+            missed = krossing_validate::tombstones_missed(&self.migration, &scope, &ready.behind_longest_ms) => missed?,
+            () = told_to_stop(&mut self.stop) => return Err(stopped()),
+            () = alive(&self.pulse) => unreachable!("it goes on for ever"),
+        };
+        if let Some(missed) = missed {
             return Err(anyhow::Error::new(missed).into());
         }
         if drive.journal.tip() == Some(State::Tail) {
@@ -353,7 +405,7 @@ impl Job<'_> {
         ended
     }
 
-    async fn client_switch(mut self) -> Result<Value, Failure> {
+    async fn client_switch(&mut self) -> Result<Value, Failure> {
         let lanes = self.planned().await?.lanes();
         let migration = self.migration.clone();
         let switch = ClientSwitch::load(&migration, &lanes).await.map_err(anyhow::Error::new)?;
@@ -395,19 +447,21 @@ impl Job<'_> {
         let _lock = CommandLock::take(&place, &self.migration, &owner, log).await?;
         let mut drive = Drive::open(self.migration.clone(), owner, SILENT, Command::Finalize).await?;
         journal_answers(&self.migration, &mut drive.journal).await?;
-        let alive = async {
-            loop {
-                self.pulse.beat();
-                SystemClock.sleep(FIGURES_EVERY).await;
-            }
-        };
         let ended = tokio::select! {
             ended = Box::pin(drive.finalize()) => ended.map_err(Failure::from),
             () = told_to_stop(&mut self.stop) => Err(stopped()),
-            () = alive => unreachable!("it goes on for ever"),
+            () = alive(&self.pulse) => unreachable!("it goes on for ever"),
         };
         tell::new_entries(self.environment, &self.migration, Some(&self.execution)).await;
         ended.map(|report| json!({ "state": State::Finalized, "records": report.copied.records }))
+    }
+}
+
+/// Beats for as long as the process is alive: for work that does not show how far it is. Never ends.
+async fn alive(pulse: &Pulse) {
+    loop {
+        pulse.beat();
+        SystemClock.sleep(FIGURES_EVERY).await;
     }
 }
 
@@ -418,4 +472,41 @@ fn clients_have_switched_or_will_not(journal: &Journal) -> bool {
 
 fn of_worker(error: WorkerError) -> Failure {
     anyhow::Error::new(error).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Every state of the definition that starts a worker: what it runs, and how long it waits for a heartbeat.
+    fn tasks(state: &Value, found: &mut Vec<(String, u64)>) {
+        if let Some(seconds) = state["HeartbeatSeconds"].as_u64() {
+            found.push((state["Arguments"]["Overrides"]["ContainerOverrides"][0]["Command"].to_string(), seconds));
+        }
+        let below: Vec<&Value> = match state {
+            Value::Object(fields) => fields.values().collect(),
+            Value::Array(items) => items.iter().collect(),
+            _ => Vec::new(),
+        };
+        below.into_iter().for_each(|state| tasks(state, found));
+    }
+
+    #[test]
+    fn workers_wait_as_long_for_something_to_be_done_as_the_definition_does() {
+        let definition = include_str!("../../../statemachine/migration.asl.json");
+        let mut found = Vec::new();
+        tasks(&serde_json::from_str(definition).expect("the definition is JSON"), &mut found);
+        let works = [
+            ("seed", Work::Seed { lane: 0 }),
+            ("tail", Work::Tail { lane: 0, asked: 0 }),
+            ("drain", Work::Drain { lanes: 0, laid_anew: false }),
+            ("client-switch", Work::ClientSwitch),
+            ("finalize", Work::Finalize),
+        ];
+        assert_eq!(found.len(), works.len(), "{found:?}");
+        for (name, work) in works {
+            let (_, seconds) = found.iter().find(|(command, _)| command.contains(name)).expect(name);
+            assert_eq!(work.heartbeat(), Duration::from_secs(*seconds), "{name}");
+        }
+    }
 }

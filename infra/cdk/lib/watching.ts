@@ -25,9 +25,9 @@ export function makeAlarms(
   topic: sns.ITopic,
 ): void {
   for (const { metric, log } of file.metrics.from_logs) {
-    new logs.MetricFilter(scope, `Count-${metric}`, {
+    new logs.MetricFilter(scope, `Count-${metric}-${log}`, {
       logGroup: logGroups[log]!,
-      filterName: `${prefix}-${metric}`,
+      filterName: `${prefix}-${metric}-${log}`,
       metricNamespace: namespace,
       metricName: metric,
       metricValue: `$.${metric}`,
