@@ -43,7 +43,8 @@ const PLACEHOLDERS: [&str; 14] = [
 ];
 
 /// Errors of AWS that may be named: https://docs.aws.amazon.com/step-functions/latest/dg/concepts-error-handling.html
-const ERRORS_OF_AWS: [&str; 14] = [
+const ERRORS_OF_AWS: [&str; 15] = [
+    "AmazonECS.Unknown",
     "ECS.AmazonECSException",
     "ECS.ServerException",
     "Lambda.AWSLambdaException",

@@ -11,7 +11,7 @@ use krossing_core::{
     decision::{Answer, Decided, Gate, OpenGate},
     journal::{Actor, KnownBy},
     ports::{Clock, StoreError},
-    transition::Command,
+    transition::{Command, State},
 };
 use krossing_drive::{
     execution,
@@ -221,6 +221,10 @@ impl Stack {
         }
     }
 
+    async fn is_before(&self, state: State) -> anyhow::Result<bool> {
+        Ok(self.migration.journal().await?.standing().working_state().is_none_or(|at| at < state))
+    }
+
     /// Answers the open gate, which must be one of `gates`.
     async fn decide(&self, gates: &[Gate], what: Answer) -> anyhow::Result<OpenGate> {
         // One that was answered in the same way and never told is told again.
@@ -344,6 +348,11 @@ async fn decided(stack: &mut Stack, command: Command) -> anyhow::Result<Outcome>
             Some(gate) if gate.gate == Gate::AfterFailure && gate.decided.is_none() => {
                 stack.decide(&[Gate::AfterFailure], Answer::Retry).await?
             }
+            // A bare token leaves no word in the gate's document: the journal says whether it is past it.
+            Some(gate) if gate.decided.is_none() && stack.is_before(State::Validating).await? => {
+                let next = stack.next_command(answering(gate.gate));
+                bail!("{} is asked first: {} Answer it with {next}", gate.gate, gate.gate.question())
+            }
             Some(gate) => gate,
             None => {
                 bail!("{} has not begun: begin it with {}", stack.migration.id, stack.next_command(Command::Execute))
@@ -356,6 +365,10 @@ async fn decided(stack: &mut Stack, command: Command) -> anyhow::Result<Outcome>
             // Nobody else is there to be asked whether producers stand still.
             Reached::Asked(open) if open.gate == Gate::FreezeProducers && command == Command::Cutover => {
                 gate = stack.decide(&[Gate::FreezeProducers], do_producers_stand_still().await?).await?;
+            }
+            // Not now, says the terminal: no cutover was made.
+            Reached::Asked(open) if command == Command::Cutover && open.gate == Gate::ApproveCutover => {
+                return stack.outcome(Reached::Asked(open)).map(|_| Outcome::Blocked);
             }
             // Refused: clients have come to the target. The journal has said why, and the gate asks again.
             Reached::Asked(open) if command == Command::Rollback && open.gate == Gate::AcknowledgeSwitch => {

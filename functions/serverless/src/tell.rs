@@ -137,7 +137,8 @@ pub(crate) fn asked(question: &Question<'_>) -> Event {
     let next_steps: Vec<String> = gate
         .answers()
         .iter()
-        .map(|answer| format!("`krossing {} --stack … --migration-id {id}`", command(*gate, *answer)))
+        .filter_map(|answer| command(*answer))
+        .map(|command| format!("`krossing {command} --config operator.yaml --migration-id {id}`"))
         .chain(gate.answers().iter().map(|answer| {
             format!("decide function: `{{\"migration_id\":\"{id}\",\"decision\":\"{answer}\",\"by\":\"…\"}}`")
         }))
@@ -158,14 +159,14 @@ pub(crate) fn asked(question: &Question<'_>) -> Event {
     }
 }
 
-/// The command that gives an answer.
-fn command(gate: Gate, answer: Answer) -> String {
-    match (gate, answer) {
-        (_, Answer::Cutover | Answer::Frozen) => "cutover".to_owned(),
-        (_, Answer::Rollback) => "rollback".to_owned(),
-        (_, Answer::Switched) => "cutover-ack".to_owned(),
-        (_, Answer::Retry) => "resume".to_owned(),
-        (_, Answer::Cancel | Answer::Stop) => format!("decide {answer}"),
+/// The command that gives an answer, where there is one of its own.
+fn command(answer: Answer) -> Option<&'static str> {
+    match answer {
+        Answer::Cutover | Answer::Frozen => Some("cutover"),
+        Answer::Rollback => Some("rollback"),
+        Answer::Switched => Some("cutover-ack"),
+        Answer::Retry => Some("resume"),
+        Answer::Cancel | Answer::Stop => None,
     }
 }
 
@@ -236,6 +237,10 @@ mod tests {
         let line = event.detail["send_task_success"].as_str().expect("a line");
         assert!(line.contains("--task-token 't-1'") && line.contains(r#"{"decision":"cutover"}"#), "{line}");
         assert!(!text.contains("t-1"), "a chat room is no place for a token");
+        let failed =
+            asked(&Question { id: &id(), gate: Gate::AfterFailure, token: "t-1", execution: "arn:e", facts: &facts });
+        let text = failed.detail["chat"]["content"].to_string();
+        assert!(text.contains(r#"\"decision\":\"stop\""#) && !text.contains("krossing stop"), "{text}");
     }
 
     #[test]

@@ -124,15 +124,14 @@ async fn run(work: Work) -> Result<(), Failure> {
         }
     };
     let task = Task { workflow: environment.workflow.clone(), token, heartbeat: work.heartbeat() };
-    let id = given("KROSSING_MIGRATION_ID")?;
     let beaten = || {
-        // Whose id is wrong does not get as far as a heartbeat.
-        if let Ok(id) = id.parse() {
+        // Where the id is wrong no work gets as far as a heartbeat.
+        if let Some(Ok(id)) = variable("KROSSING_MIGRATION_ID").map(|id| id.parse()) {
             tell::metrics(&id, None, &[("heartbeat", 1.0, "Count")]);
         }
     };
     task.run(beaten, async |pulse, stop| {
-        let id = id.clone();
+        let id = given("KROSSING_MIGRATION_ID")?;
         let execution = Some(given("KROSSING_EXECUTION")?);
         let asked = Asked { migration_id: id, execution, decision: None, lock_by: None };
         let migration = Arc::new(environment.migration(asked.id()?, asked.by()).await?);
@@ -197,10 +196,11 @@ impl Job<'_> {
     }
 
     /// Tells people of what does not pass by itself where the workflow goes on without this task: while a gate is open
-    /// nothing else says that a lane is not tailed, and a source keeps its records for its retention only.
+    /// nothing else says that a lane is not tailed, and a source keeps its records for its retention only. Whoever is
+    /// fenced has somebody else who does the work.
     async fn told(&self, ended: Result<Value, Failure>, what: &str) -> Result<Value, Failure> {
         let failure = match ended {
-            Err(failure) if failure.class != ErrorClass::Retryable => failure,
+            Err(failure) if !matches!(failure.class, ErrorClass::Retryable | ErrorClass::Fenced) => failure,
             ended => return ended,
         };
         let state = match self.migration.journal().await {

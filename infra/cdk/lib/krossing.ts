@@ -408,11 +408,11 @@ export class Krossing extends Construct {
     // The values are those of any function, and this one whoever decides may call.
     this.output(
       'CommandConfiguration',
-      `aws lambda get-function-configuration --function-name ${this.prefix}-decide --query Environment.Variables.KROSSING_CONFIG --output text > ${this.prefix}.yaml`,
+      `aws lambda get-function-configuration --function-name ${this.prefix}-decide --region ${this.stack.region} --query Environment.Variables.KROSSING_CONFIG --output text > operator.yaml`,
     );
     this.output(
       'Start',
-      `aws stepfunctions start-execution --state-machine-arn ${this.stateMachine.stateMachineArn} --name MIGRATION_ID-1 --input '{"migration_id":"MIGRATION_ID"}'`,
+      `aws stepfunctions start-execution --region ${this.stack.region} --state-machine-arn ${this.stateMachine.stateMachineArn} --name MIGRATION_ID-1 --input '{"migration_id":"MIGRATION_ID"}'`,
     );
   }
 
