@@ -240,6 +240,9 @@ fn a_standstill_counts_from_when_producers_were_stopped_and_ends_with_its_budget
         for kind in [EntryKind::FreezeAsked, EntryKind::Unfrozen] {
             assert!(journal.iter().any(|entry| entry.kind == kind), "no {kind:?} in {journal:?}");
         }
+        let asked = journal.iter().find(|entry| entry.kind == EntryKind::FreezeAsked).expect("it was asked");
+        let expires = asked.detail["expires_at_unix_ms"].as_i64().expect("a time");
+        assert!(expires <= asked.at_unix_ms, "their time was over: {asked:?}");
         let stood = Duration::from_secs(5);
         let report = in_time(&scene, cut_over(stood)).await.expect("there is time left");
         assert_eq!(scene.tip(), Some(State::AwaitingClientSwitch));

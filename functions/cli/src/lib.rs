@@ -90,22 +90,19 @@ async fn run(command: Command) -> anyhow::Result<Outcome> {
             None => commands::resume::run(existing).await,
         },
         Command::Cutover(existing) => match stack::named(&existing.common).await? {
-            Some(stack) => stack::decide(&stack, &existing, transition::Command::Cutover, false).await,
+            Some(stack) => stack::decide(&stack, &existing, transition::Command::Cutover).await,
             None => commands::cutover::run(existing).await,
         },
         Command::CutoverAck(existing) => match stack::named(&existing.common).await? {
-            Some(stack) => stack::decide(&stack, &existing, transition::Command::CutoverAck, false).await,
+            Some(stack) => stack::decide(&stack, &existing, transition::Command::CutoverAck).await,
             None => commands::cutover_ack::run(existing).await,
         },
         Command::Finalize(existing) => match stack::named(&existing.common).await? {
-            Some(stack) => stack::decide(&stack, &existing, transition::Command::Finalize, false).await,
+            Some(stack) => stack::decide(&stack, &existing, transition::Command::Finalize).await,
             None => commands::finalize::run(existing).await,
         },
         Command::Rollback(arguments) => match stack::named(&arguments.existing.common).await? {
-            Some(stack) => {
-                let released = arguments.producers_released;
-                stack::decide(&stack, &arguments.existing, transition::Command::Rollback, released).await
-            }
+            Some(stack) => stack::rollback(&stack, &arguments).await,
             None => commands::rollback::run(arguments).await,
         },
         Command::ClientSwitch(existing) => match stack::named(&existing.common).await? {

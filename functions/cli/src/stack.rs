@@ -26,7 +26,7 @@ use serde_json::{Value, json};
 
 use crate::{
     Outcome,
-    arguments::{Common, ExecuteArguments, Existing},
+    arguments::{Common, ExecuteArguments, Existing, RollbackArguments},
     session::unless_interrupted,
     show,
     status::answering,
@@ -315,17 +315,18 @@ async fn do_producers_stand_still() -> anyhow::Result<Answer> {
     Ok(if said.trim() == "frozen" { Answer::Frozen } else { Answer::Cancel })
 }
 
-/// `cutover`, `cutover-ack`, `rollback` and `finalize`: an answer, and what comes of it. `producers_released`: with a
-/// rollback the operator says that they have let producers go on.
-pub(crate) async fn decide(
-    name: &str,
-    existing: &Existing,
-    command: Command,
-    producers_released: bool,
-) -> anyhow::Result<Outcome> {
+/// `cutover`, `cutover-ack` and `finalize`: an answer, and what comes of it.
+pub(crate) async fn decide(name: &str, existing: &Existing, command: Command) -> anyhow::Result<Outcome> {
     let mut stack = Stack::open(name, &existing.common, existing.migration_id.clone()).await?;
-    stack.producers_released = producers_released;
     unless_interrupted(&stack.goes_on(), decided(&mut stack, command)).await
+}
+
+/// `rollback`: the same, with what the operator says of producers.
+pub(crate) async fn rollback(name: &str, arguments: &RollbackArguments) -> anyhow::Result<Outcome> {
+    let RollbackArguments { existing, producers_released } = arguments;
+    let mut stack = Stack::open(name, &existing.common, existing.migration_id.clone()).await?;
+    stack.producers_released = *producers_released;
+    unless_interrupted(&stack.goes_on(), decided(&mut stack, Command::Rollback)).await
 }
 
 async fn decided(stack: &mut Stack, command: Command) -> anyhow::Result<Outcome> {

@@ -1,6 +1,9 @@
 //! The steps while producers stand still, in the order of the design.
 
-use std::{collections::BTreeMap, time::Instant};
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
 use krossing_core::{
@@ -70,7 +73,8 @@ pub(crate) async fn freeze<P: Ports>(
     let clock = &cutover.migration.clock;
     let mut asking = Watch::start(clock.clone());
     cutover.step.begin("asking producers to stand still");
-    let how = ask_to_freeze(cutover, journal).await?;
+    let stood = since.map_or(Duration::ZERO, |since| clock.now().saturating_duration_since(since));
+    let how = ask_to_freeze(cutover, journal, stood).await?;
     Ok(Frozen { how, asked_ms: asking.lap_ms(), since: since.unwrap_or_else(|| clock.now()) })
 }
 
@@ -155,9 +159,15 @@ pub(crate) async fn standstill<P: Ports>(
     Ok(report)
 }
 
-async fn ask_to_freeze<P: Ports>(cutover: &Cutover<'_, P>, journal: &mut Journal) -> Result<String, CutoverError> {
+/// Asks producers to stand still for what is left of their time: they have `stood` for some of it.
+async fn ask_to_freeze<P: Ports>(
+    cutover: &Cutover<'_, P>,
+    journal: &mut Journal,
+    stood: Duration,
+) -> Result<String, CutoverError> {
     let migration = cutover.migration;
-    let budget_ms = i64::try_from(migration.config.cutover.max_producer_freeze.as_millis()).unwrap_or(i64::MAX);
+    let left = migration.config.cutover.max_producer_freeze.saturating_sub(stood);
+    let budget_ms = i64::try_from(left.as_millis()).unwrap_or(i64::MAX);
     let expires_at_unix_ms = migration.clock.unix_ms().saturating_add(budget_ms);
     let detail = json!({ "expires_at_unix_ms": expires_at_unix_ms });
     migration.note(journal, EntryKind::FreezeAsked, "producers are asked to stand still", detail).await?;

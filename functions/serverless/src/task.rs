@@ -126,7 +126,7 @@ impl Task {
             let now = pulse.count();
             if now == last {
                 let standstill = SystemClock.now() - last_at;
-                if standstill + REST_BEFORE > self.heartbeat {
+                if standstill + REST_BEFORE >= self.heartbeat {
                     return format!("nothing was got done for {} s", standstill.as_secs());
                 }
                 continue;
