@@ -57,7 +57,8 @@ async fn ledger(servers: &AwsServers, port: u16, migration: &MigrationId) -> Dyn
 
 fn progress(partition: usize, source_next: i64) -> PartitionProgress {
     let partition = TopicPartition::new("orders", i32::try_from(partition).unwrap());
-    let mut progress = PartitionProgress::begin(partition, None, SourceOffset(0), SourceOffset(100), TargetOffset(0));
+    let mut progress =
+        PartitionProgress::begin(partition, None, SourceOffset(0), SourceOffset(100), TargetOffset(0), 0);
     progress.source_next = SourceOffset(source_next);
     progress
 }

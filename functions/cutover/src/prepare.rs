@@ -53,8 +53,8 @@ pub(crate) async fn prepare<P: Ports>(cutover: &Cutover<'_, P>, crew: &mut Crew<
     cutover.step.begin("catching up");
     catch_up(cutover, crew, &partitions).await?;
     cutover.step.begin("comparing keys where tombstones may have been missed");
-    let behind = crew.board().behind_longest_ms();
-    if let Some(missed) = tombstones_missed(cutover.migration, cutover.scope, &behind).await? {
+    let doubtful = crew.board().tombstones_doubtful();
+    if let Some(missed) = tombstones_missed(cutover.migration, cutover.scope, &doubtful).await? {
         return Err(missed.into());
     }
     let (earlier_record, _) = cutover.migration.client_switch().await?;

@@ -208,8 +208,8 @@ pub(crate) async fn tail<P: Ports>(
     drop(progress);
     drive.show_entries();
     let summary = tailed?;
-    let behind = workers.behind_longest_ms();
-    match krossing_validate::tombstones_missed(&drive.migration, &planned.scope(), &behind).await? {
+    let doubtful = workers.tombstones_doubtful();
+    match krossing_validate::tombstones_missed(&drive.migration, &planned.scope(), &doubtful).await? {
         None => Ok(summary),
         Some(missed) => Err(missed.into()),
     }

@@ -151,10 +151,14 @@ pub async fn check_identity<P: Ports>(migration: &Migration<P>, journal: &Journa
 /// The lanes of the plan and of all amendments, as workers take them.
 pub fn lanes(plan: &MigrationPlan, amendments: &[Amendment]) -> Vec<LanePlan> {
     let scope = plan.scope(amendments);
-    let ids: BTreeMap<_, _> = scope.topics.iter().map(|topic| (&topic.name, topic.source_topic_id)).collect();
-    let with_id = |partition: &TopicPartition| LanePartition {
-        partition: partition.clone(),
-        topic_id: ids.get(&partition.topic).copied().flatten(),
+    let topics: BTreeMap<_, _> = scope.topics.iter().map(|topic| (&topic.name, topic)).collect();
+    let planned = |partition: &TopicPartition| {
+        let topic = topics.get(&partition.topic);
+        LanePartition {
+            partition: partition.clone(),
+            topic_id: topic.and_then(|topic| topic.source_topic_id),
+            tombstones_kept_ms: topic.filter(|topic| topic.compacted).map(|topic| topic.tombstones_kept_ms()),
+        }
     };
     scope
         .lanes
@@ -162,7 +166,7 @@ pub fn lanes(plan: &MigrationPlan, amendments: &[Amendment]) -> Vec<LanePlan> {
         .map(|lane| LanePlan {
             id: lane.id,
             transactional_id: transactional_id(&plan.migration_id, lane.id),
-            partitions: lane.partitions.iter().map(with_id).collect(),
+            partitions: lane.partitions.iter().map(planned).collect(),
         })
         .collect()
 }

@@ -324,7 +324,7 @@ impl Job<'_> {
         // It reads both sides of every partition in doubt, for as long as that takes.
         let scope = planned.scope();
         let missed = tokio::select! {
-            missed = krossing_validate::tombstones_missed(&self.migration, &scope, &ready.behind_longest_ms) => missed?,
+            missed = krossing_validate::tombstones_missed(&self.migration, &scope, &ready.tombstones_doubtful) => missed?,
             () = told_to_stop(&mut self.stop) => return Err(stopped()),
             () = alive(&self.pulse) => unreachable!("it goes on for ever"),
         };

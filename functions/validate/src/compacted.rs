@@ -4,7 +4,7 @@
 //! well, because a record that is not copied yet may have made the source forget one that was.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     sync::{Arc, Mutex},
 };
 
@@ -15,12 +15,13 @@ use krossing_core::{
     limits::{COMPARE_KEY_SLICES_MAX, COMPARE_KEYS_MAX, VALIDATION_PARTITIONS_IN_FLIGHT},
     offset_map::MapView,
     plan::Scope,
-    ports::{LogEnd, LogReader, Ports, ReadRange, Witness},
+    ports::{Ledger, LogEnd, LogReader, Ports, ReadRange, StoreError, Witness},
     progress::PartitionProgress,
-    validation::{CheckReport, KeySlice, KeyTable},
+    validation::{CheckReport, Finding, KeySlice, KeyTable},
 };
 use krossing_replication::load_map;
 use krossing_runtime::{ForStep, Migration, MigrationError, MigrationResult};
+use serde::{Deserialize, Serialize};
 
 /// Keys that the source has deleted, and that have a value on the target.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -31,44 +32,66 @@ pub struct TombstonesMissed {
 }
 
 /// A tombstone that was cleaned on the source before it was read leaves a deleted key on the target. That takes a
-/// partition that was behind for longer than its topic keeps tombstones: there every key is compared.
+/// partition whose end was not read for longer than its topic keeps tombstones: there every key is compared.
 ///
-/// `behind_longest_ms` comes from the lanes that tail now: what they have written down may be older.
+/// `doubtful`, up to which offset that is so, comes from the lanes that tail now: what they have written down may be
+/// older. What has been compared up to there is not compared again, also by another process: both sides are read from
+/// their beginning, which may take hours.
 pub async fn tombstones_missed<P: Ports>(
     migration: &Migration<P>,
     scope: &Scope,
-    behind_longest_ms: &BTreeMap<TopicPartition, i64>,
+    doubtful: &BTreeMap<TopicPartition, SourceOffset>,
 ) -> MigrationResult<Option<TombstonesMissed>> {
-    let behind = |partition: &TopicPartition| behind_longest_ms.get(partition).copied().unwrap_or(0);
-    let doubtful: BTreeSet<TopicPartition> = scope
-        .partitions()
-        .filter(|partition| {
-            let topic = scope.topic(&partition.topic).filter(|topic| topic.compacted);
-            topic.is_some_and(|topic| behind(partition) > topic.tombstones_kept_ms())
-        })
-        .collect();
     if doubtful.is_empty() {
         return Ok(None);
     }
     tracing::info!(partitions = doubtful.len(), "comparing keys where tombstones may be missing");
-    let mut partitions = Vec::new();
-    for progress in migration.progress(scope).await?.into_values() {
-        if !doubtful.contains(&progress.partition) {
-            continue;
-        }
-        let report = compare_partition(migration, &progress, COMPARE_KEYS_MAX).await?;
-        if let Some(first) = report.findings.first() {
-            let (partition, behind_ms) = (&progress.partition, behind(&progress.partition));
-            partitions.push(format!(
-                "{} keys of {partition} are not as on the source, which was not read for {} seconds: {}: {}",
-                report.failed,
-                behind_ms / 1000,
-                first.subject,
-                first.problem
-            ));
-        }
-    }
+    let progress = migration.progress(scope).await?;
+    let compared = stream::iter(doubtful.iter().filter_map(|(partition, to)| Some((progress.get(partition)?, *to))))
+        .map(|(progress, doubtful_to)| compare_doubtful(migration, progress, doubtful_to))
+        .buffered(VALIDATION_PARTITIONS_IN_FLIGHT)
+        .try_collect::<Vec<_>>();
+    let partitions: Vec<String> = compared.await?.into_iter().flatten().collect();
     Ok((!partitions.is_empty()).then_some(TombstonesMissed { partitions }))
+}
+
+/// How far a partition's keys have been compared, and found as on the source.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct KeysCompared {
+    /// The source offset before which everything had been copied.
+    source_next: SourceOffset,
+}
+
+/// Compares a partition unless that has been done. Answers what is wrong with it.
+async fn compare_doubtful<P: Ports>(
+    migration: &Migration<P>,
+    progress: &PartitionProgress,
+    doubtful_to: SourceOffset,
+) -> MigrationResult<Option<String>> {
+    let (partition, attempt) = (&progress.partition, "compare keys where tombstones may be missing");
+    let document = format!("keys-compared/{partition}");
+    let mut expected = None;
+    if let Some((version, content)) = migration.ledger.document(&document).await.during(attempt)? {
+        let compared: KeysCompared = serde_json::from_slice(&content)
+            .map_err(|error| StoreError::Damaged { attempt: document.clone(), detail: error.to_string() })
+            .during(attempt)?;
+        if compared.source_next >= doubtful_to {
+            return Ok(None);
+        }
+        expected = Some(version);
+    }
+    let report = compare_partition(migration, progress, COMPARE_KEYS_MAX).await?;
+    if let Some(Finding { subject, problem, .. }) = report.findings.first() {
+        return Ok(Some(format!(
+            "{} keys of {partition}, which was not read for longer than it keeps tombstones, are not as on the source: \
+             {subject}: {problem}",
+            report.failed
+        )));
+    }
+    let compared = KeysCompared { source_next: progress.source_next };
+    let content = serde_json::to_vec(&compared).expect("an offset serializes");
+    migration.ledger.put_document(&document, expected, content.into()).await.during(attempt)?;
+    Ok(None)
 }
 
 /// How many more slices there are after a pass with too many keys.

@@ -358,10 +358,10 @@ impl<P: Ports> Workers<P> {
         }
     }
 
-    /// The longest time that each tailing partition has been behind the source's end, in milliseconds.
-    pub fn behind_longest_ms(&self) -> BTreeMap<TopicPartition, i64> {
+    /// Where tombstones may have been cleaned on the source before they were read, and up to which offset.
+    pub fn tombstones_doubtful(&self) -> BTreeMap<TopicPartition, SourceOffset> {
         let board = self.view.board.lock().expect("no holder panics").clone();
-        board.behind_longest_ms()
+        board.tombstones_doubtful()
     }
 
     /// Whether the ledger still names this process as the owner of every lane.

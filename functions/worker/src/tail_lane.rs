@@ -12,7 +12,7 @@ use std::{
 
 use bytes::Bytes;
 use krossing_core::{
-    LaneId, TopicPartition,
+    LaneId, SourceOffset, TopicPartition,
     drain::{DrainCause, DrainReadiness, PartitionDrain},
     lease::LeaseState,
     limits::LEASE,
@@ -27,10 +27,6 @@ use crate::{WorkerError, drains, lane_context};
 
 /// How often a lane says how far it is.
 const REPORT_EVERY: Duration = Duration::from_secs(1);
-
-/// Partitions that have never been behind for as long as this could not have missed a tombstone: no broker cleans
-/// sooner.
-const BEHIND_WORTH_SAYING_MS: i64 = 1_000;
 
 /// How many causes a report names.
 const CAUSES_SHOWN: usize = 5;
@@ -58,8 +54,8 @@ pub struct LaneReport {
     pub records_written: u64,
     /// Bytes appended to the target by this process.
     pub bytes_written: u64,
-    /// The longest time that partitions have been behind the source's end, in milliseconds.
-    pub behind_longest_ms: Vec<(TopicPartition, i64)>,
+    /// Where tombstones may have been cleaned on the source before they were read, and up to which offset.
+    pub tombstones_doubtful: Vec<(TopicPartition, SourceOffset)>,
 }
 
 /// Why a lane that tailed came to rest.
@@ -203,11 +199,7 @@ pub async fn tail_lane<P: Ports>(
         report.lag_records_total = board.values().map(|lag| lag.lag()).sum();
         report.records_written = ctx.shared.meter.records_written();
         report.bytes_written = ctx.shared.meter.bytes_written();
-        report.behind_longest_ms = board
-            .into_iter()
-            .map(|(partition, lag)| (partition, lag.behind_longest_ms))
-            .filter(|(_, behind_ms)| *behind_ms >= BEHIND_WORTH_SAYING_MS)
-            .collect();
+        report.tombstones_doubtful = crew.board().tombstones_doubtful().into_iter().collect();
         reporting.write(&report).await;
         reported(&report);
     };
@@ -237,8 +229,8 @@ pub struct AllLanes {
     pub records_written: u64,
     /// Bytes appended by the processes that run the lanes.
     pub bytes_written: u64,
-    /// The longest time that partitions have been behind, in milliseconds.
-    pub behind_longest_ms: BTreeMap<TopicPartition, i64>,
+    /// Where tombstones may have been cleaned on the source before they were read, and up to which offset.
+    pub tombstones_doubtful: BTreeMap<TopicPartition, SourceOffset>,
     /// How many reports are new since the last look.
     pub heard: usize,
 }
@@ -258,7 +250,7 @@ impl LaneWatch {
             lag_records_total: 0,
             records_written: 0,
             bytes_written: 0,
-            behind_longest_ms: BTreeMap::new(),
+            tombstones_doubtful: BTreeMap::new(),
             heard: 0,
         };
         for lane in lanes {
@@ -284,7 +276,7 @@ impl LaneWatch {
             all.lag_records_total += report.lag_records_total;
             all.records_written += report.records_written;
             all.bytes_written += report.bytes_written;
-            all.behind_longest_ms.extend(report.behind_longest_ms);
+            all.tombstones_doubtful.extend(report.tombstones_doubtful);
         }
         Ok(all)
     }

@@ -485,7 +485,7 @@ mod tests {
     fn progress(partition: i32, source_next: i64) -> PartitionProgress {
         let partition = TopicPartition::new("orders", partition);
         let mut progress =
-            PartitionProgress::begin(partition, None, SourceOffset(0), SourceOffset(100), TargetOffset(0));
+            PartitionProgress::begin(partition, None, SourceOffset(0), SourceOffset(100), TargetOffset(0), 0);
         progress.source_next = SourceOffset(source_next);
         progress
     }

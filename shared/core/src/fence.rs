@@ -262,6 +262,7 @@ mod tests {
             SourceOffset(100),
             SourceOffset(200),
             TargetOffset(10),
+            0,
         );
         progress.producer = Some(OLD);
         progress

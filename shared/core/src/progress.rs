@@ -117,6 +117,23 @@ impl Sum for CopyCounts {
     }
 }
 
+/// Where a source partition ended, and when.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SourceEnd {
+    /// The offset after its last record.
+    pub offset: SourceOffset,
+    /// Milliseconds since 1970.
+    pub unix_ms: i64,
+}
+
+impl SourceEnd {
+    /// Whether a tombstone written behind this end may be gone for who reads it at `read_unix_ms`, having read up to
+    /// `read_to`. Where no offset has been given since, none was written.
+    fn may_have_lost(self, read_to: SourceOffset, read_unix_ms: i64, tombstones_kept_ms: i64) -> bool {
+        read_to > self.offset && read_unix_ms - self.unix_ms > tombstones_kept_ms
+    }
+}
+
 /// How far one partition has been copied.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PartitionProgress {
@@ -147,25 +164,27 @@ pub struct PartitionProgress {
     pub map_runs: Vec<Run>,
     /// Lost before they were read.
     pub gaps: Vec<Gap>,
-    /// Since when, in milliseconds since 1970, we have been reading without having reached the source's end; none while
-    /// we are at the end. As stored it is never none: nobody reads while nobody runs.
-    pub behind_since_unix_ms: Option<i64>,
-    /// The longest time from reading an offset to reaching the source's end. Where it exceeds `delete.retention.ms` of
-    /// a compacted topic, a tombstone may have been cleaned before it was read.
-    pub behind_longest_ms: i64,
+    /// The latest end of a compacted source before which everything has been read.
+    pub end_read: SourceEnd,
+    /// The end that is read towards. Not before `end_read`.
+    pub end_ahead: SourceEnd,
+    /// Below it, tombstones may have been cleaned on the source before they were read; 0 where none may have been.
+    pub tombstones_doubtful_to: SourceOffset,
     /// The figures.
     pub counts: CopyCounts,
 }
 
 impl PartitionProgress {
-    /// A partition of which nothing has been copied yet.
+    /// A partition of which nothing has been copied yet, begun at a time in milliseconds since 1970.
     pub fn begin(
         partition: TopicPartition,
         topic_id: Option<TopicId>,
         seed_first: SourceOffset,
         seed_end: SourceOffset,
         target_next: TargetOffset,
+        unix_ms: i64,
     ) -> Self {
+        let first = SourceEnd { offset: seed_first, unix_ms };
         Self {
             partition,
             topic_id,
@@ -180,8 +199,9 @@ impl PartitionProgress {
             map_chunks: Vec::new(),
             map_runs: Vec::new(),
             gaps: Vec::new(),
-            behind_since_unix_ms: None,
-            behind_longest_ms: 0,
+            end_read: first,
+            end_ahead: first,
+            tombstones_doubtful_to: SourceOffset(0),
             counts: CopyCounts::default(),
         }
     }
@@ -190,5 +210,96 @@ impl PartitionProgress {
     /// of it comes from the segment, or two things would announce what stands on the target.
     pub fn seeded(&self) -> bool {
         self.source_next >= self.seed_end.max(self.stored_to)
+    }
+
+    /// Takes in that a compacted source, which keeps tombstones for `tombstones_kept_ms`, has been read up to `read_to`
+    /// and ends at `end`. Answers whether that has put tombstones in doubt.
+    pub fn heard(&mut self, read_to: SourceOffset, end: SourceEnd, tombstones_kept_ms: i64) -> bool {
+        if read_to < self.end_ahead.offset {
+            return false;
+        }
+        // What was written since `end_read` was read only now.
+        let doubtful = self.end_read.may_have_lost(read_to, end.unix_ms, tombstones_kept_ms);
+        if doubtful {
+            self.tombstones_doubtful_to = read_to;
+        }
+        self.end_read = if read_to >= end.offset { end } else { self.end_ahead };
+        self.end_ahead = end;
+        doubtful
+    }
+
+    /// `tombstones_doubtful_to` as it would be if everything up to `end` were read at its time: a partition may be
+    /// close enough to its end for a cutover without having reached it.
+    pub fn doubtful_if_read(&self, end: SourceEnd, tombstones_kept_ms: i64) -> SourceOffset {
+        match self.end_read.may_have_lost(end.offset, end.unix_ms, tombstones_kept_ms) {
+            true => end.offset,
+            false => self.tombstones_doubtful_to,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const KEPT_MS: i64 = 1_000;
+
+    fn begun() -> PartitionProgress {
+        let partition = TopicPartition::new("prices", 0);
+        PartitionProgress::begin(partition, None, SourceOffset(0), SourceOffset(0), TargetOffset(0), 0)
+    }
+
+    fn end(offset: i64, unix_ms: i64) -> SourceEnd {
+        SourceEnd { offset: SourceOffset(offset), unix_ms }
+    }
+
+    #[test]
+    fn a_partition_to_which_nothing_was_written_is_not_doubtful_however_long_nobody_looked() {
+        let mut progress = begun();
+        assert!(!progress.heard(SourceOffset(5), end(5, 10), KEPT_MS));
+        assert!(!progress.heard(SourceOffset(5), end(5, 1_000_000), KEPT_MS));
+        assert!(progress.heard(SourceOffset(6), end(6, 2_000_000), KEPT_MS));
+        assert_eq!(progress.tombstones_doubtful_to, SourceOffset(6));
+    }
+
+    #[test]
+    fn a_partition_that_is_written_without_a_pause_is_not_doubtful_while_reading_follows() {
+        let mut progress = begun();
+        // Its end is never reached, only that of the time before.
+        for second in 1..100 {
+            let unix_ms = second * KEPT_MS / 2;
+            assert!(!progress.heard(SourceOffset(second), end(second + 1, unix_ms), KEPT_MS), "{second}");
+            assert_eq!(progress.doubtful_if_read(end(second + 1, unix_ms), KEPT_MS), SourceOffset(0));
+        }
+    }
+
+    proptest! {
+        /// By turns a source is written to and read from.
+        #[test]
+        fn whatever_was_read_too_late_is_doubtful(
+            turns in prop::collection::vec((0i64..3_000, 0i64..3_000, 0i64..5, 0i64..8), 1..40),
+        ) {
+            let (mut progress, mut now, mut read_to) = (begun(), 0, 0usize);
+            let mut written_unix_ms = Vec::new();
+            let mut late = None;
+            for (before_writing_ms, before_reading_ms, writes, reads) in turns {
+                now += before_writing_ms;
+                written_unix_ms.extend((0..writes).map(|_| now));
+                now += before_reading_ms;
+                for _ in 0..reads {
+                    let Some(written) = written_unix_ms.get(read_to) else { break };
+                    if now - written > KEPT_MS {
+                        late = Some(read_to as i64);
+                    }
+                    read_to += 1;
+                }
+                let ends = end(written_unix_ms.len() as i64, now);
+                progress.heard(SourceOffset(read_to as i64), ends, KEPT_MS);
+                let doubtful_to = progress.doubtful_if_read(ends, KEPT_MS);
+                prop_assert!(late.is_none_or(|late| late < doubtful_to.0), "{late:?} {doubtful_to:?}");
+            }
+        }
     }
 }

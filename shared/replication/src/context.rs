@@ -23,6 +23,8 @@ pub struct LanePartition {
     pub partition: TopicPartition,
     /// The source topic's identity, where the cluster has them.
     pub topic_id: Option<TopicId>,
+    /// How long the source keeps its tombstones, in milliseconds; none where its topic is not compacted.
+    pub tombstones_kept_ms: Option<i64>,
 }
 
 /// A lane as the plan lays it down.

@@ -301,10 +301,7 @@ impl<P: LanePorts> Session<P> {
         mut progress: Vec<PartitionProgress>,
     ) -> Result<(), SessionEnd> {
         let store = |error| store_failed(self.plan.id, error);
-        let unix_ms = self.ctx.clock.unix_ms();
         for (copy, progress) in copies.iter().zip(&mut progress) {
-            // Whoever reads this has not been reading the source since: a tombstone may come and go meanwhile.
-            progress.behind_since_unix_ms.get_or_insert(unix_ms);
             let runs_before = progress.map_runs.len();
             spill(&self.ctx.evidence, &self.ctx.settings.migration, progress).await.map_err(store)?;
             let moved = runs_before - progress.map_runs.len();
@@ -397,14 +394,14 @@ async fn load_progress<P: LanePorts>(
         for planned in &plan.partitions {
             let partition = &planned.partition;
             let Some(first) = firsts.get(partition) else { continue };
-            let mut begun = PartitionProgress::begin(
+            let begun = PartitionProgress::begin(
                 partition.clone(),
                 planned.topic_id,
                 SourceOffset(*first),
                 SourceOffset(ends[partition]),
                 TargetOffset(targets[partition]),
+                ctx.clock.unix_ms(),
             );
-            begun.behind_since_unix_ms = Some(ctx.clock.unix_ms());
             stored.insert(partition.clone(), begun);
         }
     }

@@ -20,6 +20,7 @@ use krossing_core::{
     ports::{
         Clock, ClusterError, ClusterResult, FetchPartition, FetchRequest, Fetched, Isolation, LogReader, PerPartition,
     },
+    progress::SourceEnd,
     records::{
         RecordError,
         abort::{AbortFilter, Verdict},
@@ -66,9 +67,8 @@ pub struct PartitionLag {
     pub last_stable_offset: Offset,
     /// When the source last answered for it.
     pub heard_at: Instant,
-    /// The longest time from reading an offset to reaching the source's end, in milliseconds; one that has not reached
-    /// it yet counts up to now.
-    pub behind_longest_ms: i64,
+    /// Below it, tombstones may have been cleaned on the source before they were read; 0 where none may have been.
+    pub tombstones_doubtful_to: SourceOffset,
 }
 
 impl PartitionLag {
@@ -93,9 +93,10 @@ impl TailBoard {
         self.0.lock().expect("no holder panics").clone()
     }
 
-    /// The longest time that each of them has been behind the source's end, in milliseconds.
-    pub fn behind_longest_ms(&self) -> BTreeMap<TopicPartition, i64> {
-        self.partitions().into_iter().map(|(partition, lag)| (partition, lag.behind_longest_ms)).collect()
+    /// Where tombstones may have been cleaned on the source before they were read, and up to which offset.
+    pub fn tombstones_doubtful(&self) -> BTreeMap<TopicPartition, SourceOffset> {
+        let doubtful_to = self.partitions().into_iter().map(|(partition, lag)| (partition, lag.tombstones_doubtful_to));
+        doubtful_to.filter(|(_, to)| *to > SourceOffset(0)).collect()
     }
 
     fn put(&self, partition: &TopicPartition, lag: PartitionLag) {
@@ -480,22 +481,10 @@ impl<'a, P: LanePorts> Tail<'a, P> {
         }
         let now = self.session.ctx.clock.now();
         self.ends[place] = Some((fetched.high_watermark, fetched.last_stable_offset, now));
-        let unix_ms = self.session.ctx.clock.unix_ms();
-        let at_end = cursor.next.0 >= fetched.high_watermark;
-        PartitionCopy::with(copy, |copy| {
-            let progress = &mut copy.progress;
-            match (at_end, progress.behind_since_unix_ms) {
-                (true, Some(since)) => {
-                    if unix_ms - since > progress.behind_longest_ms {
-                        progress.behind_longest_ms = unix_ms - since;
-                        copy.unsaved = true;
-                    }
-                    progress.behind_since_unix_ms = None;
-                }
-                (false, None) => progress.behind_since_unix_ms = Some(unix_ms),
-                (true, None) | (false, Some(_)) => {}
-            }
-        });
+        if let Some(kept_ms) = self.session.plan.partitions[place].tombstones_kept_ms {
+            let (read_to, end) = (cursor.next, self.source_end(fetched.high_watermark));
+            PartitionCopy::with(copy, |copy| copy.unsaved |= copy.progress.heard(read_to, end, kept_ms));
+        }
         self.show_one(place);
         Ok(())
     }
@@ -517,15 +506,19 @@ impl<'a, P: LanePorts> Tail<'a, P> {
 
     fn show_one(&self, place: usize) {
         let Some((high_watermark, last_stable_offset, heard_at)) = self.ends[place] else { return };
-        let unix_ms = self.session.ctx.clock.unix_ms();
-        let (source_next, behind_longest_ms) = PartitionCopy::with(self.copy(place), |copy| {
-            let progress = &copy.progress;
-            // A partition may be close enough to its end for a cutover without having reached it.
-            let present_ms = progress.behind_since_unix_ms.map_or(0, |since| unix_ms - since);
-            (progress.source_next, progress.behind_longest_ms.max(present_ms))
+        let planned = &self.session.plan.partitions[place];
+        let end = self.source_end(high_watermark);
+        let (source_next, tombstones_doubtful_to) = PartitionCopy::with(self.copy(place), |copy| {
+            let kept_ms = planned.tombstones_kept_ms;
+            let doubtful_to = kept_ms.map_or(SourceOffset(0), |kept_ms| copy.progress.doubtful_if_read(end, kept_ms));
+            (copy.progress.source_next, doubtful_to)
         });
-        let lag = PartitionLag { source_next, high_watermark, last_stable_offset, heard_at, behind_longest_ms };
-        self.board.put(&self.session.plan.partitions[place].partition, lag);
+        let lag = PartitionLag { source_next, high_watermark, last_stable_offset, heard_at, tombstones_doubtful_to };
+        self.board.put(&planned.partition, lag);
+    }
+
+    fn source_end(&self, high_watermark: Offset) -> SourceEnd {
+        SourceEnd { offset: SourceOffset(high_watermark), unix_ms: self.session.ctx.clock.unix_ms() }
     }
 
     /// The next step: writes down what stands now with everything that may follow (`producing`, which is known

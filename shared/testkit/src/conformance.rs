@@ -131,6 +131,7 @@ fn progress(partition: i32, source_next: i64) -> PartitionProgress {
         SourceOffset(0),
         SourceOffset(100),
         TargetOffset(0),
+        0,
     );
     progress.source_next = SourceOffset(source_next);
     progress

@@ -508,6 +508,7 @@ impl World {
             SourceOffset(start),
             SourceOffset(start),
             TargetOffset(0),
+            0,
         );
         target.push_control();
         for record in records {

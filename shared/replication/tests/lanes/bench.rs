@@ -22,6 +22,9 @@ pub(crate) const TRANSACTIONAL_ID: &str = "krossing.m.7";
 const HOLD: [(&str, &str); 3] =
     [("retention.ms", "-1"), ("cleanup.policy", "delete"), ("max.message.bytes", "104857600")];
 
+/// Longer than the tail waits for an answer, and shorter than tests keep it waiting.
+const TOMBSTONES_KEPT_MS: i64 = 1_000;
+
 /// A world with one lane over everything on its source.
 pub(crate) struct Bench {
     pub(crate) world: FakeWorld,
@@ -95,6 +98,7 @@ impl Bench {
     pub(crate) fn plan(&self) -> LanePlan {
         let planned = |partition: TopicPartition| LanePartition {
             topic_id: self.world.source.topic_id(partition.topic.as_str()),
+            tombstones_kept_ms: Some(TOMBSTONES_KEPT_MS),
             partition,
         };
         LanePlan {
