@@ -1,7 +1,10 @@
 //! Two clusters under load, and a stack that migrates between them.
 
 use std::{
+    fs::File,
+    io::Write as _,
     path::PathBuf,
+    pin::pin,
     process::Command,
     time::{Duration, Instant},
 };
@@ -14,10 +17,11 @@ use krossing_core::ports::Ledger as _;
 use lab::{
     Lab, Stack, StackSpec,
     aws::REGION,
-    rehearsal::{Outcome, Rehearsal, RehearsalSpec, WEBHOOK_SECRET, command_file},
+    rehearsal::{Outcome, Rehearsal, RehearsalSpec, Running, WEBHOOK_SECRET, command_file},
     stack::{Answer, CONFIG, EVIDENCE, SEGMENTS, TABLE, Task},
     workload::{NewRecord, RecordingProducer, Scale, TopicSpec, create_topics},
 };
+use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use serde_json::{Value, json};
 
 const POLL: Duration = Duration::from_millis(100);
@@ -186,7 +190,32 @@ impl Stand {
 
     /// A command of the operator's, against the stack.
     pub(crate) async fn command(&self, name: &str) -> Result<Outcome> {
-        self.rehearsal.start(name, &["--migration-id", self.id, "--stack", "lab"])?.finish().await
+        self.command_with(name, &[]).await
+    }
+
+    /// As `command`, with more arguments.
+    pub(crate) async fn command_with(&self, name: &str, more: &[&str]) -> Result<Outcome> {
+        let arguments = [&["--migration-id", self.id, "--stack", "lab"], more].concat();
+        self.rehearsal.start(name, &arguments)?.finish().await
+    }
+
+    /// As `command`, at a terminal where the operator types `answer` to whatever it asks.
+    pub(crate) async fn command_at_a_terminal(&self, name: &str, answer: &str) -> Result<Outcome> {
+        let keyboard = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY)?;
+        grantpt(&keyboard)?;
+        unlockpt(&keyboard)?;
+        let terminal = ptsname(&keyboard, Vec::new())?.into_string()?;
+        let mut keyboard = File::from(keyboard);
+        let mut command = self.rehearsal.command(name, &["--migration-id", self.id, "--stack", "lab"])?;
+        command.stdin(File::options().read(true).write(true).open(terminal)?);
+        let mut ended = pin!(Running::start(command)?.finish());
+        loop {
+            tokio::select! {
+                outcome = &mut ended => return outcome,
+                // What was typed before it asked is forgotten.
+                () = tokio::time::sleep(POLL) => writeln!(keyboard, "{answer}")?,
+            }
+        }
     }
 
     pub(crate) async fn decide(&self, payload: &Value) -> Result<Answer> {
@@ -226,6 +255,12 @@ impl Stand {
             .load()
             .await;
         aws_sdk_s3::Client::from_conf(aws_sdk_s3::config::Builder::from(&sdk).force_path_style(true).build())
+    }
+
+    /// What lies beside the evidence under this name.
+    pub(crate) async fn beside_evidence(&self, name: &str) -> Result<Value> {
+        let object = self.s3().await.get_object().bucket(EVIDENCE).key(format!("{}/{name}", self.id)).send().await?;
+        Ok(serde_json::from_slice(&object.body.collect().await?.into_bytes())?)
     }
 
     /// Brings the evidence here and has the command check it, whose words are answered; it cannot be deleted from the

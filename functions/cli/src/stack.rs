@@ -268,6 +268,11 @@ pub(crate) async fn execute(name: &str, arguments: ExecuteArguments) -> anyhow::
     show::event("migration", &json!({ "migration_id": id }), &format!("migration_id: {id}"));
     let mut stack = Stack::open(name, &arguments.common, id).await?;
     unless_interrupted(&stack.goes_on(), async {
+        // Precheck is asked once more by the same command, as where it is no stack.
+        let stopped = stack.gate().await?.is_some_and(|gate| gate.gate == Gate::AfterFailure);
+        if stopped && stack.migration.journal().await?.tip().is_none() {
+            return resumed(&mut stack).await;
+        }
         let execution = stack.start(&stack.input()).await?;
         let reached = stack.follow(&execution, None).await?;
         stack.outcome(reached)

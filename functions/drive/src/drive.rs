@@ -141,7 +141,7 @@ impl<P: Ports> Drive<P> {
     /// Plans and checks; then, and only then, locks, stores the plan and begins the journal.
     pub async fn begin(&mut self, lock: impl AsyncFnOnce() -> anyhow::Result<()>) -> anyhow::Result<Planned> {
         let checked = krossing_precheck::run(&self.migration, None).await?;
-        phases::show_findings(self.voice, &checked.findings)?;
+        phases::show_findings(&self.migration, self.voice, &checked.findings).await?;
         let plan = checked.plan.context("both clusters were read, so that there is a plan")?;
         // A key that cannot be used is better known now than when everything is done.
         self.migration.signer.key_id().await.context("evidence could not be signed")?;

@@ -70,7 +70,11 @@ async fn turns<P: Ports>(drive: &mut Drive<P>, planned: &mut Planned) -> anyhow:
 }
 
 /// Shows findings, and says whether a migration may go on.
-pub(crate) fn show_findings(voice: &dyn Voice, findings: &[Finding]) -> anyhow::Result<()> {
+pub(crate) async fn show_findings<P: Ports>(
+    migration: &Migration<P>,
+    voice: &dyn Voice,
+    findings: &[Finding],
+) -> anyhow::Result<()> {
     findings.iter().for_each(|finding| voice.finding(finding));
     if !blocks(findings) {
         return Ok(());
@@ -81,14 +85,21 @@ pub(crate) fn show_findings(voice: &dyn Voice, findings: &[Finding]) -> anyhow::
     if voice.is_heard() {
         return Err(anyhow!("precheck found {count} blocker(s): put right what it names and run the command again"));
     }
-    // Where nobody was shown them, the error is what people see.
+    // Where nobody was shown them, the error is what people see. It is cut where it is long: all are beside the evidence,
+    // unless it is one of them that nothing can be stored there.
+    let key = format!("{}/precheck.json", migration.id);
+    let place = &migration.config.evidence.place;
+    let whole = match migration.store_evidence(key, krossing_precheck::render_json(findings).into(), false).await {
+        Ok(stored) => format!(", all findings are in {}", place.of(&stored.key)),
+        Err(error) => format!(", the findings could not be stored in {place} ({error})"),
+    };
     let named = krossing_precheck::render_text(&blockers);
-    Err(anyhow!("precheck found {count} blocker(s): {}", named.trim_end().replace('\n', "; ")))
+    Err(anyhow!("precheck found {count} blocker(s){whole}: {}", named.trim_end().replace('\n', "; ")))
 }
 
 pub(crate) async fn precheck<P: Ports>(drive: &mut Drive<P>, planned: &Planned) -> anyhow::Result<()> {
     let checked = krossing_precheck::run(&drive.migration, Some(&planned.plan)).await?;
-    show_findings(drive.voice, &checked.findings)?;
+    show_findings(&drive.migration, drive.voice, &checked.findings).await?;
     enter_topology(drive, &checked.findings).await
 }
 

@@ -123,11 +123,13 @@ async fn facts(migration: &Migration<Real>, gate: Gate) -> Result<Vec<String>, F
             facts.push(format!("target={}", migration.config.target.bootstrap_servers.join(",")));
         }
         Gate::AfterFailure => {
-            facts.extend(producers(migration, &journal));
-            if journal.tip().is_some() {
-                let plan = krossing_drive::load_planned(migration, &journal).await?;
-                facts.extend(lane_failures(migration, &plan.lanes()).await?);
+            if journal.tip().is_none() {
+                facts.push("nothing is there to be rolled back: `retry` once it is put right, or `stop`".to_owned());
+                return Ok(facts);
             }
+            facts.extend(producers(migration, &journal));
+            let plan = krossing_drive::load_planned(migration, &journal).await?;
+            facts.extend(lane_failures(migration, &plan.lanes()).await?);
         }
     }
     Ok(facts)

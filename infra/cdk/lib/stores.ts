@@ -31,8 +31,8 @@ export function makeDataKey(scope: Construct, props: KrossingProps, prefix: stri
     description: `Krossing ${props.name}: table, buckets, logs, messages`,
     alias: `${prefix}-data`,
     enableKeyRotation: true,
-    // Evidence that cannot be decrypted proves nothing.
-    removalPolicy: RemovalPolicy.RETAIN,
+    // Evidence that cannot be decrypted proves nothing. What a first deployment that fails has made goes with it.
+    removalPolicy: RemovalPolicy.RETAIN_ON_UPDATE_OR_DELETE,
   });
   key.addToResourcePolicy(
     new iam.PolicyStatement({
@@ -66,7 +66,7 @@ export function makeSigningKey(scope: Construct, prefix: string): kms.Key {
     alias: `${prefix}-evidence`,
     keySpec: kms.KeySpec.ECC_NIST_EDWARDS25519,
     keyUsage: kms.KeyUsage.SIGN_VERIFY,
-    removalPolicy: RemovalPolicy.RETAIN,
+    removalPolicy: RemovalPolicy.RETAIN_ON_UPDATE_OR_DELETE,
   });
 }
 
@@ -81,7 +81,7 @@ export function makeStores(scope: Construct, props: KrossingProps, configuration
     enforceSSL: true,
     minimumTLSVersion: 1.2,
     // A bucket that holds anything cannot be removed anyway, and a stack that tries ends half removed.
-    removalPolicy: RemovalPolicy.RETAIN,
+    removalPolicy: RemovalPolicy.RETAIN_ON_UPDATE_OR_DELETE,
   };
   const leftovers = { abortIncompleteMultipartUploadAfter: Duration.days(7) };
   const segments = named('backup.s3_bucket');
@@ -113,6 +113,7 @@ export function makeStores(scope: Construct, props: KrossingProps, configuration
           encryption: dynamodb.TableEncryption.CUSTOMER_MANAGED,
           encryptionKey: dataKey,
           deletionProtection: true,
+          // Not RETAIN_ON_UPDATE_OR_DELETE: what is protected cannot be deleted by a first deployment that fails either.
           removalPolicy: RemovalPolicy.RETAIN,
         }),
   };

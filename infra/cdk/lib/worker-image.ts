@@ -4,7 +4,7 @@
 import { copyFileSync, existsSync, mkdtempSync } from 'node:fs';
 import * as os from 'node:os';
 import * as path from 'node:path';
-import { aws_ecr as ecr, aws_ecr_assets as assets, aws_ecs as ecs } from 'aws-cdk-lib';
+import { aws_ecr as ecr, aws_ecr_assets as assets, aws_ecs as ecs, Stack } from 'aws-cdk-lib';
 import type { Construct } from 'constructs';
 import { REPOSITORY } from './stack-file';
 
@@ -22,11 +22,12 @@ export interface MadeImage {
 
 export function workerImage(scope: Construct, given: WorkerImage, architecture: 'x86_64' | 'arm64'): MadeImage {
   if ('uri' in given) {
-    const match = given.uri.match(/^(\d{12})\.dkr\.ecr\.([a-z0-9-]+)\.(amazonaws\.com(?:\.cn)?)\/([^:@]+)/);
+    const match = given.uri.match(/^(\d{12})\.dkr\.ecr\.([a-z0-9-]+)\.amazonaws\.com(?:\.cn)?\/([^:@]+)/);
     const image = ecs.ContainerImage.fromRegistry(given.uri);
     if (!match) return { image };
-    const partition = match[3] === 'amazonaws.com' ? 'aws' : 'aws-cn';
-    return { image, repositoryArn: `arn:${partition}:ecr:${match[2]}:${match[1]}:repository/${match[4]}` };
+    const [, account, region, resourceName] = match;
+    // No registry is read across partitions.
+    return { image, repositoryArn: Stack.of(scope).formatArn({ service: 'ecr', account, region, resource: 'repository', resourceName }) };
   }
   if (!existsSync(given.binary)) {
     throw new Error(`${given.binary} is not there: build the worker first (infra/README.md says how), or give worker.image.uri`);
