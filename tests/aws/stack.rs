@@ -78,7 +78,7 @@ async fn an_execution_runs_to_its_end(stack: &Stack) -> Result<()> {
     ensure!(late.kind == "TaskTimedOut", "{late}");
     let strange = stack.send_task_success("strange", &json!({})).await.err().context("a token that nobody gave")?;
     ensure!(strange.kind == "InvalidToken", "{strange}");
-    ensure!(stack.messages().await? == [json!({"content": {"title": "continue?"}})]);
+    ensure!(stack.messages().await? == [json!({"source": "custom", "content": {"title": "continue?"}})]);
     ensure!(stack.tasks().await?.iter().filter_map(lab::stack::Task::lane).count() == 3);
     Ok(())
 }

@@ -3,7 +3,8 @@
 //! Step Functions, SNS, EventBridge and Secrets Manager are moto (`stack/moto_server.py`), DynamoDB and S3 those of
 //! [`Lab::aws`]. All else is the front (`stack/front.py`), the endpoint of every client: it runs Lambda functions and
 //! Fargate tasks as processes of the real binaries, applies the rules of EventBridge, and answers for MSK what the test
-//! wrote. What it is asked here is plain JSON: the lab needs no SDK for it.
+//! wrote. What it is asked here is plain JSON: the lab needs no SDK for it. Rules and timeouts are read from
+//! `infra/stack.json`, which CDK deploys: no test has others.
 //!
 //! What moto does otherwise than AWS, and `moto_server.py` mends: parameters of `ecs:runTask` keep the names of the
 //! state machine; a heartbeat before the wait is refused; an answer before the wait is lost until a heartbeat runs out;
@@ -25,7 +26,7 @@
 //! - EventBridge's patterns are the front's own few kinds, and its retries are those of Lambda.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     path::{Path, PathBuf},
     process::Command,
     sync::Arc,
@@ -77,7 +78,9 @@ const FUNCTIONS: [(&str, &str); 9] = [
     ("NotifyFunction", "krossing-notify"),
     ("DecideFunction", "krossing-decide"),
 ];
-const RECOVER: &str = "krossing-recover";
+
+/// Each call of the SDK's is a span with service and method, which lines of its orchestrator name.
+const LOG: &str = "info,aws_smithy_runtime::client::orchestrator=debug,aws_sdk=debug";
 
 /// What a rehearsal's configuration says besides, where a stack does the work; the rest is [`StackSpec::of_product`]'s.
 pub const CONFIG: &str = "  ledger: {dynamodb_table: krossing}\n  aws: {region: eu-west-1, s3_path_style: true}\n";
@@ -93,10 +96,6 @@ pub struct StackSpec {
     pub functions: BTreeMap<String, Vec<String>>,
     /// How the worker is started. The command of a task is appended.
     pub worker: Vec<String>,
-    /// How long a worker that is stopped has before it is killed, in seconds.
-    pub stop_timeout_seconds: u32,
-    /// How long a function may take, in seconds.
-    pub function_timeout_seconds: u32,
     /// More variables of functions and tasks.
     pub environment: BTreeMap<String, String>,
     /// What Secrets Manager holds: names and values.
@@ -124,7 +123,7 @@ impl StackSpec {
         let binaries = command_file()?;
         let binaries = binaries.parent().context("binaries are in a folder")?;
         Ok(Self {
-            environment: BTreeMap::from([("RUST_LOG".to_owned(), "info".to_owned())]),
+            environment: BTreeMap::from([("RUST_LOG".to_owned(), LOG.to_owned())]),
             ..Self::new(&config, &definition, binaries)
         })
     }
@@ -137,8 +136,6 @@ impl StackSpec {
             definition: definition.to_owned(),
             functions: FUNCTIONS.iter().map(|(_, name)| ((*name).to_owned(), binary(name))).collect(),
             worker: binary(WORKER),
-            stop_timeout_seconds: 30,
-            function_timeout_seconds: 900,
             environment: BTreeMap::new(),
             secrets: Vec::new(),
             msk: json!({}),
@@ -150,25 +147,36 @@ impl StackSpec {
 
     /// The definition with its placeholders filled. Fails where one is left.
     fn filled_definition(&self) -> Result<String> {
-        let mut filled = self.definition.clone();
-        let mut fill = |name: &str, value: &str| filled = filled.replace(&format!("${{{name}}}"), value);
-        for (placeholder, function) in FUNCTIONS {
-            fill(placeholder, &arn("lambda", &format!("function:{function}")));
-        }
-        fill("Cluster", &arn("ecs", &format!("cluster/{CLUSTER}")));
-        fill("WorkerTask", &arn("ecs", &format!("task-definition/{WORKER}:1")));
-        fill("Subnets", "subnet-1,subnet-2");
-        fill("SecurityGroups", "sg-1");
-        fill("SeedConcurrency", &self.seed_concurrency.to_string());
-        fill("DecisionTimeoutSeconds", &self.decision_timeout_seconds.to_string());
-        let left = filled.split("${").nth(1).map(|rest| rest.split('}').next().unwrap_or_default().to_owned());
-        ensure!(left.is_none(), "the definition has a placeholder that nothing fills: {left:?}");
-        Ok(filled)
+        let functions = FUNCTIONS.map(|(name, function)| (name, arn("lambda", &format!("function:{function}"))));
+        let others = [
+            ("Cluster", cluster_arn()),
+            ("WorkerTask", arn("ecs", &format!("task-definition/{WORKER}:1"))),
+            ("Subnets", "subnet-1,subnet-2".to_owned()),
+            ("SecurityGroups", "sg-1".to_owned()),
+            ("SeedConcurrency", self.seed_concurrency.to_string()),
+            ("DecisionTimeoutSeconds", self.decision_timeout_seconds.to_string()),
+        ];
+        filled(&self.definition, functions.into_iter().chain(others)).context("filling the definition")
     }
+}
+
+/// A text with its placeholders filled. Fails where one is left.
+fn filled(text: &str, values: impl IntoIterator<Item = (&'static str, String)>) -> Result<String> {
+    let mut filled = text.to_owned();
+    for (name, value) in values {
+        filled = filled.replace(&format!("${{{name}}}"), &value);
+    }
+    let left = filled.split("${").nth(1).map(|rest| rest.split('}').next().unwrap_or_default().to_owned());
+    ensure!(left.is_none(), "there is a placeholder that nothing fills: {left:?}");
+    Ok(filled)
 }
 
 fn arn(service: &str, resource: &str) -> String {
     format!("arn:aws:{service}:{REGION}:{ACCOUNT}:{resource}")
+}
+
+fn cluster_arn() -> String {
+    arn("ecs", &format!("cluster/{CLUSTER}"))
 }
 
 /// A stack that runs.
@@ -281,7 +289,7 @@ impl Lab {
         let ports = free_ports(2)?;
         let (port, moto_port) = (ports[0], ports[1]);
         let environment = client_environment(port, &servers, &spec);
-        let config = front_config(port, moto_port, &folder, &environment, &spec);
+        let config = front_config(port, moto_port, &folder, &environment, &spec)?;
         write_json(&folder.join("msk.json"), &spec.msk)?;
         write_json(&folder.join("front.json"), &config)?;
 
@@ -333,20 +341,19 @@ fn front_config(
     folder: &Path,
     environment: &[(&'static str, String)],
     spec: &StackSpec,
-) -> Value {
+) -> Result<Value> {
+    let file = stack_file()?;
     let common: BTreeMap<_, _> = environment.iter().cloned().collect();
     let mut own = spec.environment.clone();
     own.insert("KROSSING_CONFIG".to_owned(), spec.config.clone());
     own.entry("RUST_LOG".to_owned()).or_insert_with(|| "info".to_owned());
-    let functions: BTreeMap<_, _> = spec
-        .functions
-        .iter()
-        .map(|(name, command)| {
-            let timeout = spec.function_timeout_seconds;
-            (name, json!({"command": command, "environment": own, "timeout_seconds": timeout}))
-        })
-        .collect();
-    json!({
+    let mut functions = BTreeMap::new();
+    for (name, command) in &spec.functions {
+        let entry = items(&file["functions"]).iter().find(|entry| entry["binary"] == *name);
+        let timeout = &entry.with_context(|| format!("{name} is not in infra/stack.json"))?["timeout_seconds"];
+        functions.insert(name, json!({"command": command, "environment": own, "timeout_seconds": timeout}));
+    }
+    Ok(json!({
         "port": port,
         "moto_port": moto_port,
         "logs": folder,
@@ -356,50 +363,64 @@ fn front_config(
         "async_retry_seconds": ASYNC_RETRY_SECONDS,
         "functions": functions,
         "tasks": {WORKER: {
-            "container": "worker",
+            "container": file["worker"]["container"],
             "command": spec.worker,
             "environment": own,
-            "stop_timeout_seconds": spec.stop_timeout_seconds,
+            "stop_timeout_seconds": file["worker"]["stop_timeout_seconds"],
         }},
-        "rules": rules(spec),
+        "rules": rules(spec, &file["rules"])?,
         "msk_seed": folder.join("msk.json"),
         "ed25519_keys": [SIGNING_KEY],
-    })
+    }))
 }
 
-/// The rules of EventBridge that a deployment makes.
-fn rules(spec: &StackSpec) -> Vec<Value> {
-    let mut rules = vec![json!({
-        "name": "chat",
-        "bus": spec.event_bus,
-        "pattern": {"source": ["krossing"]},
-        "topic": arn("sns", TOPIC),
-        "input_path": "$.detail.chat",
-    })];
-    if spec.functions.contains_key(RECOVER) {
-        rules.push(json!({
-            "name": "execution-ended",
-            "pattern": {
-                "source": ["aws.states"],
-                "detail-type": ["Step Functions Execution Status Change"],
-                "detail": {
-                    "status": ["ABORTED", "TIMED_OUT", "FAILED"],
-                    "stateMachineArn": [arn("states", "stateMachine:krossing-lab")],
-                },
-            },
-            "function": RECOVER,
-        }));
-        rules.push(json!({
-            "name": "task-stopped",
-            "pattern": {
-                "source": ["aws.ecs"],
-                "detail-type": ["ECS Task State Change"],
-                "detail": {"lastStatus": ["STOPPED"], "clusterArn": [arn("ecs", &format!("cluster/{CLUSTER}"))]},
-            },
-            "function": RECOVER,
-        }));
+/// What CDK deploys.
+fn stack_file() -> Result<Value> {
+    let text = std::fs::read_to_string(repository().join("infra/stack.json")).context("reading infra/stack.json")?;
+    serde_json::from_str(&text).context("infra/stack.json is JSON")
+}
+
+/// What the role of a function, by its name in `infra/stack.json`, or of the worker may do, whatever on.
+pub fn actions_of(role: &str) -> Result<BTreeSet<String>> {
+    let file = stack_file()?;
+    let function = items(&file["functions"]).iter().find(|function| function["name"] == role);
+    let holder = if role == "worker" { Some(&file["worker"]) } else { function };
+    let holder = holder.with_context(|| format!("{role} is not in infra/stack.json"))?;
+    let grants = items(&holder["grants"]).iter().filter_map(Value::as_str);
+    let statements = grants.flat_map(|grant| items(&file["grants"][grant]));
+    let actions = statements.flat_map(|statement| items(&statement["actions"])).filter_map(Value::as_str);
+    Ok(actions.map(str::to_owned).collect())
+}
+
+/// The calls of AWS that a log tells of, as service and method.
+pub fn calls_in(log: &str) -> BTreeSet<(String, String)> {
+    let named = |line: &str, name: &str| {
+        let rest = line.split_once(&format!("rpc.{name}=\""))?.1;
+        Some(rest.split_once('"')?.0.to_owned())
+    };
+    log.lines().filter_map(|line| Some((named(line, "service")?, named(line, "method")?))).collect()
+}
+
+/// The rules of EventBridge, made of those of `infra/stack.json` as CDK makes them.
+fn rules(spec: &StackSpec, declared: &Value) -> Result<Vec<Value>> {
+    let arns = [("StateMachine", arn("states", "stateMachine:krossing-lab")), ("Cluster", cluster_arn())];
+    let filled = filled(&declared.to_string(), arns).context("filling the rules")?;
+    let mut rules: Vec<Value> = serde_json::from_str(&filled)?;
+    for rule in &mut rules {
+        // What AWS itself reports comes on the default bus, whatever ours is.
+        if rule["bus"] != "default" {
+            rule["bus"] = json!(spec.event_bus);
+        }
+        let target = text(rule, "target").context("a rule has a target")?;
+        if target == "chat topic" {
+            rule["topic"] = json!(arn("sns", TOPIC));
+        } else {
+            let function = format!("krossing-{target}");
+            ensure!(spec.functions.contains_key(&function), "a rule calls {function}, which is not deployed");
+            rule["function"] = json!(function);
+        }
     }
-    rules
+    Ok(rules)
 }
 
 fn deployment(spec: &StackSpec) -> Result<Value> {

@@ -35,7 +35,7 @@ while True:
         case "exit":
             sys.exit(3)
         case "ask":
-            put_event({"chat": {"content": {"title": "continue?"}}, "token": asked["token"]})
+            put_event({"chat": {"source": "custom", "content": {"title": "continue?"}}, "token": asked["token"]})
             post(f"{API}/{request}/response", {})
         case _:
             post(f"{API}/{request}/response", {"got": asked, "greeting": os.environ.get("GREETING")})

@@ -229,7 +229,7 @@ class Function:
     def __init__(self, name, given):
         self.name = name
         self.command = given["command"]
-        self.timeout = given.get("timeout_seconds", 900)
+        self.timeout = given["timeout_seconds"]
         self.environment = given.get("environment", {})
         self.arn = f"arn:aws:lambda:{REGION}:{ACCOUNT}:function:{name}"
         self.lock = threading.Lock()
@@ -328,7 +328,7 @@ class Task:
         self.arn = f"arn:aws:ecs:{REGION}:{ACCOUNT}:task/{self.cluster.split('/')[-1]}/{self.id}"
         self.definition = f"arn:aws:ecs:{REGION}:{ACCOUNT}:task-definition/{family}:1"
         self.container = definition["container"]
-        self.stop_timeout = definition.get("stop_timeout_seconds", 30)
+        self.stop_timeout = definition["stop_timeout_seconds"]
         self.asked, self.overrides = asked, asked.get("overrides") or {}
         override = self.override()
         self.command = override.get("command") or definition.get("arguments", [])
@@ -544,7 +544,7 @@ EVENTS, MESSAGES = [], []
 def publish_event(event, bus="default"):
     EVENTS.append({"bus": bus, "event": event})
     for rule in CONFIG["rules"]:
-        if rule.get("bus", "default") == bus and matches(rule["pattern"], event):
+        if rule["bus"] == bus and matches(rule["pattern"], event):
             log(f"event {event['source']} / {event['detail-type']}: rule {rule['name']}")
             deliver(rule, event)
 
