@@ -44,9 +44,9 @@ pub(crate) enum Command {
     /// Show where a migration stands and how far the target is behind
     Status(StatusArguments),
     /// Let producers stand still, copy the last records, carry all groups over (awaiting_client_switch)
-    Cutover(Existing),
+    Cutover(DecisionArguments),
     /// Say that all clients have switched to the target (validating)
-    CutoverAck(Existing),
+    CutoverAck(DecisionArguments),
     /// Keep groups in step that still work on the source, until the acknowledgement
     ClientSwitch(Existing),
     /// Records that reached the source after the cutover: name them, append them to the target, or leave them out
@@ -107,10 +107,20 @@ pub(crate) struct StatusArguments {
     pub(crate) follow: bool,
 }
 
+/// What an operator decides of a migration that has begun.
+#[derive(Debug, Args)]
+pub(crate) struct DecisionArguments {
+    #[command(flatten)]
+    pub(crate) existing: Existing,
+    /// Why, for journal and evidence: the number of a change request, a sentence
+    #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
+    pub(crate) reason: String,
+}
+
 #[derive(Debug, Args)]
 pub(crate) struct RollbackArguments {
     #[command(flatten)]
-    pub(crate) existing: Existing,
+    pub(crate) decision: DecisionArguments,
     /// Producers do go on: give it where the webhook cannot be reached and you have let them go on yourself
     #[arg(long)]
     pub(crate) producers_released: bool,

@@ -89,19 +89,19 @@ async fn run(command: Command) -> anyhow::Result<Outcome> {
             Some(stack) => stack::resume(&stack, &existing).await,
             None => commands::resume::run(existing).await,
         },
-        Command::Cutover(existing) => match stack::named(&existing.common).await? {
-            Some(stack) => stack::decide(&stack, &existing, transition::Command::Cutover).await,
-            None => commands::cutover::run(existing).await,
+        Command::Cutover(decision) => match stack::named(&decision.existing.common).await? {
+            Some(stack) => stack::decide(&stack, &decision, transition::Command::Cutover).await,
+            None => commands::cutover::run(decision).await,
         },
-        Command::CutoverAck(existing) => match stack::named(&existing.common).await? {
-            Some(stack) => stack::decide(&stack, &existing, transition::Command::CutoverAck).await,
-            None => commands::cutover_ack::run(existing).await,
+        Command::CutoverAck(decision) => match stack::named(&decision.existing.common).await? {
+            Some(stack) => stack::decide(&stack, &decision, transition::Command::CutoverAck).await,
+            None => commands::cutover_ack::run(decision).await,
         },
         Command::Finalize(existing) => match stack::named(&existing.common).await? {
-            Some(stack) => stack::decide(&stack, &existing, transition::Command::Finalize).await,
+            Some(stack) => stack::finalize(&stack, &existing).await,
             None => commands::finalize::run(existing).await,
         },
-        Command::Rollback(arguments) => match stack::named(&arguments.existing.common).await? {
+        Command::Rollback(arguments) => match stack::named(&arguments.decision.existing.common).await? {
             Some(stack) => stack::rollback(&stack, &arguments).await,
             None => commands::rollback::run(arguments).await,
         },

@@ -9,12 +9,13 @@ use anyhow::{Context, bail};
 use krossing_core::{
     MigrationId, Side,
     config::Config,
+    decision::{Answer, Answered, Decided, Gate},
     journal::{EntryKind, Journal, JournalEntry},
     limits::CALL_RETRY_MAX,
     ports::{Clock, Ledger},
     transition::{self, Position, State},
 };
-use krossing_drive::{Drive, Planned};
+use krossing_drive::{Drive, Planned, gate::journal_answer};
 use krossing_runtime::{
     Migration,
     connect::{
@@ -102,6 +103,19 @@ impl Session {
         let owner = owner();
         let lock = CommandLock::take(&place, &migration, &owner, advice).await?;
         Self::open(&existing.common, place, migration, owner, Some(lock), command).await
+    }
+
+    /// Journals an answer of the operator with its reason, where they give one.
+    pub(crate) async fn journal_why(&mut self, gate: Gate, answer: Answer, reason: String) -> anyhow::Result<()> {
+        if reason.is_empty() {
+            return Ok(());
+        }
+        let Drive { migration, journal, .. } = &mut self.drive;
+        let (by, at_unix_ms) = (migration.by.clone(), migration.clock.unix_ms());
+        let decided = Decided { answer, by, reason, producers_released: false, at_unix_ms };
+        journal_answer(migration, journal, &Answered { gate, decided }).await?;
+        self.drive.show_entries();
+        Ok(())
     }
 
     /// A migration that has begun, to be watched while another command may drive it.

@@ -26,7 +26,7 @@ use serde_json::{Value, json};
 
 use crate::{
     Outcome,
-    arguments::{Common, ExecuteArguments, Existing, RollbackArguments},
+    arguments::{Common, DecisionArguments, ExecuteArguments, Existing, RollbackArguments},
     session::unless_interrupted,
     show,
     status::answering,
@@ -49,6 +49,8 @@ pub(crate) struct Stack {
     who: Actor,
     /// How many entries of the journal have been shown.
     shown: usize,
+    /// Why the operator decides as they do; empty where they do not say.
+    reason: String,
     /// Whether the operator says, with a rollback, that they have let producers go on.
     producers_released: bool,
 }
@@ -79,7 +81,17 @@ impl Stack {
         let shown = migration.journal().await?.position();
         let (migration, common) = (Arc::new(migration), Common { stack: Some(name.to_owned()), ..common.clone() });
         let workflow = Workflow::new(&aws);
-        Ok(Self { common, migration, place, workflow, state_machine, who, shown, producers_released: false })
+        Ok(Self {
+            common,
+            migration,
+            place,
+            workflow,
+            state_machine,
+            who,
+            shown,
+            reason: String::new(),
+            producers_released: false,
+        })
     }
 
     /// What it is called.
@@ -240,7 +252,7 @@ impl Stack {
         let decided = Decided {
             answer: what,
             by: self.who.clone(),
-            reason: String::new(),
+            reason: self.reason.clone(),
             producers_released: self.producers_released,
             at_unix_ms: self.migration.clock.unix_ms(),
         };
@@ -264,6 +276,11 @@ pub(crate) async fn named(common: &Common) -> anyhow::Result<Option<String>> {
 
 /// `execute`: starts an execution and follows it until the target has kept up.
 pub(crate) async fn execute(name: &str, arguments: ExecuteArguments) -> anyhow::Result<Outcome> {
+    for (given, flag) in [(arguments.keep_tailing, "--keep-tailing"), (arguments.force_restart, "--force-restart")] {
+        if given {
+            bail!("{flag}: a stack tails until the cutover and takes up what failed in any case; leave it out");
+        }
+    }
     let id = arguments.migration_id.unwrap_or_else(new_migration_id);
     show::event("migration", &json!({ "migration_id": id }), &format!("migration_id: {id}"));
     let mut stack = Stack::open(name, &arguments.common, id).await?;
@@ -320,16 +337,25 @@ async fn do_producers_stand_still() -> anyhow::Result<Answer> {
     Ok(if said.trim() == "frozen" { Answer::Frozen } else { Answer::Cancel })
 }
 
-/// `cutover`, `cutover-ack` and `finalize`: an answer, and what comes of it.
-pub(crate) async fn decide(name: &str, existing: &Existing, command: Command) -> anyhow::Result<Outcome> {
+/// `finalize`: goes on with a validation, or has it tried again.
+pub(crate) async fn finalize(name: &str, existing: &Existing) -> anyhow::Result<Outcome> {
     let mut stack = Stack::open(name, &existing.common, existing.migration_id.clone()).await?;
+    unless_interrupted(&stack.goes_on(), decided(&mut stack, Command::Finalize)).await
+}
+
+/// `cutover` and `cutover-ack`: an answer, and what comes of it.
+pub(crate) async fn decide(name: &str, decision: &DecisionArguments, command: Command) -> anyhow::Result<Outcome> {
+    let DecisionArguments { existing, reason } = decision;
+    let mut stack = Stack::open(name, &existing.common, existing.migration_id.clone()).await?;
+    stack.reason.clone_from(reason);
     unless_interrupted(&stack.goes_on(), decided(&mut stack, command)).await
 }
 
 /// `rollback`: the same, with what the operator says of producers.
 pub(crate) async fn rollback(name: &str, arguments: &RollbackArguments) -> anyhow::Result<Outcome> {
-    let RollbackArguments { existing, producers_released } = arguments;
+    let RollbackArguments { decision: DecisionArguments { existing, reason }, producers_released } = arguments;
     let mut stack = Stack::open(name, &existing.common, existing.migration_id.clone()).await?;
+    stack.reason.clone_from(reason);
     stack.producers_released = *producers_released;
     unless_interrupted(&stack.goes_on(), decided(&mut stack, Command::Rollback)).await
 }

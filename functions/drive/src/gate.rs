@@ -1,5 +1,7 @@
 //! Gates: where a workflow waits for an operator, as the ledger has them, and how they are answered.
 
+use std::time::Duration;
+
 use krossing_core::{
     decision::{Answered, Decided, GATE_DOCUMENT, Gate, OpenGate, may_answer},
     journal::{EntryKind, Journal},
@@ -15,6 +17,12 @@ use crate::chain;
 
 /// How often a gate's document is written again because another has written it in between.
 const WRITES_MAX: usize = 3;
+
+/// How often the workflow is told an answer before whoever gave it is told that it did not hear.
+const TELLS_MAX: u32 = 4;
+
+/// How long until it is told again, times the tries so far.
+const TELL_AGAIN_AFTER: Duration = Duration::from_millis(500);
 
 /// The gate that is open, or was last; none before the first.
 pub async fn last_gate<P: Ports>(migration: &Migration<P>) -> MigrationResult<(Option<Version>, Option<OpenGate>)> {
@@ -75,16 +83,25 @@ pub async fn journal_answers<P: Ports>(migration: &Migration<P>, journal: &mut J
     }
     let Some(gate) = last_gate(migration).await?.1 else { return Ok(()) };
     for answered in gate.to_be_journaled(journal) {
-        let Answered { gate, decided } = &answered;
-        let why = if decided.reason.is_empty() { String::new() } else { format!(": {}", decided.reason) };
-        let reason = format!("{gate}: {}{why}", decided.answer);
-        migration.note_by(decided.by.clone(), journal, EntryKind::GateAnswered, reason, &answered).await?;
+        journal_answer(migration, journal, &answered).await?;
     }
     Ok(())
 }
 
+/// Journals an answer by whom it was given.
+pub async fn journal_answer<P: Ports>(
+    migration: &Migration<P>,
+    journal: &mut Journal,
+    answered: &Answered,
+) -> MigrationResult<()> {
+    let Answered { gate, decided } = answered;
+    let why = if decided.reason.is_empty() { String::new() } else { format!(": {}", decided.reason) };
+    let reason = format!("{gate}: {}{why}", decided.answer);
+    migration.note_by(decided.by.clone(), journal, EntryKind::GateAnswered, reason, answered).await
+}
+
 /// Answers the gate at which the migration waits: written down first, then the workflow is told. Answers which gate it
-/// was.
+/// was. What the workflow surely did not take is forgotten again, so that no evidence shows it as a decision.
 pub async fn answer<P: Ports>(
     migration: &Migration<P>,
     workflow: &Workflow,
@@ -94,12 +111,13 @@ pub async fn answer<P: Ports>(
     let refused = |sentence| MigrationError::Refused { sentence };
     let (version, stored) = last_gate(migration).await?;
     let same = |open: &&OpenGate| open.decided.as_ref().is_some_and(|decided| decided.answer == answer);
+    // Whoever gave it before may have died before the workflow was told, or behind that.
+    let mut may_have_been_told = stored.as_ref().filter(same).is_some();
     let open = match stored.as_ref().filter(same) {
-        // Whoever gave it may have died before the workflow was told.
         Some(answered) => answered.clone(),
         None => {
             let open = may_answer(stored.as_ref(), answer).map_err(refused)?;
-            let answered = OpenGate { decided: Some(decided), ..open.clone() };
+            let answered = OpenGate { decided: Some(decided.clone()), ..open.clone() };
             match write(migration, version, &answered).await {
                 Err(MigrationError::Store { source: StoreError::Conflict { .. }, .. }) => {
                     return Err(refused(format!("{}: another has answered in this moment", open.gate)));
@@ -109,12 +127,46 @@ pub async fn answer<P: Ports>(
         }
     };
     let by = open.decided.as_ref().map(|decided| decided.by.to_string());
-    match workflow.succeed(&open.token, &serde_json::json!({ "decision": answer, "by": by })).await {
-        Ok(()) => Ok(open.gate),
-        Err(error @ WorkflowError::TokenGone { .. }) => {
-            Err(refused(format!("{} has passed: {}", open.gate, chain(&error))))
+    let output = serde_json::json!({ "decision": answer, "by": by });
+    let mut tries = 1;
+    loop {
+        match workflow.succeed_once(&open.token, &output).await {
+            Ok(()) => return Ok(open.gate),
+            Err(WorkflowError::Call(error @ StoreError::Unavailable { .. })) => {
+                if tries == TELLS_MAX {
+                    // The same answer, given again, is told again.
+                    return Err(error).during("answer the workflow");
+                }
+                may_have_been_told = true;
+                migration.clock.sleep(TELL_AGAIN_AFTER * tries).await;
+                tries += 1;
+            }
+            Err(error) => {
+                if !may_have_been_told {
+                    forget(migration, &decided).await?;
+                }
+                return match error {
+                    WorkflowError::TokenGone { .. } => {
+                        Err(refused(format!("{} has passed: {}", open.gate, chain(&error))))
+                    }
+                    WorkflowError::Call(error) => Err(error).during("answer the workflow"),
+                };
+            }
         }
-        // It may have been told: the same answer, given again, is told again.
-        Err(WorkflowError::Call(error)) => Err(error).during("answer the workflow"),
+    }
+}
+
+/// Takes an answer back that was written down, wherever the gates since have carried it.
+async fn forget<P: Ports>(migration: &Migration<P>, refused: &Decided) -> MigrationResult<()> {
+    let mut tries = 0;
+    loop {
+        let (version, Some(mut gate)) = last_gate(migration).await? else { return Ok(()) };
+        if !gate.forget(refused) {
+            return Ok(());
+        }
+        match write(migration, version, &gate).await {
+            Err(MigrationError::Store { source: StoreError::Conflict { .. }, .. }) if tries < WRITES_MAX => tries += 1,
+            written => return written.map(drop),
+        }
     }
 }

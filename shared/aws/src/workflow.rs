@@ -1,5 +1,6 @@
 //! Step Functions: task tokens and executions. And STS, which says who calls.
 
+use aws_config::retry::RetryConfig;
 use aws_sdk_sfn::{
     Client,
     error::{ProvideErrorMetadata, SdkError},
@@ -76,6 +77,15 @@ impl Workflow {
     /// The task is done.
     pub async fn succeed(&self, token: &str, output: &Value) -> Result<(), WorkflowError> {
         let sent = self.client.send_task_success().task_token(token).output(output.to_string()).send().await;
+        sent.map(drop).map_err(|error| self.of_token("answer a task", &error))
+    }
+
+    /// As `succeed`, asked only once: only so is it known of a task that nobody waits for any more that it has not taken
+    /// this output.
+    pub async fn succeed_once(&self, token: &str, output: &Value) -> Result<(), WorkflowError> {
+        let once = aws_sdk_sfn::config::Builder::new().retry_config(RetryConfig::disabled());
+        let request = self.client.send_task_success().task_token(token).output(output.to_string());
+        let sent = request.customize().config_override(once).send().await;
         sent.map(drop).map_err(|error| self.of_token("answer a task", &error))
     }
 

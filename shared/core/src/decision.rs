@@ -179,6 +179,14 @@ impl OpenGate {
         all[all.len().saturating_sub(BEFORE_MAX)..].to_vec()
     }
 
+    /// Forgets an answer that the workflow did not take. Answers whether there was one.
+    pub fn forget(&mut self, refused: &Decided) -> bool {
+        let before = self.before.len();
+        self.before.retain(|answered| answered.decided != *refused);
+        let own = self.decided.take_if(|decided| decided == refused);
+        own.is_some() || self.before.len() < before
+    }
+
     /// Those of them that the journal does not have yet.
     pub fn to_be_journaled(&self, journal: &Journal) -> Vec<Answered> {
         let known: Vec<Answered> = journal
@@ -289,6 +297,17 @@ mod tests {
             assert_eq!(decided_by(Some(&answered), gate, answer).by.known_by, KnownBy::Nobody);
         }
         assert_eq!(decided_by(None, Gate::ApproveCutover, Answer::Cutover).by.known_by, KnownBy::Nobody);
+    }
+
+    #[test]
+    fn an_answer_that_came_too_late_is_forgotten_at_its_gate_and_behind_it() {
+        let mut late = OpenGate { decided: Some(alice(Answer::Cutover)), ..open(Gate::ApproveCutover) };
+        let mut next = OpenGate { before: late.answers(), ..open(Gate::AfterFailure) };
+        for gate in [&mut late, &mut next] {
+            assert!(!gate.forget(&alice(Answer::Rollback)));
+            assert!(gate.forget(&alice(Answer::Cutover)));
+            assert_eq!((gate.answers(), gate.decided.clone()), (Vec::new(), None));
+        }
     }
 
     #[test]

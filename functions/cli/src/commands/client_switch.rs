@@ -5,9 +5,8 @@
 use std::time::Duration;
 
 use anyhow::bail;
-use krossing_client_switch::{LeftBehind, SwitchError, SwitchReport};
+use krossing_client_switch::{LeftBehind, SwitchError, SwitchReport, left_behind, on_both};
 use krossing_core::{
-    codes::STRAGGLERS,
     journal::Journal,
     ports::Clock,
     transition::{Command, Decision, State},
@@ -103,10 +102,7 @@ pub(crate) fn show_report(report: &SwitchReport, said: &[LeftBehind], stragglers
         ));
     }
     for group in &report.on_both {
-        show::advice(&format!(
-            "warning: group {group} has switched to the target and has members on the source again: what they read is \
-             processed twice; stop them"
-        ));
+        show::advice(&format!("warning: {}", on_both(group)));
     }
     for partition in &report.not_looked_behind {
         show::advice(&format!("warning: whether a producer was left behind is not known of {partition}"));
@@ -115,44 +111,5 @@ pub(crate) fn show_report(report: &SwitchReport, said: &[LeftBehind], stragglers
         && let Some(warning) = left_behind(&report.records_behind_marker, stragglers)
     {
         show::advice(&format!("warning: {warning}"));
-    }
-}
-
-/// Records that were left behind, in one sentence; none where there are none.
-pub(crate) fn left_behind(found: &[LeftBehind], stragglers: &str) -> Option<String> {
-    let (LeftBehind { partition, record }, more) = found.split_first()?;
-    let more = match more.len() {
-        0 => String::new(),
-        more => format!(", and others of {more} more partition(s)"),
-    };
-    Some(format!(
-        "{STRAGGLERS}: a record reached the source's {partition} at offset {}, behind where it was closed{}{more}: a \
-         producer was left behind, and what it writes there is not on the target; stop it or switch it to the target, look \
-         at the records with {stragglers}, then decide: `--append` adds them at the target's end, once, `--leave` leaves \
-         them out",
-        record.offset,
-        record.by(),
-    ))
-}
-
-#[cfg(test)]
-mod tests {
-    use krossing_core::{TopicPartition, stragglers::StrayRecord};
-
-    use super::*;
-
-    #[test]
-    fn records_left_behind_are_one_sentence_with_the_whole_command() {
-        let left = |partition| LeftBehind {
-            partition: TopicPartition::new("t", partition),
-            record: StrayRecord { offset: 7, producer: None },
-        };
-        assert_eq!(left_behind(&[], "krossing"), None);
-        let said = left_behind(&[left(0), left(1)], "krossing stragglers --config m.yaml").unwrap_or_default();
-        for expected in
-            ["B48: a record reached the source's t-0 at offset 7", "1 more", "krossing stragglers --config m.yaml"]
-        {
-            assert!(said.contains(expected), "{expected} is missing in {said}");
-        }
     }
 }

@@ -5,18 +5,19 @@ use std::{collections::BTreeSet, io::IsTerminal as _};
 use anyhow::bail;
 use krossing_core::{
     config::FreezeConfig,
+    decision::{Answer, Gate},
     transition::{Command, State},
 };
 use serde_json::json;
 
 use crate::{
     Outcome,
-    arguments::Existing,
+    arguments::DecisionArguments,
     session::{RESUME_GOES_ON, Session, interrupted, unless_interrupted},
     show,
 };
 
-pub(crate) async fn run(existing: Existing) -> anyhow::Result<Outcome> {
+pub(crate) async fn run(DecisionArguments { existing, reason }: DecisionArguments) -> anyhow::Result<Outcome> {
     let mut session = Session::resume(&existing, Command::Cutover).await?;
     if session.drive.migration.config.cutover.freeze == FreezeConfig::Confirmation && !std::io::stdin().is_terminal() {
         bail!(
@@ -24,6 +25,7 @@ pub(crate) async fn run(existing: Existing) -> anyhow::Result<Outcome> {
              configure cutover.producer_freeze_webhook"
         );
     }
+    session.journal_why(Gate::ApproveCutover, Answer::Cutover, reason).await?;
     let planned = unless_interrupted(RESUME_GOES_ON, session.drive.before_cutover()).await?;
     let report = tokio::select! {
         report = session.drive.cutover(&planned, krossing_drive::FreezeTime::OncePrepared) => report?,

@@ -14,7 +14,7 @@ mod text;
 
 use std::{collections::BTreeMap, fmt, time::Duration};
 
-use krossing_client_switch::LeftBehind;
+use krossing_client_switch::{LeftBehind, left_behind};
 use krossing_core::{
     LaneId, Side, TopicPartition,
     codes::{SOURCE_GAP, STRAGGLERS},
@@ -35,7 +35,7 @@ use krossing_runtime::{
 };
 use serde::Serialize;
 
-use crate::{commands::client_switch::left_behind, session::after_acknowledgement, show};
+use crate::{session::after_acknowledgement, show};
 
 pub(crate) use local::look;
 pub(crate) use stack::{NotBegun, StackStatus, answering, check_begun, look_at_stack};
