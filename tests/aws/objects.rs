@@ -1,7 +1,10 @@
 //! Objects on an S3 server that enforces Object Lock.
 
 use std::{
-    sync::atomic::{AtomicBool, Ordering},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -14,8 +17,8 @@ use aws_sdk_s3::{
 use bytes::Bytes;
 use krossing_aws::{Aws, BucketOptions, Retention, S3Objects};
 use krossing_core::{
-    limits::OBJECT_OPERATION_WAIT_MAX,
-    ports::{Objects, StoreError},
+    limits::{OBJECT_OPERATION_WAIT_MAX, OBJECT_PART_BYTES},
+    ports::{ObjectLock, Objects, StoreError},
 };
 use krossing_runtime::SystemClock;
 use krossing_testkit::objects_suite;
@@ -111,6 +114,7 @@ fn evidence_cannot_be_deleted_before_its_time() {
         };
         let aws = Aws::of(sdk(servers.s3_port(), servers.owner()).await);
         let locked = S3Objects::new(&aws, options.clone(), SystemClock);
+        ensure!(locked.object_lock().await? == ObjectLock::On);
         locked.put_new("evidence.json", text("signed")).await?;
         let large = Bytes::from(vec![7; 20 * 1024 * 1024]);
         locked.put("large", vec![large.clone()]).await?;
@@ -132,14 +136,67 @@ fn evidence_cannot_be_deleted_before_its_time() {
         ensure!(locked.get("evidence.json").await? == Some(Bytes::from_static(b"signed")));
         ensure!(locked.get("large").await? == Some(large));
 
-        // A bucket without Object Lock: stored, and said.
+        // A bucket without Object Lock: stored, and said, before to whoever asks.
+        let unkept = BucketOptions { retention: Retention::None, ..options.clone() };
+        ensure!(S3Objects::new(&aws, unkept, SystemClock).object_lock().await? == ObjectLock::NotWanted);
         let bare = S3Objects::new(&aws, BucketOptions { bucket: BUCKET.to_owned(), ..options }, SystemClock);
+        ensure!(bare.object_lock().await? == ObjectLock::Missing);
         bare.put_new("evidence.json", text("signed")).await?;
         ensure!(bare.get("evidence.json").await? == Some(Bytes::from_static(b"signed")));
         let head = client.head_object().bucket(BUCKET).key("proof/evidence.json").send().await?;
         ensure!(head.object_lock_mode().is_none(), "{head:?}");
         Ok(())
     });
+}
+
+/// What the requests that begin an object say of encryption: of one put at once, then of one in parts.
+async fn encryption_asked(kms_key: Option<&str>) -> Result<Vec<Vec<String>>> {
+    // No server of the lab has keys: what is sent is looked at, and answered as S3 does.
+    let front = Front::before(0).await?;
+    let asked = Arc::new(Mutex::new(Vec::new()));
+    let seen = asked.clone();
+    front.decide(move |head, _| {
+        let line = head.lines().next().unwrap_or_default();
+        let in_parts = line.contains("?uploads");
+        if in_parts || line.contains("x-id=PutObject") {
+            let headers = head.lines().map(str::to_lowercase);
+            let mut said: Vec<_> = headers.filter(|line| line.starts_with("x-amz-server-side-encryption")).collect();
+            said.sort();
+            seen.lock().expect("no panic while held").push(said);
+        }
+        let body = if in_parts {
+            "<InitiateMultipartUploadResult><UploadId>1</UploadId></InitiateMultipartUploadResult>"
+        } else if line.starts_with("POST") {
+            "<CompleteMultipartUploadResult></CompleteMultipartUploadResult>"
+        } else {
+            ""
+        };
+        Fate::Answer { status: 200, content_type: "application/xml", body: body.to_owned() }
+    });
+    let options = BucketOptions {
+        bucket: BUCKET.to_owned(),
+        prefix: String::new(),
+        kms_key: kms_key.map(str::to_owned),
+        path_style: true,
+        retention: Retention::None,
+    };
+    let who = AccessKey { id: "krossing", secret: "krossing-secret" };
+    let objects = S3Objects::new(&Aws::of(sdk(front.port(), who).await), options, SystemClock);
+    objects.put("small", text("x")).await?;
+    objects.put("large", vec![Bytes::from(vec![7; OBJECT_PART_BYTES + 1])]).await?;
+    Ok(asked.lock().expect("no panic while held").clone())
+}
+
+#[tokio::test]
+async fn a_key_encrypts_objects_that_are_put_at_once_and_in_parts() -> Result<()> {
+    let key = "arn:aws:kms:eu-west-1:111122223333:key/mine";
+    let by_key = vec![
+        format!("x-amz-server-side-encryption-aws-kms-key-id: {key}"),
+        "x-amz-server-side-encryption: aws:kms".to_owned(),
+    ];
+    assert_eq!(encryption_asked(Some(key)).await?, [by_key.clone(), by_key]);
+    assert_eq!(encryption_asked(None).await?, [Vec::<String>::new(), Vec::new()], "as the bucket says");
+    Ok(())
 }
 
 #[test]
@@ -195,6 +252,8 @@ fn what_cannot_be_done_says_why_within_a_bound() {
         {
             refused_naming(answer, &[BUCKET, "s3:GetObject"]);
         }
+        let not_mine = objects(servers.s3_port(), stranger, LOCKED, Retention::Compliance(DAY)).await;
+        refused_naming(not_mine.object_lock().await, &[LOCKED, "s3:GetBucketObjectLockConfiguration"]);
         let impostor = AccessKey { secret: "wrong", ..owner };
         let impostor = objects(servers.s3_port(), impostor, BUCKET, Retention::None).await;
         refused_naming(impostor.get("a").await, &[BUCKET, "credentials"]);

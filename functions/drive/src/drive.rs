@@ -141,7 +141,7 @@ impl<P: Ports> Drive<P> {
     /// Plans and checks; then, and only then, locks, stores the plan and begins the journal.
     pub async fn begin(&mut self, lock: impl AsyncFnOnce() -> anyhow::Result<()>) -> anyhow::Result<Planned> {
         let checked = krossing_precheck::run(&self.migration, None).await?;
-        phases::show_findings(&self.migration, self.voice, &checked.findings).await?;
+        let file = phases::show_findings(&self.migration, self.voice, &checked.findings).await?;
         let plan = checked.plan.context("both clusters were read, so that there is a plan")?;
         // A key that cannot be used is better known now than when everything is done.
         self.migration.signer.key_id().await.context("evidence could not be signed")?;
@@ -152,7 +152,7 @@ impl<P: Ports> Drive<P> {
         krossing_plan::store(&self.migration, &mut self.journal, &plan).await?;
         self.show_entries();
         self.enter(State::Precheck, "", json!({})).await?;
-        phases::enter_topology(self, &checked.findings).await?;
+        phases::enter_topology(self, &checked.findings, file).await?;
         Ok(Planned { plan, amendments: Vec::new() })
     }
 

@@ -10,7 +10,7 @@ use krossing_core::{
     lease::LeaseState,
     limits::{LEASE, LEASE_MARGIN},
     ports::{Ledger, Ports},
-    precheck::{Finding, Severity, blocks},
+    precheck::{Finding, Severity},
     transition::{Position, State},
 };
 use krossing_replication::read_lease;
@@ -69,28 +69,33 @@ async fn turns<P: Ports>(drive: &mut Drive<P>, planned: &mut Planned) -> anyhow:
     }
 }
 
-/// Shows findings, and says whether a migration may go on.
+/// Shows findings, and says whether a migration may go on. Answers where they lie if nobody was shown them: beside the
+/// evidence.
 pub(crate) async fn show_findings<P: Ports>(
     migration: &Migration<P>,
     voice: &dyn Voice,
     findings: &[Finding],
-) -> anyhow::Result<()> {
+) -> anyhow::Result<Option<String>> {
     findings.iter().for_each(|finding| voice.finding(finding));
-    if !blocks(findings) {
-        return Ok(());
-    }
     let blockers: Vec<Finding> =
         findings.iter().filter(|finding| finding.severity == Severity::Blocker).cloned().collect();
     let count = blockers.len();
     if voice.is_heard() {
-        return Err(anyhow!("precheck found {count} blocker(s): put right what it names and run the command again"));
+        return match count {
+            0 => Ok(None),
+            _ => Err(anyhow!("precheck found {count} blocker(s): put right what it names and run the command again")),
+        };
     }
-    // Where nobody was shown them, the error is what people see. It is cut where it is long: all are beside the evidence,
-    // unless it is one of them that nothing can be stored there.
-    let key = format!("{}/precheck.json", migration.id);
     let place = &migration.config.evidence.place;
-    let whole = match migration.store_evidence(key, krossing_precheck::render_json(findings).into(), false).await {
-        Ok(stored) => format!(", all findings are in {}", place.of(&stored.key)),
+    let key = format!("{}/precheck.json", migration.id);
+    let stored = migration.store_evidence(key, krossing_precheck::render_json(findings).into(), false).await;
+    let stored = stored.map(|stored| place.of(&stored.key));
+    if count == 0 {
+        return Ok(Some(stored?));
+    }
+    // The error is what people see, and it is cut where it is long. It may be one of them that nothing can be stored.
+    let whole = match stored {
+        Ok(file) => format!(", all findings are in {file}"),
         Err(error) => format!(", the findings could not be stored in {place} ({error})"),
     };
     let named = krossing_precheck::render_text(&blockers);
@@ -99,14 +104,21 @@ pub(crate) async fn show_findings<P: Ports>(
 
 pub(crate) async fn precheck<P: Ports>(drive: &mut Drive<P>, planned: &Planned) -> anyhow::Result<()> {
     let checked = krossing_precheck::run(&drive.migration, Some(&planned.plan)).await?;
-    show_findings(&drive.migration, drive.voice, &checked.findings).await?;
-    enter_topology(drive, &checked.findings).await
+    let file = show_findings(&drive.migration, drive.voice, &checked.findings).await?;
+    enter_topology(drive, &checked.findings, file).await
 }
 
-/// Journals that nothing stands in the way.
-pub(crate) async fn enter_topology<P: Ports>(drive: &mut Drive<P>, findings: &[Finding]) -> anyhow::Result<()> {
-    let warnings = findings.iter().filter(|finding| finding.severity == Severity::Warning).count();
-    let reason = format!("no blockers, warnings={warnings}");
+/// Journals that nothing stands in the way, and where the findings lie if nobody was shown them.
+pub(crate) async fn enter_topology<P: Ports>(
+    drive: &mut Drive<P>,
+    findings: &[Finding],
+    file: Option<String>,
+) -> anyhow::Result<()> {
+    let warnings = findings.iter().filter(|finding| finding.severity == Severity::Warning);
+    let codes: BTreeSet<&str> = warnings.clone().map(|finding| finding.code.as_str()).collect();
+    let named = if codes.is_empty() { String::new() } else { format!(" ({})", Vec::from_iter(codes).join(", ")) };
+    let file = file.map_or_else(String::new, |file| format!(": all findings are in {file}"));
+    let reason = format!("no blockers, warnings={}{named}{file}", warnings.count());
     drive.enter(State::TopologyCopy, reason, json!({ "findings": findings })).await
 }
 

@@ -15,7 +15,7 @@ use krossing_core::{
     acl::{self, AclFacts, OwnUser},
     msk::{self, MskFacts},
     plan::{MigrationPlan, SourceInventory, TargetInventory},
-    ports::{Msk, Ports, ProducerFreeze},
+    ports::{Msk, Objects, Ports, ProducerFreeze},
     precheck::{Finding, PrecheckFacts, Severity, decide},
     quotas,
     rights::MissingRight,
@@ -42,13 +42,19 @@ pub async fn run<P: Ports>(migration: &Migration<P>, stored: Option<&MigrationPl
         (Err(_), _) | (_, Err(_)) => None,
     };
     let ours = rights::ours(migration, &source, &target, plan.as_ref()).await?;
+    let evidence_problem = facts::store_problem(&migration.evidence).await;
+    let evidence_lock = match evidence_problem {
+        None => Some(migration.evidence.object_lock().await),
+        Some(_) => None,
+    };
     let facts = PrecheckFacts {
         selection: &migration.config.topics,
         source: source.as_ref().map_err(Clone::clone),
         target: target.as_ref().map_err(Clone::clone),
         plan: plan.as_ref(),
         segments_problem: facts::store_problem(&migration.segments).await,
-        evidence_problem: facts::store_problem(&migration.evidence).await,
+        evidence_problem,
+        evidence_lock,
         freeze_problem: migration.freeze.reach().await.err().map(|error| error.to_string()),
         old_format: Default::default(),
         unread: Default::default(),

@@ -107,6 +107,17 @@ async fn what_cannot_be_read_or_written_is_a_finding() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_bucket_that_cannot_lock_evidence_is_a_warning_and_is_asked_only_where_evidence_can_be_stored() {
+    for (call, code) in [("", "W28"), ("evidence.object_lock", "W28"), ("evidence.put", "B08")] {
+        let world = world();
+        world.evidence.take_object_lock_away();
+        let faults = Faults::on(call, 0, Fault::FailBefore);
+        let checked = run(&migration(&world, &faults, CONFIG), None).await.expect("said as a finding");
+        assert_eq!(codes(&checked.findings), [code], "{call:?}: {}", render_text(&checked.findings));
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_msk_says_stands_beside_what_the_brokers_say() {
     let world = world();
     world.msk.set(Side::Target, Err(MskError::NoSuchCluster { detail: "the ARN is another's".to_owned() }));

@@ -68,8 +68,8 @@ impl Environment {
         let place = self.place(&id)?;
         let connected = connect(self.config.clone(), id, &place).await;
         let mut migration = connected.map_err(|error| match error {
-            // MSK may only be busy; where it is not, a few tries do no harm.
-            ConnectError::Brokers { .. } => Failure::retryable(chain(&error)),
+            // MSK may only be busy; where we lack a right, a few tries do no harm.
+            ConnectError::Brokers { may_pass: true, .. } => Failure::retryable(chain(&error)),
             error => Failure::refused(&error),
         })?;
         migration.by = by;

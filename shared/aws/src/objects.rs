@@ -7,8 +7,8 @@
 //! Reads ask for ranges of one version (`If-Match`), so that a replaced object is never read half and half.
 //!
 //! With [`Retention`] each object is locked (Object Lock, compliance mode: nobody can delete or replace that version
-//! before its time, the account's owner included). Where the bucket has no Object Lock this is said once, and objects
-//! are stored without.
+//! before its time, the account's owner included). Where the bucket has no Object Lock precheck is told when it asks, the
+//! log once when something is to be locked, and objects are stored without.
 //!
 //! Does not: delete, or tidy up after a process that died while uploading: give the bucket a lifecycle rule that aborts
 //! incomplete uploads.
@@ -35,7 +35,7 @@ use krossing_core::{
         AWS_ATTEMPTS_MAX, AWS_PAUSE, OBJECT_BODY_TRIES_MAX, OBJECT_CALL_WAIT_MAX, OBJECT_OPERATION_WAIT_MAX,
         OBJECT_PART_BYTES, OBJECT_PARTS_IN_FLIGHT,
     },
-    ports::{Clock, Objects, StoreError, StoreResult},
+    ports::{Clock, ObjectLock, Objects, StoreError, StoreResult},
 };
 use tokio::sync::OnceCell;
 use uuid::Uuid;
@@ -399,7 +399,7 @@ impl<C: Clock> Inner<C> {
     /// Until when an object that is stored now is locked.
     async fn retain_until(&self, attempt: &str) -> StoreResult<Option<DateTime>> {
         let Retention::Compliance(kept) = self.options.retention else { return Ok(None) };
-        if !*self.locks.get_or_try_init(|| self.ask_for_locks(attempt)).await? {
+        if !*self.locks.get_or_try_init(|| self.locks_or_warning(attempt)).await? {
             return Ok(None);
         }
         let now = Duration::from_millis(u64::try_from(self.clock.unix_ms()).unwrap_or_default());
@@ -407,19 +407,8 @@ impl<C: Clock> Inner<C> {
         Ok(Some(DateTime::from_secs(until)))
     }
 
-    async fn ask_for_locks(&self, attempt: &str) -> StoreResult<bool> {
-        let answer = self.client.get_object_lock_configuration().bucket(&self.options.bucket).send().await;
-        let has_none = |error: &SdkError<GetObjectLockConfigurationError>| {
-            error.code() == Some("ObjectLockConfigurationNotFoundError")
-        };
-        let locks = match answer {
-            Ok(answer) => {
-                let found = answer.object_lock_configuration.and_then(|found| found.object_lock_enabled);
-                found == Some(ObjectLockEnabled::Enabled)
-            }
-            Err(error) if has_none(&error) => false,
-            Err(error) => return Err(failed(attempt, &self.place, &error)),
-        };
+    async fn locks_or_warning(&self, attempt: &str) -> StoreResult<bool> {
+        let locks = self.ask_for_locks(attempt).await?;
         if !locks {
             tracing::warn!(
                 bucket = self.options.bucket,
@@ -427,6 +416,29 @@ impl<C: Clock> Inner<C> {
             );
         }
         Ok(locks)
+    }
+
+    async fn object_lock(&self, attempt: &str) -> StoreResult<ObjectLock> {
+        match self.options.retention {
+            Retention::None => Ok(ObjectLock::NotWanted),
+            Retention::Compliance(_) if self.ask_for_locks(attempt).await? => Ok(ObjectLock::On),
+            Retention::Compliance(_) => Ok(ObjectLock::Missing),
+        }
+    }
+
+    async fn ask_for_locks(&self, attempt: &str) -> StoreResult<bool> {
+        let answer = self.client.get_object_lock_configuration().bucket(&self.options.bucket).send().await;
+        let has_none = |error: &SdkError<GetObjectLockConfigurationError>| {
+            error.code() == Some("ObjectLockConfigurationNotFoundError")
+        };
+        match answer {
+            Ok(answer) => {
+                let found = answer.object_lock_configuration.and_then(|found| found.object_lock_enabled);
+                Ok(found == Some(ObjectLockEnabled::Enabled))
+            }
+            Err(error) if has_none(&error) => Ok(false),
+            Err(error) => Err(failed(attempt, &self.place, &error)),
+        }
     }
 }
 
@@ -610,6 +622,11 @@ impl<C: Clock> Objects for S3Objects<C> {
     async fn list(&self, prefix: &str) -> StoreResult<Vec<String>> {
         let attempt = format!("list the objects {prefix}*");
         self.call(&attempt, self.inner.list(&attempt, prefix)).await
+    }
+
+    async fn object_lock(&self) -> StoreResult<ObjectLock> {
+        let attempt = "ask whether the bucket has Object Lock";
+        self.call(attempt, self.inner.object_lock(attempt)).await
     }
 }
 

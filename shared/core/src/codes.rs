@@ -81,6 +81,7 @@ pub const PRECHECK: &[(&str, &str)] = &[
     ("W25", "the source has an authorizer, where the target has one"),
     ("W26", "with acl.on_drift replace: the target has no access rules that the source has not"),
     ("W27", "as B36, where it is not known what access rules call our user (mtls)"),
+    ("W28", "the bucket of the evidence has Object Lock"),
     ("W50", "MSK's API tells all of the clusters of cluster_arn that it is asked for"),
     ("W51", "the target's brokers hold no more partitions than are recommended for their type"),
     ("W52", "secrets that let users log in to the source with SCRAM do so on the target"),

@@ -722,6 +722,17 @@ pub trait Ledger: Send + Sync + 'static {
     ) -> impl Future<Output = StoreResult<()>> + Send;
 }
 
+/// Whether signed documents can be deleted where they are stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ObjectLock {
+    /// By nobody, before their time.
+    On,
+    /// They are to be locked, and the bucket was made without.
+    Missing,
+    /// Nothing is to be locked: a folder knows no such thing, and segments are not kept.
+    NotWanted,
+}
+
 /// Large things: segments, offset maps, plans, reports. Keys are `/`-separated paths below one prefix.
 pub trait Objects: Send + Sync + 'static {
     /// Stores an object whole or not at all, replacing one of that name. Durable when it returns.
@@ -734,6 +745,8 @@ pub trait Objects: Send + Sync + 'static {
     fn get_range(&self, key: &str, from: u64, bytes: u64) -> impl Future<Output = StoreResult<Bytes>> + Send;
     /// All keys that begin with `prefix`, sorted.
     fn list(&self, prefix: &str) -> impl Future<Output = StoreResult<Vec<String>>> + Send;
+    /// Whether a signed document that is stored now is locked.
+    fn object_lock(&self) -> impl Future<Output = StoreResult<ObjectLock>> + Send;
 }
 
 // ── Producers' standstill ──────────────────────────────────────────────────────────────────────────────────────────

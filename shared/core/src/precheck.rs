@@ -18,7 +18,7 @@ use crate::{
     codes::PRECHECK,
     limits::ANSWER_BYTES_MAX,
     plan::{MigrationPlan, PlannedTopic, Selection, SourceInventory, TargetInventory},
-    ports::{ClusterError, GroupOffsets, MetadataMode, TopicDescription},
+    ports::{ClusterError, GroupOffsets, MetadataMode, ObjectLock, StoreError, TopicDescription},
     rights::MissingRight,
     stateful::topics_of_state,
     types::{GroupId, Offset, Side, TopicName, TopicPartition},
@@ -86,6 +86,8 @@ pub struct PrecheckFacts<'a> {
     pub segments_problem: Option<String>,
     /// Why evidence cannot be stored and read back.
     pub evidence_problem: Option<String>,
+    /// Whether signed evidence is locked, or why that is not known; none where no evidence can be stored.
+    pub evidence_lock: Option<Result<ObjectLock, StoreError>>,
     /// Why whoever lets producers stand still cannot be reached.
     pub freeze_problem: Option<String>,
     /// Batches in message format 0 or 1 that were seen, one a partition.
@@ -222,6 +224,23 @@ fn reach(facts: &PrecheckFacts<'_>, found: &mut Findings) {
     }
     if let Some(why) = &facts.evidence_problem {
         found.blocker("B08", "evidence", format!("evidence cannot be stored and read back: {why}"), STORE);
+    }
+    match &facts.evidence_lock {
+        None | Some(Ok(ObjectLock::On | ObjectLock::NotWanted)) => {}
+        Some(Ok(ObjectLock::Missing)) => found.warning(
+            "W28",
+            "evidence",
+            "signed evidence can be deleted: its bucket has no Object Lock",
+            "make the bucket with Object Lock, or name another (evidence.s3_bucket)",
+        ),
+        // No more than a warning, although signing asks the same and fails where it is refused: that comes last, loses
+        // nothing, and goes on once the right is there.
+        Some(Err(why)) => found.warning(
+            "W28",
+            "evidence",
+            format!("whether its bucket has Object Lock cannot be asked: {why}"),
+            "see that whoever signs may ask it: before it is known, no signed evidence is stored",
+        ),
     }
     if let Some(why) = &facts.freeze_problem {
         found.warning(
@@ -640,6 +659,7 @@ mod tests {
                 segments_problem: None,
                 freeze_problem: None,
                 evidence_problem: None,
+                evidence_lock: None,
                 old_format: BTreeMap::new(),
                 unread: BTreeMap::new(),
                 target_logs: BTreeMap::new(),
@@ -700,6 +720,16 @@ mod tests {
         });
         let codes: Vec<&str> = found.iter().map(|f| f.code.as_str()).collect();
         assert_eq!(codes, ["B07", "B08", "B09", "B10", "W21"]);
+    }
+
+    #[test]
+    fn signed_evidence_that_can_be_deleted_and_a_lock_that_cannot_be_asked_about_are_warnings() {
+        let locked = |lock| move |w: &mut World| w.facts.evidence_lock = Some(lock);
+        check(locked(Ok(ObjectLock::On)), &[]);
+        check(locked(Ok(ObjectLock::NotWanted)), &[]);
+        check(locked(Ok(ObjectLock::Missing)), &[("W28", "evidence")]);
+        let why = StoreError::Refused { attempt: "ask".into(), detail: "AccessDenied".into() };
+        check(locked(Err(why)), &[("W28", "evidence")]);
     }
 
     #[test]

@@ -13,7 +13,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use krossing_core::ports::{Objects, StoreError, StoreResult};
+use krossing_core::ports::{ObjectLock, Objects, StoreError, StoreResult};
 use uuid::Uuid;
 
 use crate::{
@@ -145,6 +145,10 @@ impl Objects for LocalObjects {
         let attempt = format!("list the objects {prefix}*");
         let (root, prefix) = (Arc::clone(&self.root), prefix.to_owned());
         blocking(attempt.clone(), move || list_below(&attempt, &root, &prefix)).await
+    }
+
+    async fn object_lock(&self) -> StoreResult<ObjectLock> {
+        Ok(ObjectLock::NotWanted)
     }
 }
 

@@ -27,7 +27,7 @@ use krossing_core::{
     journal::{Actor, KnownBy},
     limits::CALL_RETRY_MAX,
     msk::{mode_name, region_of},
-    ports::{Clock, ClusterError, FreezeError, PortSet, Ports, StoreError},
+    ports::{Clock, ClusterError, FreezeError, MskError, PortSet, Ports, StoreError},
 };
 use krossing_local::{LocalLedger, LocalObjects, SigningKeyFile};
 use krossing_wire::{WireCluster, WireConfig};
@@ -124,6 +124,8 @@ pub enum ConnectError {
         side: Side,
         /// Why, and what to do.
         problem: String,
+        /// Whether it did not answer at all, so that it may later.
+        may_pass: bool,
     },
     /// A folder cannot be used.
     #[error("{field}: {} cannot be used", path.display())]
@@ -358,7 +360,7 @@ pub async fn connect_to_look(
     let (known, msk) = loop {
         match with_brokers(config.clone()).await {
             Ok(known) => break known,
-            Err(ConnectError::Brokers { side, problem }) => {
+            Err(ConnectError::Brokers { side, problem, .. }) => {
                 let cluster = match side {
                     Side::Source => &mut config.source,
                     Side::Target => &mut config.target,
@@ -443,12 +445,17 @@ async fn with_brokers(mut config: Config) -> Result<(Config, BoxedMsk), ConnectE
     let msk = MskApi::new(config.aws.region.as_deref(), source.as_deref(), target.as_deref());
     for (side, cluster) in [(Side::Source, &mut config.source), (Side::Target, &mut config.target)] {
         if cluster.bootstrap_servers.is_empty() {
-            let problem = |problem| ConnectError::Brokers { side, problem };
-            let told = Box::pin(msk.brokers(side)).await.map_err(|error| problem(error.to_string()))?;
+            let told = Box::pin(msk.brokers(side)).await.map_err(|error| ConnectError::Brokers {
+                side,
+                problem: error.to_string(),
+                may_pass: matches!(error, MskError::NotAsked { .. }),
+            })?;
             let servers = told.and_then(|told| told.of(&cluster.auth, cluster.tls.is_some()));
             cluster.bootstrap_servers = servers.ok_or_else(|| {
                 let mode = mode_name(&cluster.auth);
-                problem(format!("it has none for auth.mode {mode}; enable that on the cluster, or change auth.mode"))
+                let problem =
+                    format!("it has none for auth.mode {mode}; enable that on the cluster, or change auth.mode");
+                ConnectError::Brokers { side, problem, may_pass: false }
             })?;
         }
     }

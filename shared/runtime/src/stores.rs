@@ -9,7 +9,7 @@ use krossing_aws::{DynamoLedger, KmsSigner, MskApi, S3Objects};
 use krossing_core::{
     Generation, LaneId, Side,
     evidence::{SignedEvidence, is_signed},
-    ports::{Ledger, Msk, MskResult, Objects, SignError, Signer, StoreResult, Version},
+    ports::{Ledger, Msk, MskResult, ObjectLock, Objects, SignError, Signer, StoreResult, Version},
     progress::PartitionProgress,
 };
 use krossing_local::{LocalLedger, LocalObjects, SigningKeyFile};
@@ -124,6 +124,13 @@ impl Objects for AnyObjects {
         match self {
             AnyObjects::Folder(objects) => objects.list(prefix).await,
             AnyObjects::Bucket { objects, .. } => Box::pin(objects.list(prefix)).await,
+        }
+    }
+
+    async fn object_lock(&self) -> StoreResult<ObjectLock> {
+        match self {
+            AnyObjects::Folder(objects) => objects.object_lock().await,
+            AnyObjects::Bucket { signed, .. } => Box::pin(signed.object_lock()).await,
         }
     }
 }

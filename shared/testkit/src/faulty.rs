@@ -11,9 +11,10 @@ use krossing_core::{
     ports::{
         AccessAdmin, AclBinding, ClientQuota, ClusterDescription, ClusterError, ClusterResult, Configs, EpochEnd,
         FetchRequest, Fetched, FreezeAnswer, FreezeError, GroupDescription, GroupOffsets, Groups, Inventory, Leader,
-        Ledger, LogEnd, LogReader, LogWriter, Marker, Msk, MskError, MskResult, NewTopic, Objects, PerPartition,
-        ProduceOutcome, ProduceRequest, ProducerDescription, ProducerFreeze, QuotaEntity, ReadRange, Refusals,
-        SignError, Signer, StoreError, StoreResult, TopicAdmin, TopicDescription, Version, VisibleRecord, Witness,
+        Ledger, LogEnd, LogReader, LogWriter, Marker, Msk, MskError, MskResult, NewTopic, ObjectLock, Objects,
+        PerPartition, ProduceOutcome, ProduceRequest, ProducerDescription, ProducerFreeze, QuotaEntity, ReadRange,
+        Refusals, SignError, Signer, StoreError, StoreResult, TopicAdmin, TopicDescription, Version, VisibleRecord,
+        Witness,
     },
     progress::PartitionProgress,
     rights::Right,
@@ -301,6 +302,10 @@ impl<T: Objects> Objects for Faulty<T> {
 
     async fn list(&self, prefix: &str) -> StoreResult<Vec<String>> {
         call!(self, store, list(prefix), prefix.to_owned())
+    }
+
+    async fn object_lock(&self) -> StoreResult<ObjectLock> {
+        call!(self, store, object_lock(), String::new())
     }
 }
 

@@ -2,13 +2,16 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use bytes::Bytes;
 use krossing_core::{
     Generation, LaneId, TopicPartition,
-    ports::{Ledger, Objects, StoreError, StoreResult, Version},
+    ports::{Ledger, ObjectLock, Objects, StoreError, StoreResult, Version},
     progress::PartitionProgress,
 };
 
@@ -102,6 +105,7 @@ impl Ledger for MemoryLedger {
 #[derive(Debug, Clone, Default)]
 pub struct MemoryObjects {
     content: Arc<Mutex<BTreeMap<String, Bytes>>>,
+    lacks_lock: Arc<AtomicBool>,
 }
 
 impl MemoryObjects {
@@ -115,6 +119,11 @@ impl MemoryObjects {
             Some(content) => self.content().insert(key.to_owned(), content),
             None => self.content().remove(key),
         };
+    }
+
+    /// From now on a bucket that was made without Object Lock, where what is signed is to be locked.
+    pub fn take_object_lock_away(&self) {
+        self.lacks_lock.store(true, Ordering::Relaxed);
     }
 }
 
@@ -159,6 +168,10 @@ impl Objects for MemoryObjects {
             .take_while(|key| key.starts_with(prefix))
             .cloned()
             .collect())
+    }
+
+    async fn object_lock(&self) -> StoreResult<ObjectLock> {
+        Ok(if self.lacks_lock.load(Ordering::Relaxed) { ObjectLock::Missing } else { ObjectLock::NotWanted })
     }
 }
 
