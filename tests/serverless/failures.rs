@@ -114,6 +114,31 @@ async fn a_cutover_is_killed_while_producers_stand_still(stand: &Stand, executio
     Ok(())
 }
 
+/// The operator stops the execution when producers stand still, and the function dies with it. Nobody is left but the
+/// rule that looks at the ends of executions.
+async fn nobody_is_left_while_producers_stand_still(stand: &Stand, execution: &str) -> Result<()> {
+    let (webhook, stack) = (&stand.rehearsal.webhook, &stand.stack);
+    let before = webhook.requests().len();
+    let (frozen, until_frozen) = oneshot::channel();
+    let (killed, until_killed) = std::sync::mpsc::channel();
+    webhook.when_frozen(move || {
+        _ = frozen.send(());
+        tokio::task::block_in_place(|| until_killed.recv().context("the test goes on"))
+    });
+    stand.says("alice", "cutover").await?;
+    tokio::time::timeout(WAIT_MAX, until_frozen).await.context("producers were not asked to stand still")??;
+    stack.stop_execution(execution, "Operator", "the wrong week").await?;
+    ensure!(stack.kill_function("krossing-cutover").await? == 1);
+    killed.send(())?;
+    stand.until("its end is looked at", async |stand| stand.recovered(execution).await).await?;
+    let told = stand.producers_were_told(before);
+    ensure!(told.first().is_some_and(|first| first == "freeze"), "{told:?}");
+    ensure!(told.last().is_some_and(|last| last == "unfreeze"), "{told:?}");
+    let states = stand.states().await?;
+    ensure!(states.ends_with(&["cutover", "failed", "drain_ready"].map(str::to_owned)), "{states:?}");
+    Ok(())
+}
+
 /// The operator stops the execution when producers stand still already. The function does not end with it, and nobody
 /// takes it from it: `recover`, which waits for its end, finds READY.
 async fn one_is_stopped_while_producers_stand_still(stand: &Stand, execution: &str) -> Result<()> {
@@ -171,10 +196,13 @@ fn what_dies_is_replaced_and_nothing_is_done_twice() {
         a_cutover_is_killed_while_producers_stand_still(&stand, &execution).await?;
         is_asked_again(&stand, &execution, 3).await?;
 
+        nobody_is_left_while_producers_stand_still(&stand, &execution).await?;
+        let execution = stand.start("lab-2").await?;
+        stand.until_asked(&execution, "approve_cutover", 1).await?;
         one_is_stopped_while_producers_stand_still(&stand, &execution).await?;
 
         let told_before = stand.rehearsal.webhook.requests().len();
-        let execution = stand.start("lab-2").await?;
+        let execution = stand.start("lab-3").await?;
         let ready = stand.until_asked(&execution, "acknowledge_switch", 1).await?;
         stand.rehearsal.groups.stop_live().await?;
         // Whoever has nothing but the AWS command line.
@@ -188,6 +216,39 @@ fn what_dies_is_replaced_and_nothing_is_done_twice() {
         let journal = stand.journal().await?;
         let acknowledged = journal.iter().find(|entry| entry["to"] == "validating").context("it was acknowledged")?;
         ensure!(acknowledged["by"]["who"] == "whoever had the task token", "{acknowledged}");
-        stand.everything_was_told(&journal).await
+        stand.everything_was_told(&journal).await?;
+        for function in ["krossing-client-switch", "krossing-recover", "krossing-cutover"] {
+            stand.deliver_again(function).await?;
+        }
+        ensure!(stand.journal().await? == journal, "what was delivered once more has changed what has ended");
+
+        stand.another_migration("lost").await?;
+        a_seed_fails_for_good(&stand).await?;
+        stand.calls_are_within_rights().await
     });
+}
+
+/// A topic of the source is deleted while it is seeded. The journal has the failure, with evidence of the attempt, and
+/// the operator is told why; what is left is given up.
+async fn a_seed_fails_for_good(stand: &Stand) -> Result<()> {
+    let before = stand.segments().await?;
+    let execution = stand.start("lost-1").await?;
+    stand.until("segments are stored", async |stand| Ok(stand.segments().await? > before)).await?;
+    stand.a_topic_is_lost("appeared").await?;
+    let failed = stand.until_asked(&execution, "after_failure", 1).await?;
+    ensure!(failed["facts"].to_string().contains("appeared"), "nobody is told which topic: {failed}");
+    let states = stand.states().await?;
+    ensure!(states.ends_with(&["seed", "failed"].map(str::to_owned)), "{states:?}");
+    let verified = stand.evidence_verifies().await?;
+    ensure!(verified.contains("lost ended as failed"), "{verified}");
+    stand.everything_was_told(&stand.journal().await?).await?;
+    stand.command("rollback").await?.expect_code(0)?;
+    let ended = stand.stack.until_ended(&execution, WAIT_MAX).await?;
+    ensure!(ended.status == "SUCCEEDED" && ended.output["state"] == "rolled_back", "{ended:?}");
+    let verified = stand.evidence_verifies().await?;
+    ensure!(verified.contains("lost ended as rolled_back"), "{verified}");
+    let journal = stand.journal().await?;
+    stand.deliver_again("krossing-rollback").await?;
+    ensure!(stand.journal().await? == journal, "what was rolled back was rolled back once more");
+    Ok(())
 }

@@ -15,7 +15,7 @@ use stand::{Stand, WAIT_MAX};
 #[test]
 fn a_migration_runs_through_the_definition_and_is_exact() {
     in_lab("serverless", async |lab| {
-        let mut stand = Stand::prepare(lab, 21, "").await?;
+        let mut stand = Stand::prepare_on_msk(lab, 21).await?;
         let began = stand.command("execute").await?.expect_code(0)?;
         ensure!(began.stderr.contains("krossing cutover") && began.stderr.contains("--stack lab"), "{}", began.stderr);
         let execution = stand.execution("lab-1");
@@ -53,6 +53,7 @@ fn a_migration_runs_through_the_definition_and_is_exact() {
         stand.evidence_verifies().await?;
         stand.everything_was_told(&journal).await?;
         stand.no_secret_is_told(&execution).await?;
+        stand.calls_are_within_rights().await?;
         stand.figures(&execution).await?;
         Ok(())
     });

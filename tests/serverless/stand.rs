@@ -1,6 +1,7 @@
 //! Two clusters under load, and a stack that migrates between them.
 
 use std::{
+    collections::BTreeMap,
     fs::File,
     io::Write as _,
     path::PathBuf,
@@ -9,17 +10,23 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use aws_config::{BehaviorVersion, Region};
 use aws_sdk_s3::config::{Credentials, SharedCredentialsProvider};
 use krossing_aws::{Aws, DynamoLedger};
 use krossing_core::ports::Ledger as _;
 use lab::{
-    Lab, Stack, StackSpec,
+    Lab, Listener, Stack, StackSpec,
     aws::REGION,
+    cluster::KROSSING,
     rehearsal::{Outcome, Rehearsal, RehearsalSpec, Running, WEBHOOK_SECRET, command_file},
-    stack::{Answer, CONFIG, EVIDENCE, SEGMENTS, TABLE, Task},
+    stack::{ACCOUNT, Answer, CONFIG, EVIDENCE, SEGMENTS, TABLE, Task, actions_of, calls_in},
     workload::{NewRecord, RecordingProducer, Scale, TopicSpec, create_topics},
+};
+use rdkafka::{
+    ClientConfig,
+    admin::{AdminClient, AdminOptions},
+    client::DefaultClientContext,
 };
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use serde_json::{Value, json};
@@ -34,6 +41,44 @@ pub(crate) struct Stand {
     pub(crate) stack: Stack,
     /// The id of the migration that is looked at.
     pub(crate) id: &'static str,
+}
+
+fn msk_arn(name: &str) -> String {
+    format!("arn:aws:kafka:{REGION}:{ACCOUNT}:cluster/{name}/1a2b3c4d-0000-1111-2222-333344445555-1")
+}
+
+/// A cluster as MSK tells of it.
+fn on_msk(name: &str, kafka_version: &str, brokers: &str) -> Value {
+    let zookeeper = name == "zk";
+    let controllers = match zookeeper {
+        true => json!({ "zookeeperNodeInfo": { "zookeeperId": 1.0, "endpoints": ["z"] } }),
+        false => json!({ "controllerNodeInfo": { "endpoints": ["c"] } }),
+    };
+    json!({
+        "arn": msk_arn(name),
+        "v2": {
+            "clusterType": "PROVISIONED", "clusterArn": msk_arn(name), "clusterName": name, "state": "ACTIVE",
+            "creationTime": "2026-01-02T03:04:05.000Z", "currentVersion": "K1",
+            "provisioned": {
+                "brokerNodeGroupInfo": {
+                    "brokerAZDistribution": "DEFAULT", "clientSubnets": ["subnet-1"],
+                    "instanceType": "kafka.m7g.large", "securityGroups": ["sg-1"],
+                    "storageInfo": { "ebsStorageInfo": { "volumeSize": 100 } },
+                    "connectivityInfo": { "publicAccess": { "type": "DISABLED" } }
+                },
+                "currentBrokerSoftwareInfo": { "kafkaVersion": kafka_version },
+                "clientAuthentication": {
+                    "sasl": { "scram": { "enabled": true }, "iam": { "enabled": false } },
+                    "tls": { "enabled": false }, "unauthenticated": { "enabled": false }
+                },
+                "numberOfBrokerNodes": brokers.split(',').count(), "storageMode": "LOCAL",
+                "zookeeperConnectString": if zookeeper { json!("z-1.lab:2181") } else { Value::Null }
+            }
+        },
+        "bootstrap_brokers": { "bootstrapBrokerStringSaslScram": brokers },
+        "nodes": [{ "nodeType": "BROKER", "brokerNodeInfo": { "brokerId": 1.0 } }, controllers],
+        "scram_secrets": [format!("arn:aws:secretsmanager:{REGION}:{ACCOUNT}:secret:AmazonMSK_krossing-a1B2c3")],
+    })
 }
 
 impl Stand {
@@ -51,9 +96,40 @@ impl Stand {
     ) -> Result<Self> {
         let spec =
             RehearsalSpec { scale: Scale::Tiny, config: format!("{CONFIG}{more}"), seed, ..RehearsalSpec::default() };
-        let mut rehearsal = Rehearsal::prepare(lab, &spec).await?;
+        let rehearsal = Rehearsal::prepare(lab, &spec).await?;
         let mut spec = StackSpec::of_product(&rehearsal)?;
         change(&mut spec);
+        Self::deploy(lab, rehearsal, spec).await
+    }
+
+    /// Clusters as they are on MSK: known by their ARNs, and logged in to with SCRAM over TLS. Passwords are secrets.
+    pub(crate) async fn prepare_on_msk(lab: &Lab, seed: u64) -> Result<Self> {
+        let config = CONFIG.to_owned();
+        let spec =
+            RehearsalSpec { scale: Scale::Tiny, listener: Listener::Scram, config, seed, ..RehearsalSpec::default() };
+        let rehearsal = Rehearsal::prepare(lab, &spec).await?;
+        rehearsal.reconfigure("${LAB_PASSWORD}", "${secretsmanager:AmazonMSK_krossing:password}")?;
+        rehearsal.reconfigure(WEBHOOK_SECRET, "${secretsmanager:krossing-webhook}")?;
+        let mut described = Vec::new();
+        for (cluster, name, kafka_version) in
+            [(&rehearsal.source, "zk", "3.9.x"), (&rehearsal.target, "kraft", "3.9.x.kraft")]
+        {
+            let (brokers, cluster_arn) = (cluster.bootstrap(Listener::Scram), msk_arn(name));
+            rehearsal.reconfigure(
+                &format!("bootstrap_servers: \"{brokers}\""),
+                &format!("cluster_arn: \"{cluster_arn}\""),
+            )?;
+            described.push(on_msk(name, kafka_version, &brokers));
+        }
+        let mut spec = StackSpec::of_product(&rehearsal)?;
+        spec.msk = json!({ "clusters": described });
+        let login = json!({ "username": KROSSING.name, "password": KROSSING.password }).to_string();
+        spec.secrets =
+            vec![("AmazonMSK_krossing".to_owned(), login), ("krossing-webhook".to_owned(), WEBHOOK_SECRET.to_owned())];
+        Self::deploy(lab, rehearsal, spec).await
+    }
+
+    async fn deploy(lab: &Lab, mut rehearsal: Rehearsal, spec: StackSpec) -> Result<Self> {
         let stack = lab.stack(spec).await?;
         rehearsal.migration.env = stack.environment();
         Ok(Self { rehearsal, stack, id: "lab" })
@@ -154,7 +230,7 @@ impl Stand {
         self.stack.invoke(function, &serde_json::from_str(&payload)?).await
     }
 
-    /// How many segments are stored.
+    /// How many segments are stored, of all migrations.
     pub(crate) async fn segments(&self) -> Result<usize> {
         let mut pages = self.s3().await.list_objects_v2().bucket(SEGMENTS).into_paginator().send();
         let mut found = 0;
@@ -164,6 +240,19 @@ impl Stand {
             found += keys.filter(|key| key.ends_with(".log")).count();
         }
         Ok(found)
+    }
+
+    /// Removes what a migration has left on the target, and looks at another.
+    pub(crate) async fn another_migration(&mut self, id: &'static str) -> Result<()> {
+        let topics = self.rehearsal.topics();
+        delete_topics(&self.rehearsal.target.client(), topics.iter().map(String::as_str)).await?;
+        self.id = id;
+        Ok(())
+    }
+
+    /// Deletes a topic of the source.
+    pub(crate) async fn a_topic_is_lost(&self, name: &str) -> Result<()> {
+        delete_topics(&self.rehearsal.source.client(), [name]).await
     }
 
     /// Has a topic appear on the source, with records.
@@ -318,6 +407,7 @@ impl Stand {
         told.extend(self.stack.tasks().await?.iter().map(|task| ("a task's log", self.stack.task_log(task))));
         for (what, text) in &told {
             ensure!(!text.contains(WEBHOOK_SECRET), "{what} tells the webhook's secret");
+            ensure!(!text.contains(KROSSING.password), "{what} tells the clusters' password");
         }
         ensure!(told.iter().filter(|(what, text)| what.ends_with("log") && !text.is_empty()).count() > 5);
         let chat = format!("{:?}", self.stack.messages().await?);
@@ -330,6 +420,27 @@ impl Stand {
             self.s3().await.get_object().bucket(EVIDENCE).key(format!("{}/journal.jsonl", self.id)).send().await?;
         let mirror = String::from_utf8(mirror.body.collect().await?.to_vec())?;
         ensure!(mirror.lines().count() == self.journal().await?.len(), "the journal's copy is another");
+        Ok(())
+    }
+
+    /// Functions and worker have called nothing that their roles may not. On what resource is not looked at.
+    pub(crate) async fn calls_are_within_rights(&self) -> Result<()> {
+        let mut logs: BTreeMap<String, String> = BTreeMap::new();
+        for invocation in self.stack.invocations().await? {
+            let role = invocation.function.trim_start_matches("krossing-").to_owned();
+            logs.entry(role).or_insert_with(|| self.stack.function_log(&invocation.function));
+        }
+        for task in self.stack.tasks().await? {
+            logs.entry("worker".to_owned()).or_default().push_str(&self.stack.task_log(&task));
+        }
+        for (role, log) in &logs {
+            let (allowed, calls) = (actions_of(role)?, calls_in(log));
+            ensure!(!calls.is_empty(), "{role} has called nothing, says its log");
+            for (service, method) in calls {
+                let action = action_of(&service, &method)?;
+                ensure!(action.is_none_or(|action| allowed.contains(&action)), "{role} may not {service} {method}");
+            }
+        }
         Ok(())
     }
 
@@ -354,4 +465,33 @@ impl Stand {
 pub(crate) fn token_of(asked: &Value) -> Result<String> {
     let line = asked["send_task_success"].as_str().context("a line for the command line")?;
     Ok(line.split('\'').nth(1).context("a token in quotes")?.to_owned())
+}
+
+/// What IAM calls the right to a call; none where it takes none.
+fn action_of(service: &str, method: &str) -> Result<Option<String>> {
+    let action = match (service, method) {
+        ("STS", "GetCallerIdentity") => return Ok(None),
+        ("DynamoDB", method) => format!("dynamodb:{method}"),
+        ("S3", "HeadObject") => "s3:GetObject".to_owned(),
+        ("S3", "CreateMultipartUpload" | "UploadPart" | "CompleteMultipartUpload") => "s3:PutObject".to_owned(),
+        ("S3", "ListObjectsV2" | "HeadBucket") => "s3:ListBucket".to_owned(),
+        ("S3", "GetObjectLockConfiguration") => "s3:GetBucketObjectLockConfiguration".to_owned(),
+        ("S3", method) => format!("s3:{method}"),
+        ("SFN", method) => format!("states:{method}"),
+        ("EventBridge", method) => format!("events:{method}"),
+        ("KMS", method) => format!("kms:{method}"),
+        ("Secrets Manager", method) => format!("secretsmanager:{method}"),
+        ("Kafka", method) => format!("kafka:{method}"),
+        _ => bail!("which right {service} {method} takes is not known here"),
+    };
+    Ok(Some(action))
+}
+
+async fn delete_topics(client: &ClientConfig, names: impl IntoIterator<Item = &str>) -> Result<()> {
+    let admin: AdminClient<DefaultClientContext> = client.create()?;
+    let names: Vec<_> = names.into_iter().collect();
+    for deleted in admin.delete_topics(&names, &AdminOptions::new()).await? {
+        deleted.map_err(|(topic, code)| anyhow!("deleting {topic}: {code}"))?;
+    }
+    Ok(())
 }

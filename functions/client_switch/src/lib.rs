@@ -4,6 +4,8 @@
 //! The rule is `krossing_core::client_switch::decide`; what is about to be written is stored before it is written. A
 //! group that has switched is never written again. Does not end by itself: the operator's acknowledgement ends it.
 
+mod sentences;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     time::Duration,
@@ -21,6 +23,8 @@ use krossing_core::{
 use krossing_replication::{Behind, LanePlan, ScanFrom, load_map, records_behind};
 use krossing_runtime::{ForStep, Migration, MigrationError};
 use serde::Serialize;
+
+pub use sentences::{left_behind, on_both};
 
 /// How often groups are looked at.
 const ROUND_EVERY: Duration = Duration::from_secs(1);

@@ -1,10 +1,12 @@
 //! Where the workflow waits for an operator: `notify` asks, `decide` answers.
 
 use krossing_core::{
+    GroupId,
     client_switch::ClientSwitchRecord,
     config::FreezeConfig,
     decision::{Answer, Decided, Gate},
     journal::{Actor, EntryKind, Journal, KnownBy},
+    plan::PlannedGroup,
     ports::Clock,
     transition::State,
 };
@@ -109,7 +111,8 @@ async fn facts(migration: &Migration<Real>, gate: Gate) -> Result<Vec<String>, F
         Gate::ApproveCutover | Gate::FreezeProducers => {
             let plan = krossing_drive::load_planned(migration, &journal).await?;
             let lag = lag_now(migration, &plan.lanes()).await?;
-            facts.push(format!("lag_records_total={} groups={}", lag.records_total, plan.plan.groups.len()));
+            facts.push(format!("lag_records_total={}", lag.records_total));
+            facts.extend(who_is_ready(&plan.plan.groups));
             if !lag.nobody_tails.is_empty() {
                 let lanes: Vec<_> = lag.nobody_tails.iter().map(ToString::to_string).collect();
                 facts.push(format!(
@@ -135,15 +138,34 @@ async fn facts(migration: &Migration<Real>, gate: Gate) -> Result<Vec<String>, F
     Ok(facts)
 }
 
+/// How many groups can be carried over as they are, and which not, as far as a message can say.
+fn who_is_ready(groups: &[PlannedGroup]) -> Vec<String> {
+    let (see_to, ready): (Vec<_>, Vec<_>) = groups.iter().partition(|group| group.keeps_state.is_some());
+    let mut facts = vec![format!("groups ready={} see_to_first={}", ready.len(), see_to.len())];
+    if !ready.is_empty() {
+        facts.push(format!("ready: {}", named(ready.iter().map(|group| &group.id))));
+    }
+    facts.extend(see_to.iter().take(GROUPS_SHOWN).filter_map(|group| {
+        let (what, what_to_do) = group.keeps_state?.texts();
+        Some(format!("see to {} first: {what}: {what_to_do}", group.id))
+    }));
+    facts
+}
+
+/// The first of these groups.
+fn named<'a>(groups: impl ExactSizeIterator<Item = &'a GroupId>) -> String {
+    let more = if groups.len() > GROUPS_SHOWN { ", …" } else { "" };
+    let names: Vec<_> = groups.take(GROUPS_SHOWN).map(GroupId::as_str).collect();
+    format!("{}{more}", names.join(", "))
+}
+
 /// How many groups have switched, and which have not, as far as a message can say.
 fn who_has_switched(record: &ClientSwitchRecord) -> Vec<String> {
     let concerned = record.groups.iter().filter(|(_, g)| g.switched.is_some() || !g.written.is_empty());
     let (switched, not): (Vec<_>, Vec<_>) = concerned.partition(|(_, group)| group.switched.is_some());
     let mut facts = vec![format!("groups switched={} not_switched={}", switched.len(), not.len())];
     if !not.is_empty() {
-        let names: Vec<_> = not.iter().take(GROUPS_SHOWN).map(|(name, _)| name.as_str()).collect();
-        let more = if not.len() > GROUPS_SHOWN { ", …" } else { "" };
-        facts.push(format!("not switched: {}{more}", names.join(", ")));
+        facts.push(format!("not switched: {}", named(not.iter().map(|(group, _)| *group))));
     }
     facts
 }
@@ -200,6 +222,7 @@ pub(crate) mod tests {
     use krossing_core::{
         SourceOffset, TargetOffset, TopicPartition,
         client_switch::{GroupRecord, Switched, Written},
+        stateful::StatefulKind,
     };
 
     use super::*;
@@ -240,6 +263,19 @@ pub(crate) mod tests {
         for plain in ["the worker's task has stopped", r#"{"exitCode": 1}"#, ""] {
             assert_eq!(cause(plain), plain);
         }
+    }
+
+    #[test]
+    fn a_group_whose_owner_has_something_to_do_first_is_named_with_it() {
+        let group = |id: &str, keeps_state| PlannedGroup {
+            id: GroupId::new(id),
+            protocol_type: "consumer".to_owned(),
+            keeps_state,
+        };
+        let facts = who_is_ready(&[group("billing", None), group("totals", Some(StatefulKind::Streams))]);
+        assert_eq!(facts[..2], ["groups ready=1 see_to_first=1", "ready: billing"]);
+        assert!(facts[2].starts_with("see to totals first: it looks like a Kafka Streams application"), "{}", facts[2]);
+        assert_eq!(who_is_ready(&[]), ["groups ready=0 see_to_first=0"]);
     }
 
     #[test]

@@ -22,6 +22,10 @@ const TOLD_DOCUMENT: &str = "told";
 /// Of a reason, the whole of which is in the journal.
 const REASON_BYTES_MAX: usize = 4 * 1024;
 
+/// Of what is shown in a chat. What Amazon Q takes is not documented; a block of text in Slack has 3,000 characters. The
+/// whole is in the event.
+const DESCRIPTION_BYTES_MAX: usize = 3_000;
+
 /// Of this format.
 const DETAIL_VERSION: u32 = 1;
 
@@ -69,6 +73,7 @@ async fn tell_new_entries(
 
 /// What Amazon Q in chat applications shows.
 fn chat(title: &str, description: &str, next_steps: &[String]) -> Value {
+    let description = cut(description.to_owned(), DESCRIPTION_BYTES_MAX);
     let mut content = json!({ "textType": "client-markdown", "title": title, "description": description });
     if !next_steps.is_empty() {
         content["nextSteps"] = json!(next_steps);
@@ -111,6 +116,23 @@ pub(crate) fn failed(id: &MigrationId, state: &str, class: &str, cause: &str, ex
             "reason": format!("{class}: {cause}"),
             "execution": execution,
             "chat": chat(&format!("{id}: failed in {state}"), cause, &[]),
+        }),
+    }
+}
+
+/// The event of something that somebody has to look at while all goes on.
+pub(crate) fn warned(id: &MigrationId, state: State, warning: &str, execution: &str) -> Event {
+    let warning = &cut(warning.to_owned(), REASON_BYTES_MAX);
+    Event {
+        detail_type: "Krossing Warning",
+        detail: json!({
+            "version": DETAIL_VERSION,
+            "migration_id": id,
+            "state": state,
+            "at_unix_ms": SystemClock.unix_ms(),
+            "reason": warning,
+            "execution": execution,
+            "chat": chat(&format!("{id}: look at this"), warning, &[]),
         }),
     }
 }
@@ -276,7 +298,9 @@ mod tests {
             facts: &facts,
         });
         let bytes = event.detail.to_string().len();
-        assert!(bytes < 32 * 1024, "{bytes} bytes: EventBridge takes 256 KB, and a chat shows less");
+        assert!(bytes < 32 * 1024, "{bytes} bytes: EventBridge takes 256 KB");
+        let shown = event.detail["chat"]["content"]["description"].as_str().unwrap_or_default();
+        assert!(shown.starts_with(Gate::AcknowledgeSwitch.question()) && shown.len() < 3_100, "{}", shown.len());
     }
 
     #[test]

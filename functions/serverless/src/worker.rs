@@ -3,12 +3,12 @@
 //! `seed` and `tail` run one lane each and write no journal; what they notice is in the lane's progress, and `drain`,
 //! which drives the migration meanwhile, journals it. `client-switch` writes positions and no journal. `finalize` drives.
 
-use std::{process::ExitCode, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, process::ExitCode, sync::Arc, time::Duration};
 
 use clap::{Parser, Subcommand};
-use krossing_client_switch::ClientSwitch;
+use krossing_client_switch::{ClientSwitch, SwitchError, SwitchReport, left_behind};
 use krossing_core::{
-    ErrorClass, LaneId,
+    ErrorClass, GroupId, LaneId,
     journal::Journal,
     limits::INVENTORY_REFRESH,
     ports::{Clock, Version},
@@ -25,7 +25,10 @@ use krossing_worker::{
     AllLanes, LaneWatch, TailEnd, WorkerError, note_lane_failure, seed_lane, tail_lane, told_to_stop,
 };
 use serde_json::{Value, json};
-use tokio::{sync::watch, task::JoinSet};
+use tokio::{
+    sync::{mpsc, watch},
+    task::JoinSet,
+};
 
 use crate::{
     Environment, Failure,
@@ -423,17 +426,29 @@ impl Job<'_> {
                 }
             }
         };
-        let show =
-            |round: Result<&krossing_client_switch::SwitchReport, &krossing_client_switch::SwitchError>| match round {
-                Ok(report) => {
-                    pulse.beat();
-                    for left_behind in &report.records_behind_marker {
-                        tracing::warn!(partition = %left_behind.partition, "a producer was left behind on the source");
-                    }
+        let (warn, mut warnings) = mpsc::unbounded_channel();
+        let stragglers = format!("`krossing stragglers --config operator.yaml --migration-id {}`", migration.id);
+        let mut news = News::default();
+        let show = move |round: Result<&SwitchReport, &SwitchError>| match round {
+            Ok(report) => {
+                pulse.beat();
+                for warning in news.of(report, &stragglers) {
+                    // Whoever tells is there for as long as this is.
+                    _ = warn.send(warning);
                 }
-                Err(error) => tracing::warn!(error = chain(error), "groups were not looked at; looking again"),
-            };
-        switch.follow(until, show).await.map_err(anyhow::Error::new)?;
+            }
+            Err(error) => tracing::warn!(error = chain(error), "groups were not looked at; looking again"),
+        };
+        let tell = async {
+            while let Some(warning) = warnings.recv().await {
+                let event = tell::warned(&migration.id, State::AwaitingClientSwitch, &warning, &self.execution);
+                if let Err(error) = self.environment.bus.put(&event).await {
+                    tracing::warn!(%error, warning, "nobody was told");
+                }
+            }
+        };
+        let (followed, ()) = tokio::join!(switch.follow(until, show), tell);
+        followed.map_err(anyhow::Error::new)?;
         match clients_have_switched_or_will_not(&migration.journal().await?) {
             false => Err(stopped()),
             true => Ok(json!({})),
@@ -457,6 +472,28 @@ impl Job<'_> {
     }
 }
 
+/// What of the rounds of a client switch has been told.
+#[derive(Default)]
+struct News {
+    partitions_left_behind: usize,
+    groups_on_both: BTreeSet<GroupId>,
+}
+
+impl News {
+    /// What somebody has to look at and has not been told. Partitions where producers were left behind may become more
+    /// with each round: they are told again when there are twice as many.
+    fn of(&mut self, report: &SwitchReport, stragglers: &str) -> Vec<String> {
+        let on_both = report.on_both.iter().filter(|group| self.groups_on_both.insert((*group).clone()));
+        let mut warnings: Vec<_> = on_both.map(krossing_client_switch::on_both).collect();
+        let found = report.records_behind_marker.len();
+        if found > 0 && found >= self.partitions_left_behind * 2 {
+            self.partitions_left_behind = found;
+            warnings.extend(left_behind(&report.records_behind_marker, stragglers));
+        }
+        warnings
+    }
+}
+
 /// Beats for as long as the process is alive: for work that does not show how far it is. Never ends.
 async fn alive(pulse: &Pulse) {
     loop {
@@ -476,6 +513,9 @@ fn of_worker(error: WorkerError) -> Failure {
 
 #[cfg(test)]
 mod tests {
+    use krossing_client_switch::LeftBehind;
+    use krossing_core::{TopicPartition, stragglers::StrayRecord};
+
     use super::*;
 
     /// Every state of the definition that starts a worker: what it runs, and how long it waits for a heartbeat.
@@ -489,6 +529,26 @@ mod tests {
             _ => Vec::new(),
         };
         below.into_iter().for_each(|state| tasks(state, found));
+    }
+
+    #[test]
+    fn what_somebody_has_to_look_at_is_told_once_and_again_when_it_is_twice_as_much() {
+        let mut news = News::default();
+        let mut told = |partitions: i32, on_both: &[&str]| {
+            let left_behind = |partition| LeftBehind {
+                partition: TopicPartition::new("orders", partition),
+                record: StrayRecord { offset: 7, producer: None },
+            };
+            let report = SwitchReport {
+                on_both: on_both.iter().copied().map(GroupId::new).collect(),
+                records_behind_marker: (0..partitions).map(left_behind).collect(),
+                ..SwitchReport::default()
+            };
+            news.of(&report, "`krossing stragglers`").len()
+        };
+        let rounds =
+            [(0, &[][..]), (1, &["billing"]), (1, &["billing"]), (2, &["billing", "totals"]), (3, &[]), (4, &[])];
+        assert_eq!(rounds.map(|(partitions, on_both)| told(partitions, on_both)), [0, 2, 0, 2, 0, 1]);
     }
 
     #[test]
