@@ -29,6 +29,15 @@ fn a_migration_runs_through_the_definition_and_is_exact() {
         let wrong = stand.decide(&json!({ "migration_id": "lab", "decision": "switched" })).await?;
         let Answer::Error { error_type, message } = wrong else { anyhow::bail!("no answer to this gate: {wrong:?}") };
         ensure!(error_type == "Krossing.Refused" && message.contains("cutover or rollback"), "{message}");
+        let another = stand.decide(&json!({ "migration_id": "another", "decision": "cutover" })).await?;
+        ensure!(
+            matches!(&another, Answer::Error { message, .. } if message.contains("nothing is asked")),
+            "{another:?}"
+        );
+        // The stack may be named by the configuration alone.
+        stand.rehearsal.reconfigure("s3_path_style: true", "s3_path_style: true, stack: lab")?;
+        let by_configuration = stand.rehearsal.run("status").await?.expect_code(0)?;
+        ensure!(by_configuration.stdout.contains("asked: approve_cutover"), "{by_configuration:?}");
         let said = json!({ "migration_id": "lab", "decision": "cutover", "by": "alice", "reason": "CHG-1" });
         ensure!(matches!(stand.decide(&said).await?, Answer::Output(_)));
         stand.until_asked(&execution, "acknowledge_switch", 1).await?;

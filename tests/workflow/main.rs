@@ -487,6 +487,19 @@ fn nothing_waits_for_ever() {
     }
 }
 
+/// The history of an execution ends at 25,000 events. Lanes may be a thousand, a lane's worker may be replaced for weeks,
+/// and none of that is in it.
+#[test]
+fn what_lanes_do_is_in_histories_of_their_own() {
+    let machine = Machine::read();
+    assert!(machine.of_type("Map").count() > 0);
+    for (name, map) in machine.of_type("Map") {
+        let config = &map["ItemProcessor"]["ProcessorConfig"];
+        assert_eq!(config["Mode"], "DISTRIBUTED", "{name} adds events of each lane to the history");
+        assert_eq!(config["ExecutionType"], "STANDARD", "{name} ends after five minutes");
+    }
+}
+
 #[test]
 fn lanes_are_told_what_they_need() {
     // Executions of a distributed map see neither the variables nor the execution of the one that started them.

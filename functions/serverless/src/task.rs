@@ -161,20 +161,19 @@ impl<L: Listener> Task<L> {
         loop {
             clock.sleep(BEAT_EVERY).await;
             let now = pulse.count();
-            if now == last {
-                let standstill = clock.now() - last_at;
-                if standstill + REST_BEFORE >= self.heartbeat {
-                    return format!("nothing was got done for {} s", standstill.as_secs());
+            if now != last {
+                match self.workflow.heartbeat(&self.token).await {
+                    Ok(()) => {
+                        (last, last_at) = (now, clock.now());
+                        beaten();
+                    }
+                    Err(error @ WorkflowError::TokenGone { .. }) => return chain(&error),
+                    Err(WorkflowError::Call(error)) => tracing::warn!(%error, "could not send a heartbeat"),
                 }
-                continue;
             }
-            match self.workflow.heartbeat(&self.token).await {
-                Ok(()) => {
-                    (last, last_at) = (now, clock.now());
-                    beaten();
-                }
-                Err(error @ WorkflowError::TokenGone { .. }) => return chain(&error),
-                Err(WorkflowError::Call(error)) => tracing::warn!(%error, "could not send a heartbeat"),
+            let silent = clock.now() - last_at;
+            if silent + REST_BEFORE >= self.heartbeat {
+                return format!("nothing was got done, or nothing could be said, for {} s", silent.as_secs());
             }
         }
     }
@@ -390,6 +389,23 @@ mod tests {
         .await;
         assert_eq!(ended.heard, ["20 s: heartbeat", "40 s: heartbeat", "60 s: heartbeat", "70 s: done 7"]);
         assert_eq!((ended.beaten, ended.how), (1, Ok(())));
+    }
+
+    /// The workflow will not have heard it either, and puts another in its place.
+    #[tokio::test(start_paused = true)]
+    async fn work_of_which_nothing_could_be_said_for_too_long_comes_to_rest() {
+        let unheard = ended(
+            |_| unanswered(),
+            |pulse, stop| async move {
+                tokio::select! {
+                    () = until_told(stop) => Err(stopped()),
+                    () = async { loop { pulse.beat(); pass(1).await } } => unreachable!("it goes on for ever"),
+                }
+            },
+        )
+        .await;
+        assert_eq!((unheard.at, unheard.beaten), ((HEARTBEAT - REST_BEFORE).as_secs(), 0));
+        assert!(unheard.heard.iter().all(|heard| heard.ends_with("heartbeat")), "{:?}", unheard.heard);
     }
 
     #[tokio::test(start_paused = true)]

@@ -24,8 +24,10 @@ use krossing_runtime::{
     connect::{LedgerPlace, Real, owner},
     lock::CommandLock,
 };
+use krossing_worker::told_to_stop;
 use serde::Deserialize;
 use serde_json::{Value, json};
+use tokio::sync::watch;
 
 use crate::{Environment, Failure, tell};
 
@@ -34,6 +36,9 @@ const FREEZE_MAX: Duration = Duration::from_secs(600);
 
 /// What is left of a Lambda's time for its end, so that it is never cut off while producers stand still.
 pub(crate) const TO_END_IN: Duration = Duration::from_secs(60);
+
+/// How often what the journal has got in a turn is told.
+const TELL_EVERY: Duration = Duration::from_secs(2);
 
 /// What a turn is asked for with.
 #[derive(Debug, Clone, Deserialize)]
@@ -85,14 +90,31 @@ pub(crate) async fn turn(
         of_this_execution(&migration, execution).await?;
     }
     let standing = migration.journal().await?.standing();
-    let mut drive = Drive::open(migration, owner, SILENT, command(standing)).await?;
+    let mut drive = Drive::open(migration.clone(), owner, SILENT, command(standing)).await?;
     let taken = async {
         journal_answers(&drive.migration, &mut drive.journal).await?;
         work(&mut drive).await
     };
-    let done = Box::pin(taken).await;
+    let (over, mut is_over) = watch::channel(false);
+    let work = async {
+        let done = Box::pin(taken).await;
+        over.send_replace(true);
+        done
+    };
+    // A turn may take minutes, and whoever watches wants to know that producers are about to stand still.
+    let told = migration.clone();
+    let telling = async {
+        loop {
+            tokio::select! {
+                () = told_to_stop(&mut is_over) => return,
+                () = SystemClock.sleep(TELL_EVERY) => {}
+            }
+            tell::new_entries(environment, &told, asked.execution.as_deref()).await;
+        }
+    };
+    let (done, ()) = tokio::join!(work, telling);
     // What was journaled is told even where the turn has failed.
-    tell::new_entries(environment, &drive.migration, asked.execution.as_deref()).await;
+    tell::new_entries(environment, &told, asked.execution.as_deref()).await;
     let mut answer = done?;
     answer["migration_id"] = json!(drive.migration.id);
     answer["state"] = json!(drive.journal.standing().working_state().map_or("unborn", State::name));

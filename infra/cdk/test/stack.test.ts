@@ -207,3 +207,20 @@ test('no secret stands in the template', () => {
   const values = [...text.matchAll(/password\\*":\\*"([^"\\]*)/g)].map((match) => match[1]);
   assert.ok(values.length > 0 && values.every((value) => value === '${secretsmanager:AmazonMSK_me:password}'), String(values));
 });
+
+test('the dashboard has lag, rate, partitions left and state, from metrics that are said', () => {
+  const dashboards = resources(template, 'AWS::CloudWatch::Dashboard');
+  assert.equal(dashboards.length, 1);
+  const body = JSON.stringify(dashboards[0]);
+  for (const shown of ['lag_records_total', 'partitions_left', 'bytes_written', 'State: the last states entered']) {
+    assert.ok(body.includes(shown), `${shown} is not shown`);
+  }
+});
+
+test('segments go by themselves, logs too, and unfinished uploads of both buckets', () => {
+  const rules = resources(template, 'AWS::S3::Bucket').map(([, bucket]) => JSON.stringify(bucket.Properties['LifecycleConfiguration']));
+  assert.equal(rules.length, 2);
+  assert.ok(rules.every((rule) => rule.includes('AbortIncompleteMultipartUpload')), rules.join());
+  assert.equal(rules.filter((rule) => rule.includes('ExpirationInDays')).length, 1, 'evidence stays');
+  for (const [, group] of resources(template, 'AWS::Logs::LogGroup')) assert.ok(Number(group.Properties['RetentionInDays']) > 0);
+});

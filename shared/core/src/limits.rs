@@ -249,10 +249,11 @@ pub const LOCAL_LOCK_WAIT_MAX: Duration = Duration::from_secs(5);
 pub const LOCAL_PROGRESS_FILE_BYTES_MAX: u64 = 4 * 1024 * 1024;
 
 /// Bytes of content in one item of the ledger's table: DynamoDB ends items at 400 KB (409,600 bytes), names and keys
-/// included; a key has at most 1,024 + 2,048 bytes. Larger content is cut into parts.
-pub const LEDGER_ITEM_BYTES_MAX: usize = 384 * 1024;
+/// included; a key has at most 1,024 + 2,048 bytes. Larger content is cut into parts. Larger: nothing is left for what an
+/// item may have to hold besides. Smaller: more writes for the same content.
+pub const LEDGER_ITEM_BYTES_MAX: usize = 256 * 1024;
 
-/// Bytes of one document, journal line or save in the table, as stored: 43 parts. Larger: a write takes seconds, for a
+/// Bytes of one document, journal line or save in the table, as stored: 64 parts. Larger: a write takes seconds, for a
 /// table gives one partition key 1,000 writes of 1 KB a second, and [`LEDGER_CALL_WAIT_MAX`] is not enough.
 pub const LEDGER_CONTENT_BYTES_MAX: usize = 16 * 1024 * 1024;
 
