@@ -203,18 +203,21 @@ async fn is_given_up_without_a_trace(pair: &Pair, migration: &Migration) -> Resu
     let before = ClusterState::read(&pair.source).await?;
     migration.run("execute").await?.expect_code(0)?;
     let target = ClusterState::read(&pair.target).await?;
-    let said = migration.run("rollback").await?.expect_code(0)?.stdout;
+    let why = ["--migration-id", &migration.id, "--reason", "CHG-7"];
+    let said = migration.start("rollback", &why)?.finish().await?.expect_code(0)?.stdout;
     ensure!(said.contains("given_up_in=drain_ready") && said.contains("--delete --topic 'given-up'"), "{said}");
     ensure!(ClusterState::read(&pair.source).await? == before, "the source has changed");
     ensure!(ClusterState::read(&pair.target).await? == target, "the target was touched");
     let document = migration.ledger_folder().join("evidence.json");
     let proof = verified(&document, &[])?;
-    ensure!(proof.contains("ended as rolled_back"), "{proof}");
+    ensure!(proof.contains("ended as rolled_back") && proof.contains("approve_cutover: rollback: CHG-7"), "{proof}");
     for command in ["execute", "cutover", "finalize"] {
         let refused = migration.run(command).await?.expect_code(1)?;
         ensure!(refused.stderr.contains("given up"), "{refused:?}");
     }
     migration.run("resume").await?.expect_code(0)?;
+    // Given once more it publishes what was signed, and adds nothing behind it.
+    migration.start("rollback", &why)?.finish().await?.expect_code(0)?;
     migration.run("rollback").await?.expect_code(0)?;
     tells_programs(migration).await
 }

@@ -10,7 +10,7 @@ use serde_json::json;
 use crate::stand::{Stand, WAIT_MAX};
 
 /// How long a gate waits: no longer than the test has to say nothing, and longer than it takes to say something.
-const DECISION_TIMEOUT_SECONDS: u32 = 25;
+const DECISION_TIMEOUT_SECONDS: u32 = 40;
 
 async fn nobody_works(stand: &Stand) -> Result<()> {
     let at_rest = async |stand: &Stand| Ok(stand.stack.tasks().await?.iter().all(|task| !task.running));

@@ -105,14 +105,14 @@ impl Session {
         Self::open(&existing.common, place, migration, owner, Some(lock), command).await
     }
 
-    /// Journals an answer of the operator with its reason, where they give one.
+    /// Journals an answer of the operator with its reason, where they give one. Behind the end of a migration nothing is
+    /// journaled: a command that is given once more then only publishes what was signed.
     pub(crate) async fn journal_why(&mut self, gate: Gate, answer: Answer, reason: String) -> anyhow::Result<()> {
-        if reason.is_empty() {
+        let Drive { migration, journal, .. } = &mut self.drive;
+        if reason.is_empty() || journal.tip().is_none_or(State::is_terminal) {
             return Ok(());
         }
-        let Drive { migration, journal, .. } = &mut self.drive;
-        let (by, at_unix_ms) = (migration.by.clone(), migration.clock.unix_ms());
-        let decided = Decided { answer, by, reason, producers_released: false, at_unix_ms };
+        let decided = Decided::new(answer, migration.by.clone(), reason, migration.clock.unix_ms());
         journal_answer(migration, journal, &Answered { gate, decided }).await?;
         self.drive.show_entries();
         Ok(())

@@ -249,12 +249,10 @@ impl Stack {
             let answers: Vec<_> = gate.gate.answers().iter().map(|answer| answer.name()).collect();
             bail!("{}: {} It takes {}, and not {what}", gate.gate, gate.gate.question(), answers.join(" or "));
         }
+        let now_unix_ms = self.migration.clock.unix_ms();
         let decided = Decided {
-            answer: what,
-            by: self.who.clone(),
-            reason: self.reason.clone(),
             producers_released: self.producers_released,
-            at_unix_ms: self.migration.clock.unix_ms(),
+            ..Decided::new(what, self.who.clone(), self.reason.clone(), now_unix_ms)
         };
         answer(&self.migration, &self.workflow, decided).await?;
         show::event(

@@ -101,7 +101,8 @@ pub async fn journal_answer<P: Ports>(
 }
 
 /// Answers the gate at which the migration waits: written down first, then the workflow is told. Answers which gate it
-/// was. What the workflow surely did not take is forgotten again, so that no evidence shows it as a decision.
+/// was. What the workflow surely did not take is forgotten again, so that no evidence shows it as a decision, unless the
+/// journal has got it in the moment between.
 pub async fn answer<P: Ports>(
     migration: &Migration<P>,
     workflow: &Workflow,
@@ -110,21 +111,23 @@ pub async fn answer<P: Ports>(
     let answer = decided.answer;
     let refused = |sentence| MigrationError::Refused { sentence };
     let (version, stored) = last_gate(migration).await?;
-    let same = |open: &&OpenGate| open.decided.as_ref().is_some_and(|decided| decided.answer == answer);
+    let said = stored.as_ref().and_then(|open| open.decided.as_ref()).filter(|decided| decided.answer == answer);
     // Whoever gave it before may have died before the workflow was told, or behind that.
-    let mut may_have_been_told = stored.as_ref().filter(same).is_some();
-    let open = match stored.as_ref().filter(same) {
-        Some(answered) => answered.clone(),
-        None => {
-            let open = may_answer(stored.as_ref(), answer).map_err(refused)?;
-            let answered = OpenGate { decided: Some(decided.clone()), ..open.clone() };
-            match write(migration, version, &answered).await {
-                Err(MigrationError::Store { source: StoreError::Conflict { .. }, .. }) => {
-                    return Err(refused(format!("{}: another has answered in this moment", open.gate)));
-                }
-                written => written.map(|_| answered)?,
-            }
+    let mut may_have_been_told = said.is_some();
+    let answered = match (&stored, said) {
+        (Some(open), Some(said)) => {
+            OpenGate { decided: Some(Decided { told_again: true, ..said.clone() }), ..open.clone() }
         }
+        _ => {
+            let open = may_answer(stored.as_ref(), answer).map_err(refused)?;
+            OpenGate { decided: Some(decided.clone()), ..open.clone() }
+        }
+    };
+    let open = match write(migration, version, &answered).await {
+        Err(MigrationError::Store { source: StoreError::Conflict { .. }, .. }) => {
+            return Err(refused(format!("{}: another has answered in this moment", answered.gate)));
+        }
+        written => written.map(|_| answered)?,
     };
     let by = open.decided.as_ref().map(|decided| decided.by.to_string());
     let output = serde_json::json!({ "decision": answer, "by": by });
@@ -146,6 +149,10 @@ pub async fn answer<P: Ports>(
                     forget(migration, &decided).await?;
                 }
                 return match error {
+                    WorkflowError::TokenGone { .. } if may_have_been_told => Err(refused(format!(
+                        "{} has passed, and this answer may be the one that was taken: see the status",
+                        open.gate
+                    ))),
                     WorkflowError::TokenGone { .. } => {
                         Err(refused(format!("{} has passed: {}", open.gate, chain(&error))))
                     }

@@ -212,7 +212,7 @@ pub(crate) async fn decide(environment: Environment, event: Value) -> Result<Val
     let migration = environment.ledger(asked.id()?, by.clone()).await?;
     let answer = decision.decision;
     let Decision { reason, producers_released, .. } = decision;
-    let decided = Decided { answer, by, reason, producers_released, at_unix_ms: SystemClock.unix_ms() };
+    let decided = Decided { producers_released, ..Decided::new(answer, by, reason, SystemClock.unix_ms()) };
     let gate = gate::answer(&migration, &environment.workflow, decided).await?;
     Ok(json!({ "migration_id": migration.id, "gate": gate, "decision": answer }))
 }

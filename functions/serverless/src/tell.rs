@@ -24,7 +24,7 @@ const REASON_BYTES_MAX: usize = 4 * 1024;
 
 /// Of what is shown in a chat. What Amazon Q takes is not documented; a block of text in Slack has 3,000 characters. The
 /// whole is in the event.
-const DESCRIPTION_BYTES_MAX: usize = 3_000;
+const DESCRIPTION_BYTES_MAX: usize = 2_900;
 
 /// Of this format.
 const DETAIL_VERSION: u32 = 1;

@@ -42,6 +42,9 @@ use crate::{
 /// How often lanes' reports are read, and the journal while groups are kept in step.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
+/// How long the end of a task waits until what it found is told.
+const TELL_WAIT_MAX: Duration = Duration::from_secs(20);
+
 /// How often figures are said.
 const FIGURES_EVERY: Duration = Duration::from_secs(10);
 
@@ -447,7 +450,14 @@ impl Job<'_> {
                 }
             }
         };
-        let (followed, ()) = tokio::join!(switch.follow(until, show), tell);
+        let mut tell = std::pin::pin!(tell);
+        let followed = tokio::select! {
+            followed = switch.follow(until, show) => followed,
+            () = &mut tell => unreachable!("it ends behind the last round"),
+        };
+        if tokio::time::timeout(TELL_WAIT_MAX, tell).await.is_err() {
+            tracing::warn!("nobody was told of all that was to be looked at");
+        }
         followed.map_err(anyhow::Error::new)?;
         match clients_have_switched_or_will_not(&migration.journal().await?) {
             false => Err(stopped()),
@@ -483,9 +493,18 @@ impl News {
     /// What somebody has to look at and has not been told. Partitions where producers were left behind may become more
     /// with each round: they are told again when there are twice as many.
     fn of(&mut self, report: &SwitchReport, stragglers: &str) -> Vec<String> {
-        let on_both = report.on_both.iter().filter(|group| self.groups_on_both.insert((*group).clone()));
-        let mut warnings: Vec<_> = on_both.map(krossing_client_switch::on_both).collect();
+        let on_both: Vec<_> =
+            report.on_both.iter().filter(|group| self.groups_on_both.insert((*group).clone())).collect();
+        let mut warnings = Vec::new();
+        if let Some((first, others)) = on_both.split_first() {
+            let others = if others.is_empty() { String::new() } else { format!("; so have {} others", others.len()) };
+            warnings.push(format!("{}{others}", krossing_client_switch::on_both(first)));
+        }
         let found = report.records_behind_marker.len();
+        if found == 0 && report.not_looked_behind.is_empty() {
+            // It was decided about them.
+            self.partitions_left_behind = 0;
+        }
         if found > 0 && found >= self.partitions_left_behind * 2 {
             self.partitions_left_behind = found;
             warnings.extend(left_behind(&report.records_behind_marker, stragglers));
@@ -547,8 +566,8 @@ mod tests {
             news.of(&report, "`krossing stragglers`").len()
         };
         let rounds =
-            [(0, &[][..]), (1, &["billing"]), (1, &["billing"]), (2, &["billing", "totals"]), (3, &[]), (4, &[])];
-        assert_eq!(rounds.map(|(partitions, on_both)| told(partitions, on_both)), [0, 2, 0, 2, 0, 1]);
+            [(0, &[][..]), (1, &["a"]), (1, &["a"]), (2, &["a", "b", "c"]), (3, &[]), (4, &[]), (0, &[]), (1, &[])];
+        assert_eq!(rounds.map(|(partitions, on_both)| told(partitions, on_both)), [0, 2, 0, 2, 0, 1, 0, 1]);
     }
 
     #[test]

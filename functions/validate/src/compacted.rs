@@ -47,11 +47,13 @@ pub async fn tombstones_missed<P: Ports>(
     }
     tracing::info!(partitions = doubtful.len(), "comparing keys where tombstones may be missing");
     let progress = migration.progress(scope).await?;
-    let compared = stream::iter(doubtful.iter().filter_map(|(partition, to)| Some((progress.get(partition)?, *to))))
-        .map(|(progress, doubtful_to)| compare_doubtful(migration, progress, doubtful_to))
-        .buffered(VALIDATION_PARTITIONS_IN_FLIGHT)
-        .try_collect::<Vec<_>>();
-    let partitions: Vec<String> = compared.await?.into_iter().flatten().collect();
+    let mut partitions = Vec::new();
+    // One at a time: a partition's map may be large, and a function that cuts over is small.
+    for (partition, doubtful_to) in doubtful {
+        if let Some(progress) = progress.get(partition) {
+            partitions.extend(compare_doubtful(migration, progress, *doubtful_to).await?);
+        }
+    }
     Ok((!partitions.is_empty()).then_some(TombstonesMissed { partitions }))
 }
 
@@ -60,6 +62,8 @@ pub async fn tombstones_missed<P: Ports>(
 struct KeysCompared {
     /// The source offset before which everything had been copied.
     source_next: SourceOffset,
+    /// As in the partition's progress then: what is copied again is compared again.
+    went_back_times: u32,
 }
 
 /// Compares a partition unless that has been done. Answers what is wrong with it.
@@ -75,7 +79,7 @@ async fn compare_doubtful<P: Ports>(
         let compared: KeysCompared = serde_json::from_slice(&content)
             .map_err(|error| StoreError::Damaged { attempt: document.clone(), detail: error.to_string() })
             .during(attempt)?;
-        if compared.source_next >= doubtful_to {
+        if compared.source_next >= doubtful_to && compared.went_back_times == progress.went_back_times {
             return Ok(None);
         }
         expected = Some(version);
@@ -88,10 +92,13 @@ async fn compare_doubtful<P: Ports>(
             report.failed
         )));
     }
-    let compared = KeysCompared { source_next: progress.source_next };
-    let content = serde_json::to_vec(&compared).expect("an offset serializes");
-    migration.ledger.put_document(&document, expected, content.into()).await.during(attempt)?;
-    Ok(None)
+    let compared = KeysCompared { source_next: progress.source_next, went_back_times: progress.went_back_times };
+    let content = serde_json::to_vec(&compared).expect("two numbers serialize");
+    match migration.ledger.put_document(&document, expected, content.into()).await {
+        // Another has compared it as well, and has found nothing either.
+        Err(StoreError::Conflict { .. }) => Ok(None),
+        put => put.map(|_| None).during(attempt),
+    }
 }
 
 /// How many more slices there are after a pass with too many keys.

@@ -55,6 +55,7 @@ pub struct LaneReport {
     /// Bytes appended to the target by this process.
     pub bytes_written: u64,
     /// Where tombstones may have been cleaned on the source before they were read, and up to which offset.
+    #[serde(default)]
     pub tombstones_doubtful: Vec<(TopicPartition, SourceOffset)>,
 }
 

@@ -179,7 +179,8 @@ impl OpenGate {
         all[all.len().saturating_sub(BEFORE_MAX)..].to_vec()
     }
 
-    /// Forgets an answer that the workflow did not take. Answers whether there was one.
+    /// Forgets an answer that the workflow did not take; not one that another has told it again. Answers whether there
+    /// was one.
     pub fn forget(&mut self, refused: &Decided) -> bool {
         let before = self.before.len();
         self.before.retain(|answered| answered.decided != *refused);
@@ -195,7 +196,9 @@ impl OpenGate {
             .filter(|entry| entry.kind == EntryKind::GateAnswered)
             .filter_map(JournalEntry::detail_as)
             .collect();
-        self.answers().into_iter().filter(|answered| !known.contains(answered)).collect()
+        let own =
+            |answered: Answered| Answered { decided: Decided { told_again: false, ..answered.decided }, ..answered };
+        self.answers().into_iter().map(own).filter(|answered| !known.contains(answered)).collect()
     }
 }
 
@@ -211,8 +214,19 @@ pub struct Decided {
     /// Of a rollback: they have let producers go on themselves, because Krossing was not able to.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub producers_released: bool,
+    /// Somebody else has given the same answer since, and has told the workflow: whoever gave it first cannot know any
+    /// more whether it was taken.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub told_again: bool,
     /// When, in milliseconds since 1970.
     pub at_unix_ms: i64,
+}
+
+impl Decided {
+    /// An answer that says nothing of producers.
+    pub fn new(answer: Answer, by: Actor, reason: String, at_unix_ms: i64) -> Self {
+        Self { answer, by, reason, producers_released: false, told_again: false, at_unix_ms }
+    }
 }
 
 /// The gate that `answer` may be given at now, or why it may not.
@@ -240,12 +254,9 @@ pub fn may_answer(gate: Option<&OpenGate>, answer: Answer) -> Result<&OpenGate, 
 /// bare token.
 pub fn decided_by(stored: Option<&OpenGate>, gate: Gate, answer: Answer) -> Decided {
     let kept = stored.filter(|open| open.gate == gate).and_then(|open| open.decided.clone());
-    kept.filter(|decided| decided.answer == answer).unwrap_or_else(|| Decided {
-        answer,
-        by: Actor { who: "whoever had the task token".to_owned(), known_by: KnownBy::Nobody },
-        reason: String::new(),
-        producers_released: false,
-        at_unix_ms: stored.map_or(0, |open| open.asked_unix_ms),
+    kept.filter(|decided| decided.answer == answer).unwrap_or_else(|| {
+        let by = Actor { who: "whoever had the task token".to_owned(), known_by: KnownBy::Nobody };
+        Decided::new(answer, by, String::new(), stored.map_or(0, |open| open.asked_unix_ms))
     })
 }
 
@@ -267,7 +278,7 @@ mod tests {
 
     fn alice(answer: Answer) -> Decided {
         let by = Actor { who: "arn:alice".to_owned(), known_by: KnownBy::AwsIdentity };
-        Decided { answer, by, reason: "agreed".to_owned(), producers_released: false, at_unix_ms: 2 }
+        Decided::new(answer, by, "agreed".to_owned(), 2)
     }
 
     #[test]
@@ -308,6 +319,10 @@ mod tests {
             assert!(gate.forget(&alice(Answer::Cutover)));
             assert_eq!((gate.answers(), gate.decided.clone()), (Vec::new(), None));
         }
+        let told_again = Decided { told_again: true, ..alice(Answer::Cutover) };
+        let mut told = OpenGate { decided: Some(told_again), ..open(Gate::ApproveCutover) };
+        assert!(!told.forget(&alice(Answer::Cutover)), "the workflow may have taken it from the other");
+        assert_eq!(told.to_be_journaled(&Journal::default())[0].decided, alice(Answer::Cutover));
     }
 
     #[test]

@@ -41,7 +41,7 @@ pub enum EntryKind {
     TargetRolledBack,
     /// The operator decided something: which, is in the detail.
     Decision,
-    /// The operator answered a gate of the workflow: which, how and why is in the detail.
+    /// The operator answered what a gate asks, at the gate or by a command: which, how and why is in the detail.
     GateAnswered,
     /// Producers were asked to stand still; the detail has the deadline.
     FreezeAsked,

@@ -127,11 +127,20 @@ pub struct SourceEnd {
 }
 
 impl SourceEnd {
+    /// Of progress that an earlier version has stored: everything may be gone since.
+    fn not_known() -> Self {
+        Self { offset: nothing(), unix_ms: 0 }
+    }
+
     /// Whether a tombstone written behind this end may be gone for who reads it at `read_unix_ms`, having read up to
     /// `read_to`. Where no offset has been given since, none was written.
     fn may_have_lost(self, read_to: SourceOffset, read_unix_ms: i64, tombstones_kept_ms: i64) -> bool {
         read_to > self.offset && read_unix_ms - self.unix_ms > tombstones_kept_ms
     }
+}
+
+fn nothing() -> SourceOffset {
+    SourceOffset(0)
 }
 
 /// How far one partition has been copied.
@@ -164,12 +173,18 @@ pub struct PartitionProgress {
     pub map_runs: Vec<Run>,
     /// Lost before they were read.
     pub gaps: Vec<Gap>,
-    /// The latest end of a compacted source before which everything has been read.
+    /// The latest end of a compacted source before which everything has been copied.
+    #[serde(default = "SourceEnd::not_known")]
     pub end_read: SourceEnd,
-    /// The end that is read towards. Not before `end_read`.
+    /// The end that is copied towards. Not before `end_read`.
+    #[serde(default = "SourceEnd::not_known")]
     pub end_ahead: SourceEnd,
     /// Below it, tombstones may have been cleaned on the source before they were read; 0 where none may have been.
+    #[serde(default = "nothing")]
     pub tombstones_doubtful_to: SourceOffset,
+    /// How often copying began again at an earlier offset, because the target had lost records.
+    #[serde(default)]
+    pub went_back_times: u32,
     /// The figures.
     pub counts: CopyCounts,
 }
@@ -202,6 +217,7 @@ impl PartitionProgress {
             end_read: first,
             end_ahead: first,
             tombstones_doubtful_to: SourceOffset(0),
+            went_back_times: 0,
             counts: CopyCounts::default(),
         }
     }
@@ -212,20 +228,28 @@ impl PartitionProgress {
         self.source_next >= self.seed_end.max(self.stored_to)
     }
 
-    /// Takes in that a compacted source, which keeps tombstones for `tombstones_kept_ms`, has been read up to `read_to`
-    /// and ends at `end`. Answers whether that has put tombstones in doubt.
-    pub fn heard(&mut self, read_to: SourceOffset, end: SourceEnd, tombstones_kept_ms: i64) -> bool {
-        if read_to < self.end_ahead.offset {
+    /// Takes in that a compacted source, which keeps tombstones for `tombstones_kept_ms`, ends at `end`. What is read and
+    /// not yet copied is left out: whoever goes on after a crash reads it again. Answers whether this is worth a save of its
+    /// own: a partition that has come to its end may stay there for days, and they are not to count.
+    pub fn heard(&mut self, end: SourceEnd, tombstones_kept_ms: i64) -> bool {
+        if self.source_next < self.end_ahead.offset {
             return false;
         }
+        let before = self.end_read.offset;
         // What was written since `end_read` was read only now.
-        let doubtful = self.end_read.may_have_lost(read_to, end.unix_ms, tombstones_kept_ms);
-        if doubtful {
-            self.tombstones_doubtful_to = read_to;
+        if self.end_read.may_have_lost(self.source_next, end.unix_ms, tombstones_kept_ms) {
+            self.tombstones_doubtful_to = self.source_next;
         }
-        self.end_read = if read_to >= end.offset { end } else { self.end_ahead };
+        self.end_read = if self.source_next >= end.offset { end } else { self.end_ahead };
         self.end_ahead = end;
-        doubtful
+        self.end_read.offset > before
+    }
+
+    /// Goes back: what is copied from `source_next` on is copied again, from a source that may have forgotten some of it.
+    pub fn go_back(&mut self, source_next: SourceOffset) {
+        let long_ago = SourceEnd { offset: source_next, unix_ms: 0 };
+        (self.source_next, self.end_read, self.end_ahead) = (source_next, long_ago, long_ago);
+        self.went_back_times += 1;
     }
 
     /// `tombstones_doubtful_to` as it would be if everything up to `end` were read at its time: a partition may be
@@ -255,12 +279,19 @@ mod tests {
         SourceEnd { offset: SourceOffset(offset), unix_ms }
     }
 
+    /// Copies up to `source_next` of a source that ends at `end`.
+    fn copied(progress: &mut PartitionProgress, source_next: i64, end: SourceEnd) -> bool {
+        progress.source_next = SourceOffset(source_next);
+        progress.heard(end, KEPT_MS)
+    }
+
     #[test]
     fn a_partition_to_which_nothing_was_written_is_not_doubtful_however_long_nobody_looked() {
         let mut progress = begun();
-        assert!(!progress.heard(SourceOffset(5), end(5, 10), KEPT_MS));
-        assert!(!progress.heard(SourceOffset(5), end(5, 1_000_000), KEPT_MS));
-        assert!(progress.heard(SourceOffset(6), end(6, 2_000_000), KEPT_MS));
+        assert!(copied(&mut progress, 5, end(5, 10)), "that the end was reached is to be known after a restart");
+        assert!(!copied(&mut progress, 5, end(5, 1_000_000)));
+        assert_eq!(progress.tombstones_doubtful_to, SourceOffset(0));
+        copied(&mut progress, 6, end(6, 2_000_000));
         assert_eq!(progress.tombstones_doubtful_to, SourceOffset(6));
     }
 
@@ -269,36 +300,77 @@ mod tests {
         let mut progress = begun();
         // Its end is never reached, only that of the time before.
         for second in 1..100 {
-            let unix_ms = second * KEPT_MS / 2;
-            assert!(!progress.heard(SourceOffset(second), end(second + 1, unix_ms), KEPT_MS), "{second}");
-            assert_eq!(progress.doubtful_if_read(end(second + 1, unix_ms), KEPT_MS), SourceOffset(0));
+            let ends = end(second + 1, second * KEPT_MS / 2);
+            copied(&mut progress, second, ends);
+            assert_eq!(progress.doubtful_if_read(ends, KEPT_MS), SourceOffset(0), "{second}");
         }
     }
 
+    #[test]
+    fn what_is_copied_again_is_doubtful() {
+        let mut progress = begun();
+        copied(&mut progress, 9, end(9, 1_000_010));
+        progress.go_back(SourceOffset(3));
+        copied(&mut progress, 9, end(9, 1_000_020));
+        assert_eq!((progress.tombstones_doubtful_to, progress.went_back_times), (SourceOffset(9), 1));
+    }
+
+    #[derive(Debug, Clone, Copy)]
+    struct Turn {
+        before_writing_ms: i64,
+        writes: i64,
+        before_reading_ms: i64,
+        reads: usize,
+        /// Whether the process then dies, and what was read and not copied is read again by the next.
+        dies: bool,
+        copies: usize,
+    }
+
+    fn turn() -> impl Strategy<Value = Turn> {
+        (0i64..3_000, 0i64..5, 0i64..3_000, 0usize..8, prop::bool::weighted(0.2), 0usize..8).prop_map(
+            |(before_writing_ms, writes, before_reading_ms, reads, dies, copies)| Turn {
+                before_writing_ms,
+                writes,
+                before_reading_ms,
+                reads,
+                dies,
+                copies,
+            },
+        )
+    }
+
     proptest! {
-        /// By turns a source is written to and read from.
+        /// By turns a source is written to, read from, and what was read is copied, some of it later.
         #[test]
-        fn whatever_was_read_too_late_is_doubtful(
-            turns in prop::collection::vec((0i64..3_000, 0i64..3_000, 0i64..5, 0i64..8), 1..40),
-        ) {
-            let (mut progress, mut now, mut read_to) = (begun(), 0, 0usize);
+        fn whatever_was_read_too_late_is_doubtful(turns in prop::collection::vec(turn(), 1..40)) {
+            let (mut progress, mut now, mut read_to, mut copied_to) = (begun(), 0, 0usize, 0usize);
+            let mut stored = progress.clone();
             let mut written_unix_ms = Vec::new();
             let mut late = None;
-            for (before_writing_ms, before_reading_ms, writes, reads) in turns {
-                now += before_writing_ms;
-                written_unix_ms.extend((0..writes).map(|_| now));
-                now += before_reading_ms;
-                for _ in 0..reads {
+            for turn in turns {
+                now += turn.before_writing_ms;
+                written_unix_ms.extend((0..turn.writes).map(|_| now));
+                now += turn.before_reading_ms;
+                for _ in 0..turn.reads {
                     let Some(written) = written_unix_ms.get(read_to) else { break };
                     if now - written > KEPT_MS {
-                        late = Some(read_to as i64);
+                        late = late.max(Some(read_to as i64));
                     }
                     read_to += 1;
                 }
+                copied_to = read_to.min(copied_to + turn.copies);
                 let ends = end(written_unix_ms.len() as i64, now);
-                progress.heard(SourceOffset(read_to as i64), ends, KEPT_MS);
+                if copied(&mut progress, copied_to as i64, ends) {
+                    stored = progress.clone();
+                }
                 let doubtful_to = progress.doubtful_if_read(ends, KEPT_MS);
                 prop_assert!(late.is_none_or(|late| late < doubtful_to.0), "{late:?} {doubtful_to:?}");
+                if turn.dies {
+                    // Whatever was saved since with what was copied.
+                    stored.source_next = progress.source_next;
+                    progress = stored.clone();
+                    read_to = copied_to;
+                }
             }
         }
     }

@@ -90,7 +90,7 @@ pub(crate) async fn roll_back<O: Objects>(
     };
     let read_again = offset_map::truncate_to(&mut progress.map_chunks, &mut progress.map_runs, target_end, cut);
     if let Some(source_next) = read_again {
-        progress.source_next = source_next;
+        progress.go_back(source_next);
     }
     let records_lost = records_before - records(progress);
     // Every offset of the target's log holds a record or a fence of ours: validation counts on it.

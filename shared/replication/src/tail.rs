@@ -482,8 +482,8 @@ impl<'a, P: LanePorts> Tail<'a, P> {
         let now = self.session.ctx.clock.now();
         self.ends[place] = Some((fetched.high_watermark, fetched.last_stable_offset, now));
         if let Some(kept_ms) = self.session.plan.partitions[place].tombstones_kept_ms {
-            let (read_to, end) = (cursor.next, self.source_end(fetched.high_watermark));
-            PartitionCopy::with(copy, |copy| copy.unsaved |= copy.progress.heard(read_to, end, kept_ms));
+            let end = self.source_end(fetched.high_watermark);
+            PartitionCopy::with(copy, |copy| copy.unsaved |= copy.progress.heard(end, kept_ms));
         }
         self.show_one(place);
         Ok(())
