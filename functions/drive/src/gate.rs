@@ -125,7 +125,10 @@ pub async fn answer<P: Ports>(
     };
     let open = match write(migration, version, &answered).await {
         Err(MigrationError::Store { source: StoreError::Conflict { .. }, .. }) => {
-            return Err(refused(format!("{}: another has answered in this moment", answered.gate)));
+            return Err(refused(format!(
+                "{}: it has changed in this moment: see the status, and answer what is asked",
+                answered.gate
+            )));
         }
         written => written.map(|_| answered)?,
     };

@@ -4,6 +4,8 @@
 //! What was told last is a document of the ledger, so that what a process which died did not tell is told by the next.
 //! An event may come twice, and none is lost. That it cannot be told ends nothing.
 
+use std::time::Duration;
+
 use krossing_core::{
     MigrationId,
     decision::{Answer, Gate},
@@ -29,10 +31,15 @@ const DESCRIPTION_BYTES_MAX: usize = 2_900;
 /// Of this format.
 const DETAIL_VERSION: u32 = 1;
 
-/// Tells what the journal got since it was told last.
+/// How long that may take: no longer than a turn, a task or a question can wait for it.
+const TELL_WAIT_MAX: Duration = Duration::from_secs(20);
+
+/// Tells what the journal got since it was told last. What could not be told is told by the next process.
 pub(crate) async fn new_entries(environment: &Environment, migration: &Migration<Real>, execution: Option<&str>) {
-    if let Err(failure) = tell_new_entries(environment, migration, execution).await {
-        tracing::warn!(failure.sentence, "changes of state could not be told; the next process tells them");
+    match tokio::time::timeout(TELL_WAIT_MAX, tell_new_entries(environment, migration, execution)).await {
+        Ok(Ok(())) => {}
+        Ok(Err(failure)) => tracing::warn!(failure.sentence, "changes of state could not be told"),
+        Err(_) => tracing::warn!("changes of state could not be told in {} s", TELL_WAIT_MAX.as_secs()),
     }
 }
 

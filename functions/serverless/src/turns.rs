@@ -40,9 +40,6 @@ pub(crate) const TO_END_IN: Duration = Duration::from_secs(60);
 /// How often what the journal has got in a turn is told.
 const TELL_EVERY: Duration = Duration::from_secs(2);
 
-/// How long the end of a turn waits for that: well below [`TO_END_IN`].
-const TELL_WAIT_MAX: Duration = Duration::from_secs(20);
-
 /// What a turn is asked for with.
 #[derive(Debug, Clone, Deserialize)]
 pub(crate) struct Asked {
@@ -120,14 +117,9 @@ pub(crate) async fn turn(
         done = work => done,
         () = &mut telling => unreachable!("it ends behind the work"),
     };
-    // What was journaled is told even where the turn has failed; by the next process, where that takes too long.
-    let rest = async {
-        telling.await;
-        tell::new_entries(environment, &told, asked.execution.as_deref()).await;
-    };
-    if tokio::time::timeout(TELL_WAIT_MAX, rest).await.is_err() {
-        tracing::warn!("changes of state could not be told in time; the next process tells them");
-    }
+    telling.await;
+    // What was journaled is told even where the turn has failed.
+    tell::new_entries(environment, &told, asked.execution.as_deref()).await;
     let mut answer = done?;
     answer["migration_id"] = json!(drive.migration.id);
     answer["state"] = json!(drive.journal.standing().working_state().map_or("unborn", State::name));

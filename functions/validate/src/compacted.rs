@@ -63,6 +63,7 @@ struct KeysCompared {
     /// The source offset before which everything had been copied.
     source_next: SourceOffset,
     /// As in the partition's progress then: what is copied again is compared again.
+    #[serde(default)]
     went_back_times: u32,
 }
 

@@ -238,7 +238,7 @@ impl PartitionProgress {
         let before = self.end_read.offset;
         // What was written since `end_read` was read only now.
         if self.end_read.may_have_lost(self.source_next, end.unix_ms, tombstones_kept_ms) {
-            self.tombstones_doubtful_to = self.source_next;
+            self.tombstones_doubtful_to = self.tombstones_doubtful_to.max(self.source_next);
         }
         self.end_read = if self.source_next >= end.offset { end } else { self.end_ahead };
         self.end_ahead = end;
