@@ -209,6 +209,9 @@ fn the_proxy_cuts_loses_delays_and_swallows_what_it_is_told_and_nothing_else() {
         ensure!(answered(&mut one).await? == Some(3) && lost.met() == 1, "the third passes");
 
         let mut other = connect().await?;
+        // What the proxy has not yet accepted it does not cut.
+        ask(&mut other, 4).await?;
+        ensure!(answered(&mut other).await? == Some(4), "the fourth passes");
         proxy.cut_all();
         ensure!(answered(&mut one).await?.is_none() && answered(&mut other).await?.is_none(), "all are cut");
 

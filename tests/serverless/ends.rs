@@ -95,6 +95,22 @@ async fn another_migration_begins(stand: &mut Stand, id: &'static str) -> Result
     Ok(())
 }
 
+/// A topic of the source is deleted while the gate is open. Its lane is not tailed any more, which is told; the gate stays
+/// open, and another answer than the cutover leads on.
+async fn a_lane_rests_at_the_open_gate(stand: &Stand) -> Result<()> {
+    stand.a_topic_is_lost("codec-none").await?;
+    let told = async |stand: &Stand| {
+        let events = stand.stack.events().await?;
+        let mut failed =
+            events.iter().filter(|event| event["detail-type"] == "Krossing Failed").map(|event| &event["detail"]);
+        Ok(failed.any(|it| it["migration_id"] == stand.id && it["reason"].to_string().contains("nobody tails")))
+    };
+    stand.until("it is told that nobody tails a lane", told).await?;
+    let status = stand.command("status").await?.expect_code(0)?;
+    ensure!(status.stdout.contains("asked: approve_cutover") && status.stdout.contains("codec-none"), "{status:?}");
+    Ok(())
+}
+
 async fn it_is_given_up(stand: &Stand, more: &[&str]) -> Result<()> {
     let given_up = stand.command_with("rollback", more).await?.expect_code(0)?;
     ensure!(given_up.stdout.contains("rolled_back") || given_up.stderr.contains("rolled_back"), "{given_up:?}");
@@ -181,6 +197,7 @@ fn an_operator_who_says_nothing_or_stops_the_execution_leaves_a_migration_that_a
         ensure!(stand.journal().await? == journal, "what has ended goes on");
         precheck_stops_another(&mut stand).await?;
         another_migration_begins(&mut stand, "again").await?;
+        a_lane_rests_at_the_open_gate(&stand).await?;
         it_is_given_up(&stand, &[]).await?;
         another_is_given_up_at_ready(&mut stand).await?;
         stand.calls_are_within_rights().await
