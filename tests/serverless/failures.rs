@@ -1,5 +1,7 @@
 //! What dies on the way, what is delivered twice, and cutovers that fail: the migration is exact all the same.
 
+use std::sync::mpsc;
+
 use anyhow::{Context, Result, ensure};
 use lab::{Misbehaviour, in_lab, stack::Answer};
 use serde_json::json;
@@ -89,18 +91,24 @@ async fn a_cutover_is_refused_by_producers(stand: &Stand, execution: &str) -> Re
     Ok(())
 }
 
+/// Has a cutover begin, and comes back when producers have been asked to stand still. They answer once something is sent.
+async fn until_producers_stand_still(stand: &Stand) -> Result<mpsc::Sender<()>> {
+    let (frozen, until_frozen) = oneshot::channel();
+    let (go_on, until_told) = mpsc::channel();
+    stand.rehearsal.webhook.when_frozen(move || {
+        _ = frozen.send(());
+        tokio::task::block_in_place(|| until_told.recv().context("the test goes on"))
+    });
+    stand.says("alice", "cutover").await?;
+    tokio::time::timeout(WAIT_MAX, until_frozen).await.context("producers were not asked to stand still")??;
+    Ok(go_on)
+}
+
 /// The function dies when producers stand still. Nobody but the definition lets them go on.
 async fn a_cutover_is_killed_while_producers_stand_still(stand: &Stand, execution: &str) -> Result<()> {
     let webhook = &stand.rehearsal.webhook;
     let before = webhook.requests().len();
-    let (frozen, until_frozen) = oneshot::channel();
-    let (killed, until_killed) = std::sync::mpsc::channel();
-    webhook.when_frozen(move || {
-        _ = frozen.send(());
-        tokio::task::block_in_place(|| until_killed.recv().context("the test goes on"))
-    });
-    stand.says("alice", "cutover").await?;
-    tokio::time::timeout(WAIT_MAX, until_frozen).await.context("producers were not asked to stand still")??;
+    let killed = until_producers_stand_still(stand).await?;
     ensure!(stand.stack.kill_function("krossing-cutover").await? == 1);
     killed.send(())?;
     let failed = stand.until_asked(execution, "after_failure", 2).await?;
@@ -119,14 +127,7 @@ async fn a_cutover_is_killed_while_producers_stand_still(stand: &Stand, executio
 async fn nobody_is_left_while_producers_stand_still(stand: &Stand, execution: &str) -> Result<()> {
     let (webhook, stack) = (&stand.rehearsal.webhook, &stand.stack);
     let before = webhook.requests().len();
-    let (frozen, until_frozen) = oneshot::channel();
-    let (killed, until_killed) = std::sync::mpsc::channel();
-    webhook.when_frozen(move || {
-        _ = frozen.send(());
-        tokio::task::block_in_place(|| until_killed.recv().context("the test goes on"))
-    });
-    stand.says("alice", "cutover").await?;
-    tokio::time::timeout(WAIT_MAX, until_frozen).await.context("producers were not asked to stand still")??;
+    let killed = until_producers_stand_still(stand).await?;
     stack.stop_execution(execution, "Operator", "the wrong week").await?;
     ensure!(stack.kill_function("krossing-cutover").await? == 1);
     killed.send(())?;
@@ -146,14 +147,7 @@ async fn one_is_stopped_while_producers_stand_still(stand: &Stand, execution: &s
     let before = webhook.requests().len();
     let waits_for_the_lock = || stack.function_log("krossing-recover").matches("waiting for its end").count();
     let waited = waits_for_the_lock();
-    let (frozen, until_frozen) = oneshot::channel();
-    let (stopped, until_stopped) = std::sync::mpsc::channel();
-    webhook.when_frozen(move || {
-        _ = frozen.send(());
-        tokio::task::block_in_place(|| until_stopped.recv().context("the test goes on"))
-    });
-    stand.says("alice", "cutover").await?;
-    tokio::time::timeout(WAIT_MAX, until_frozen).await.context("producers were not asked to stand still")??;
+    let stopped = until_producers_stand_still(stand).await?;
     stack.stop_execution(execution, "Operator", "the wrong week").await?;
     stand.until("`recover` waits for the cutover", async |_| Ok(waits_for_the_lock() > waited)).await?;
     stopped.send(())?;

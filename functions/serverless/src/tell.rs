@@ -31,8 +31,8 @@ const DESCRIPTION_BYTES_MAX: usize = 2_900;
 /// Of this format.
 const DETAIL_VERSION: u32 = 1;
 
-/// How long that may take: no longer than a turn, a task or a question can wait for it.
-const TELL_WAIT_MAX: Duration = Duration::from_secs(20);
+/// How long telling may take: no longer than a turn, a task or a question can wait for it.
+pub(crate) const TELL_WAIT_MAX: Duration = Duration::from_secs(20);
 
 /// Tells what the journal got since it was told last. What could not be told is told by the next process.
 pub(crate) async fn new_entries(environment: &Environment, migration: &Migration<Real>, execution: Option<&str>) {

@@ -42,9 +42,6 @@ use crate::{
 /// How often lanes' reports are read, and the journal while groups are kept in step.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
-/// How long the end of a task waits until what it found is told.
-const TELL_WAIT_MAX: Duration = Duration::from_secs(20);
-
 /// How often figures are said.
 const FIGURES_EVERY: Duration = Duration::from_secs(10);
 
@@ -442,7 +439,7 @@ impl Job<'_> {
             }
             Err(error) => tracing::warn!(error = chain(error), "groups were not looked at; looking again"),
         };
-        let tell = async {
+        let telling = async {
             while let Some(warning) = warnings.recv().await {
                 let event = tell::warned(&migration.id, State::AwaitingClientSwitch, &warning, &self.execution);
                 if let Err(error) = self.environment.bus.put(&event).await {
@@ -450,12 +447,12 @@ impl Job<'_> {
                 }
             }
         };
-        let mut tell = std::pin::pin!(tell);
+        let mut telling = std::pin::pin!(telling);
         let followed = tokio::select! {
             followed = switch.follow(until, show) => followed,
-            () = &mut tell => unreachable!("it ends behind the last round"),
+            () = &mut telling => unreachable!("it ends behind the last round"),
         };
-        if tokio::time::timeout(TELL_WAIT_MAX, tell).await.is_err() {
+        if tokio::time::timeout(tell::TELL_WAIT_MAX, telling).await.is_err() {
             tracing::warn!("nobody was told of all that was to be looked at");
         }
         followed.map_err(anyhow::Error::new)?;
