@@ -117,7 +117,7 @@ impl Sum for CopyCounts {
     }
 }
 
-/// Where a source partition ended, and when.
+/// Where a source partition ended, and when it did not yet end further: when that was asked, not when the answer was used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SourceEnd {
     /// The offset after its last record.
@@ -228,16 +228,16 @@ impl PartitionProgress {
         self.source_next >= self.seed_end.max(self.stored_to)
     }
 
-    /// Takes in that a compacted source, which keeps tombstones for `tombstones_kept_ms`, ends at `end`. What is read and
-    /// not yet copied is left out: whoever goes on after a crash reads it again. Answers whether this is worth a save of its
-    /// own: a partition that has come to its end may stay there for days, and they are not to count.
-    pub fn heard(&mut self, end: SourceEnd, tombstones_kept_ms: i64) -> bool {
+    /// Takes in at `now_unix_ms` that a compacted source, which keeps tombstones for `tombstones_kept_ms`, ends at `end`.
+    /// What is read and not yet copied is left out: whoever goes on after a crash reads it again. Answers whether this is
+    /// worth a save of its own: a partition that has come to its end may stay there for days, and they are not to count.
+    pub fn heard(&mut self, end: SourceEnd, now_unix_ms: i64, tombstones_kept_ms: i64) -> bool {
         if self.source_next < self.end_ahead.offset {
             return false;
         }
         let before = self.end_read.offset;
         // What was written since `end_read` was read only now.
-        if self.end_read.may_have_lost(self.source_next, end.unix_ms, tombstones_kept_ms) {
+        if self.end_read.may_have_lost(self.source_next, now_unix_ms, tombstones_kept_ms) {
             self.tombstones_doubtful_to = self.tombstones_doubtful_to.max(self.source_next);
         }
         self.end_read = if self.source_next >= end.offset { end } else { self.end_ahead };
@@ -252,11 +252,11 @@ impl PartitionProgress {
         self.went_back_times += 1;
     }
 
-    /// `tombstones_doubtful_to` as it would be if everything up to `end` were read at its time: a partition may be
+    /// `tombstones_doubtful_to` as it would be if everything up to `end` were read at `now_unix_ms`: a partition may be
     /// close enough to its end for a cutover without having reached it.
-    pub fn doubtful_if_read(&self, end: SourceEnd, tombstones_kept_ms: i64) -> SourceOffset {
-        match self.end_read.may_have_lost(end.offset, end.unix_ms, tombstones_kept_ms) {
-            true => end.offset,
+    pub fn doubtful_if_read(&self, end: SourceOffset, now_unix_ms: i64, tombstones_kept_ms: i64) -> SourceOffset {
+        match self.end_read.may_have_lost(end, now_unix_ms, tombstones_kept_ms) {
+            true => end,
             false => self.tombstones_doubtful_to,
         }
     }
@@ -282,7 +282,7 @@ mod tests {
     /// Copies up to `source_next` of a source that ends at `end`.
     fn copied(progress: &mut PartitionProgress, source_next: i64, end: SourceEnd) -> bool {
         progress.source_next = SourceOffset(source_next);
-        progress.heard(end, KEPT_MS)
+        progress.heard(end, end.unix_ms, KEPT_MS)
     }
 
     #[test]
@@ -302,7 +302,7 @@ mod tests {
         for second in 1..100 {
             let ends = end(second + 1, second * KEPT_MS / 2);
             copied(&mut progress, second, ends);
-            assert_eq!(progress.doubtful_if_read(ends, KEPT_MS), SourceOffset(0), "{second}");
+            assert_eq!(progress.doubtful_if_read(ends.offset, ends.unix_ms, KEPT_MS), SourceOffset(0), "{second}");
         }
     }
 
@@ -313,6 +313,18 @@ mod tests {
         progress.go_back(SourceOffset(3));
         copied(&mut progress, 9, end(9, 1_000_020));
         assert_eq!((progress.tombstones_doubtful_to, progress.went_back_times), (SourceOffset(9), 1));
+    }
+
+    #[test]
+    fn an_end_is_as_old_as_the_question_however_long_its_answer_waits() {
+        let mut progress = begun();
+        progress.source_next = SourceOffset(5);
+        progress.heard(end(5, 10), 10, KEPT_MS);
+        // Asked at 20, used at 900: what was written from 20 on is behind it.
+        progress.heard(end(5, 20), 900, KEPT_MS);
+        progress.source_next = SourceOffset(6);
+        progress.heard(end(6, 1_030), 1_030, KEPT_MS);
+        assert_eq!(progress.tombstones_doubtful_to, SourceOffset(6));
     }
 
     #[derive(Debug, Clone, Copy)]
@@ -363,7 +375,7 @@ mod tests {
                 if copied(&mut progress, copied_to as i64, ends) {
                     stored = progress.clone();
                 }
-                let doubtful_to = progress.doubtful_if_read(ends, KEPT_MS);
+                let doubtful_to = progress.doubtful_if_read(ends.offset, now, KEPT_MS);
                 prop_assert!(late.is_none_or(|late| late < doubtful_to.0), "{late:?} {doubtful_to:?}");
                 if turn.dies {
                     // Whatever was saved since with what was copied.

@@ -250,6 +250,8 @@ struct Tail<'a, P: LanePorts> {
     places: BTreeMap<TopicPartition, usize>,
     cursors: Vec<Cursor>,
     ends: Vec<Option<(Offset, Offset, Instant)>>,
+    /// When each partition was last asked for.
+    asked_unix_ms: Vec<i64>,
     asked: BTreeSet<usize>,
     busy: BTreeSet<BrokerId>,
     /// Places whose leader is to be asked for anew when they are next asked about. Each for itself: what one broker's
@@ -277,6 +279,7 @@ impl<'a, P: LanePorts> Tail<'a, P> {
         Self {
             places: places.map(|(place, planned)| (planned.partition.clone(), place)).collect(),
             ends: vec![None; cursors.len()],
+            asked_unix_ms: vec![0; cursors.len()],
             leader_unknown: (0..cursors.len()).collect(),
             appended_at: vec![now; cursors.len()],
             cursors,
@@ -359,6 +362,8 @@ impl<'a, P: LanePorts> Tail<'a, P> {
             places.rotate_left(first);
             self.busy.insert(broker);
             self.asked.extend(&places);
+            let unix_ms = session.ctx.clock.unix_ms();
+            places.iter().for_each(|place| self.asked_unix_ms[*place] = unix_ms);
             let request = FetchRequest {
                 broker,
                 partitions: places.iter().map(|place| self.fetch_partition(*place)).collect(),
@@ -482,8 +487,10 @@ impl<'a, P: LanePorts> Tail<'a, P> {
         let now = self.session.ctx.clock.now();
         self.ends[place] = Some((fetched.high_watermark, fetched.last_stable_offset, now));
         if let Some(kept_ms) = self.session.plan.partitions[place].tombstones_kept_ms {
-            let end = self.source_end(fetched.high_watermark);
-            PartitionCopy::with(copy, |copy| copy.unsaved |= copy.progress.heard(end, kept_ms));
+            // An answer may have waited for room since.
+            let end = SourceEnd { offset: SourceOffset(fetched.high_watermark), unix_ms: self.asked_unix_ms[place] };
+            let unix_ms = self.session.ctx.clock.unix_ms();
+            PartitionCopy::with(copy, |copy| copy.unsaved |= copy.progress.heard(end, unix_ms, kept_ms));
         }
         self.show_one(place);
         Ok(())
@@ -507,18 +514,15 @@ impl<'a, P: LanePorts> Tail<'a, P> {
     fn show_one(&self, place: usize) {
         let Some((high_watermark, last_stable_offset, heard_at)) = self.ends[place] else { return };
         let planned = &self.session.plan.partitions[place];
-        let end = self.source_end(high_watermark);
+        let (end, unix_ms) = (SourceOffset(high_watermark), self.session.ctx.clock.unix_ms());
         let (source_next, tombstones_doubtful_to) = PartitionCopy::with(self.copy(place), |copy| {
             let kept_ms = planned.tombstones_kept_ms;
-            let doubtful_to = kept_ms.map_or(SourceOffset(0), |kept_ms| copy.progress.doubtful_if_read(end, kept_ms));
+            let doubtful_to = |kept_ms| copy.progress.doubtful_if_read(end, unix_ms, kept_ms);
+            let doubtful_to = kept_ms.map_or(SourceOffset(0), doubtful_to);
             (copy.progress.source_next, doubtful_to)
         });
         let lag = PartitionLag { source_next, high_watermark, last_stable_offset, heard_at, tombstones_doubtful_to };
         self.board.put(&planned.partition, lag);
-    }
-
-    fn source_end(&self, high_watermark: Offset) -> SourceEnd {
-        SourceEnd { offset: SourceOffset(high_watermark), unix_ms: self.session.ctx.clock.unix_ms() }
     }
 
     /// The next step: writes down what stands now with everything that may follow (`producing`, which is known
